@@ -1,0 +1,23 @@
+//! What the benchmarks share: starting servers, loading them with `wrk`, reading what they cost.
+//!
+//! Times are read from the kernel's own accounting of each process (`/proc/PID/stat`), so they do not
+//! depend on how busy the machine is; ratios are taken within one run, round by round.
+#![forbid(unsafe_code)]
+
+pub mod host;
+pub mod load;
+pub mod process;
+
+/// The middle of some figures; of an even number, the upper one of the two.
+pub fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// `median (smallest to largest)`.
+pub fn spread(figures: &[f64], digits: usize) -> String {
+    let low = figures.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = figures.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{:.digits$} ({low:.digits$} to {high:.digits$})", median(figures))
+}

@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# Builds the example guests and tells when a built one no longer matches its source.
+#
+#   guests/build.sh              builds all of them
+#   guests/build.sh NAME...      builds these
+#   guests/build.sh --check      compares sources and artifacts with artifacts.lock; needs no toolchain
+#
+# Needs nothing but a Rust toolchain: sysroot.sh fetches what a bare machine lacks.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+export LC_ALL=C
+
+# How each guest is built. wasm32-wasip2 is what most users take: its standard library imports
+# environment, files and stdio. wasm32-unknown-unknown gives components that import only what they
+# call, and small ones.
+GUESTS='
+echo               rust wasm32-wasip2
+hello              rust wasm32-unknown-unknown
+hello-c            c    hello.c
+hello-p3           rust wasm32-unknown-unknown
+hostile-endless    rust wasm32-unknown-unknown
+hostile-exit       rust wasm32-unknown-unknown
+hostile-flood      rust wasm32-wasip2
+hostile-grow       rust wasm32-unknown-unknown
+hostile-hostcalls  rust wasm32-unknown-unknown
+hostile-recurse    rust wasm32-unknown-unknown
+hostile-spin       rust wasm32-unknown-unknown
+hostile-stall      rust wasm32-unknown-unknown
+hostile-start      rust wasm32-unknown-unknown
+hostile-tables     c    tables.c ../common-c/http.c
+hostile-trap       rust wasm32-unknown-unknown
+residue            c    residue.c state.s ../common-c/http.c
+sse                rust wasm32-wasip2
+tool               rust wasm32-wasip2
+'
+# Artifacts are committed, so they stay small.
+ARTIFACT_BYTES_MAX=300000
+LOCK=artifacts.lock
+OUT=${CARGO_TARGET_DIR:-$PWD/target}
+
+die() { # cause, mend
+  echo "build: $1" >&2
+  echo " mend: $2" >&2
+  exit 1
+}
+names() { awk 'NF {print $1}' <<<"$GUESTS"; }
+kind() { awk -v n="$1" '$1 == n {print $2}' <<<"$GUESTS"; }
+rest() { awk -v n="$1" '$1 == n {$1 = $2 = ""; print}' <<<"$GUESTS"; }
+sha() { sha256sum | cut -d' ' -f1; }
+
+# --- the check --------------------------------------------------------------------------------------
+
+# What decides a guest's bytes: its sources, those it shares, the locked crates, and the profile. The
+# workspace's member list is left out, so that a new guest does not make the others stale.
+source_files() {
+  local dirs=("$1")
+  case $(kind "$1") in
+    rust) ! grep -q '^common' "$1/Cargo.toml" || dirs+=(common) ;;
+    c) dirs+=(common-c bindgen) ;;
+  esac
+  find "${dirs[@]}" .cargo -type f \( -name '*.rs' -o -name '*.[chs]' -o -name '*.wit' -o -name Cargo.toml \
+    -o -name config.toml \) | sort
+}
+source_hash() {
+  {
+    source_files "$1" | xargs sha256sum
+    sed '/^members = \[/,/^\]/d' Cargo.toml
+    awk -v RS= '/\nsource = / {print $0 "\n"}' Cargo.lock
+    rest "$1"
+  } | sha
+}
+locked() { awk -v n="$1" -v f="$2" '$1 == n {print $f}' "$LOCK"; }
+
+check() {
+  local name wasm stale=() dir
+  for name in $(names); do
+    wasm=$name/$name.wasm
+    if [ ! -f "$wasm" ]; then
+      echo "build: $wasm is missing" >&2
+    elif [ "$(sha <"$wasm")" != "$(locked "$name" 3)" ]; then
+      echo "build: $wasm is not the artifact that was built (its SHA-256 is not the one in $LOCK)" >&2
+    elif [ "$(source_hash "$name")" != "$(locked "$name" 2)" ]; then
+      echo "build: $wasm is stale: its sources have changed since it was built" >&2
+    elif [ "$(wc -c <"$wasm")" -gt $ARTIFACT_BYTES_MAX ]; then
+      echo "build: $wasm is larger than $ARTIFACT_BYTES_MAX bytes" >&2
+    else
+      continue
+    fi
+    stale+=("$name")
+  done
+  for dir in */*.wasm; do
+    [ -n "$(kind "${dir%%/*}")" ] || die "$dir is not in the table of build.sh" "add it there, or remove it"
+  done
+  [ ${#stale[@]} -eq 0 ] || die "${#stale[@]} of $(names | wc -l) guests do not match" "guests/build.sh ${stale[*]}"
+  echo "build: all $(names | wc -l) guests match their sources"
+}
+
+# --- building ---------------------------------------------------------------------------------------
+
+# Puts a built file in its place, and says whether anything changed.
+install_artifact() { # name, file
+  local wasm=$1/$1.wasm size word=new
+  size=$(wc -c <"$2")
+  [ "$size" -le $ARTIFACT_BYTES_MAX ] ||
+    die "$1 has $size bytes; at most $ARTIFACT_BYTES_MAX are committed" "make it smaller"
+  if [ -f "$wasm" ]; then
+    word=changed
+    ! cmp -s "$2" "$wasm" || word='the same bytes'
+  fi
+  cp "$2" "$wasm"
+  chmod 644 "$wasm"
+  printf '%-18s %7d bytes  %s\n' "$1" "$size" "$word"
+  {
+    echo '# Made by build.sh: guest, SHA-256 of its sources, SHA-256 of its artifact.'
+    { grep -v '^#' "$LOCK" 2>/dev/null | awk -v n="$1" '$1 != n' || true
+      echo "$1 $(source_hash "$1") $(sha <"$wasm")"; } | sort
+  } >"$LOCK.new"
+  mv "$LOCK.new" "$LOCK"
+}
+
+tools() {
+  local exports
+  exports=$(./sysroot.sh "$@")
+  eval "$exports"
+}
+
+build_rust() { # target, name...
+  local target=$1 upper sysroot name crates=()
+  shift
+  tools rust "$target"
+  upper=$(tr 'a-z-' 'A-Z_' <<<"$target")
+  sysroot=INSULA_SYSROOT_$upper
+  for name; do crates+=(-p "$name"); done
+  # Panic messages carry source paths: the same ones wherever the repository and cargo's home are.
+  env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS \
+    "CARGO_TARGET_${upper}_RUSTFLAGS=${!sysroot:+--sysroot=${!sysroot}} --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$PWD=/guests" \
+    cargo build --locked --release --target "$target" "${crates[@]}"
+  for name; do
+    local file=$OUT/$target/release/$name.wasm
+    # A library's file has underscores, a program's has not.
+    [ ! -f "$OUT/$target/release/${name//-/_}.wasm" ] || file=$OUT/$target/release/${name//-/_}.wasm
+    install_artifact "$name" "$file"
+  done
+}
+
+# WASI's interface definitions come with the wasip2 crate, so Cargo.lock pins them for C too.
+generate_bindings() { # directory
+  local wit
+  cargo build --locked --release -p bindgen
+  wit=$(cargo metadata --locked --format-version 1 | tr ',' '\n' |
+    sed -n 's|.*"manifest_path":"\(.*/wasip2-[^"]*\)/Cargo.toml".*|\1/wit|p')
+  [ -d "$wit" ] || die "the wasip2 crate's sources were not found" "cargo fetch --manifest-path guests/Cargo.toml"
+  "$OUT/release/bindgen" "$wit" wasi:http/proxy "$1"
+}
+
+build_c() { # name...
+  local name source objects host linkers linker
+  local work=$OUT/c
+  mkdir -p "$work"
+  tools c
+  generate_bindings "$work"
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  linkers=$(rustc --print sysroot)/lib/rustlib/$host/bin
+  linker=$(PATH=$linkers:$PATH command -v wasm-component-ld) ||
+    die "wasm-component-ld is missing; rustup's toolchains bring it" "cargo install wasm-component-ld"
+
+  compile() { # source, object
+    env LD_LIBRARY_PATH="${INSULA_CC_LIBRARIES:-}" "$INSULA_CC" --target=wasm32-wasip2 --sysroot="$INSULA_LIBC" \
+      -Oz -ffunction-sections -fdata-sections -mreference-types -mbulk-memory \
+      -Wall -Wextra -Wno-unused-command-line-argument -I"$work" -Icommon-c -c "$1" -o "$2"
+  }
+  compile "$work/proxy.c" "$work/proxy.o"
+  for name; do
+    objects=()
+    for source in $(rest "$name"); do
+      objects+=("$work/$name-$(basename "${source%.*}").o")
+      compile "$name/$source" "${objects[-1]}"
+    done
+    PATH=$linkers:$linkers/gcc-ld:$PATH "$linker" --gc-sections --strip-all --stack-first -z stack-size=65536 \
+      --entry _initialize "$INSULA_LIBC/lib/wasm32-wasip2/crt1-reactor.o" "${objects[@]}" "$work/proxy.o" \
+      "$work/proxy_component_type.o" -L"$INSULA_LIBC/lib/wasm32-wasip2" -lc -o "$work/$name.wasm"
+    install_artifact "$name" "$work/$name.wasm"
+  done
+}
+
+build() { # name...
+  local name target wanted
+  command -v cargo >/dev/null || die "cargo is missing" "install Rust"
+  for name; do
+    [ -n "$(kind "$name")" ] || die "there is no guest called $name" "guests/build.sh --list"
+  done
+  for target in wasm32-unknown-unknown wasm32-wasip2; do
+    wanted=()
+    for name; do
+      [ "$(kind "$name") $(rest "$name" | xargs)" != "rust $target" ] || wanted+=("$name")
+    done
+    [ ${#wanted[@]} -eq 0 ] || build_rust "$target" "${wanted[@]}"
+  done
+  wanted=()
+  for name; do [ "$(kind "$name")" != c ] || wanted+=("$name"); done
+  [ ${#wanted[@]} -eq 0 ] || build_c "${wanted[@]}"
+}
+
+case ${1:-} in
+  --check) check ;;
+  --list) names ;;
+  -*) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  '') mapfile -t all < <(names); build "${all[@]}" ;;
+  *) build "$@" ;;
+esac

@@ -1,0 +1,145 @@
+//! The configuration of `serve` and `up`: flags, variables and a file, read raw and resolved once.
+
+use crate::failure::{Exit, Failure};
+use crate::host_args::{absolute, default_data_dir};
+use anyhow::Result;
+use clap::Args;
+use clap::builder::ValueHint;
+use insula_model::DurationMs;
+use insula_model::config::ConfigFile;
+use insula_supervisor::HostConfig;
+use std::fs::File;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use tracing_subscriber::EnvFilter;
+
+/// Where tenants answer if nobody says otherwise: this machine only.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Workers of one host at most.
+const WORKERS_MAX: u32 = 256;
+/// Running requests get this long at shutdown if nobody says otherwise.
+const DRAIN_MS_DEFAULT: u64 = 10_000;
+/// The longest drain that can be asked for.
+const DRAIN_MS_MAX: u64 = 3_600_000;
+/// The largest configuration file that is read.
+const CONFIG_BYTES_MAX: usize = 1 << 20;
+
+/// What was written on the command line or in variables; nothing filled in.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Host")]
+pub(crate) struct HostFlags {
+    /// Address and port that tenants are served on [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "INSULA_LISTEN", value_parser = parse_listen)]
+    listen: Option<SocketAddr>,
+    /// Directory of state, artifacts, compiled code and the control socket [default: the XDG data
+    /// directory, ~/.local/share/insula]
+    #[arg(long, value_name = "DIR", env = "INSULA_DATA", value_hint = ValueHint::DirPath)]
+    data: Option<PathBuf>,
+    /// Worker processes, 1 to 256 [default: the cores this process may use]
+    #[arg(long, value_name = "N", env = "INSULA_WORKERS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKERS_MAX)))]
+    workers: Option<u32>,
+    /// How long running requests may take to finish at shutdown [default: 10s]
+    #[arg(long, value_name = "DURATION", env = "INSULA_DRAIN", value_parser = parse_drain)]
+    drain: Option<DurationMs>,
+    /// Filter of the host's log on standard error: info, debug, insula_worker=trace … [default: info]
+    #[arg(long, value_name = "FILTER", env = "INSULA_LOG", value_parser = parse_log)]
+    log: Option<String>,
+    /// Configuration file (TOML): listen, data, workers, drain, log, [ceilings], [compiler]
+    #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080 or [::]:80".into())
+}
+
+fn parse_workers(workers: u32) -> Result<u32, String> {
+    let mend = || format!("{workers} is not in 1..={WORKERS_MAX}");
+    if (1..=WORKERS_MAX).contains(&workers) { Ok(workers) } else { Err(mend()) }
+}
+
+fn parse_drain(text: &str) -> Result<DurationMs, String> {
+    text.parse()
+        .map_err(|error: insula_model::quantity::QuantityError| error.to_string())
+        .and_then(check_drain)
+}
+
+fn check_drain(drain: DurationMs) -> Result<DurationMs, String> {
+    let longest = DurationMs(DRAIN_MS_MAX);
+    if drain <= longest {
+        Ok(drain)
+    } else {
+        Err(format!("{drain} is too long; at most {longest}"))
+    }
+}
+
+fn parse_log(text: &str) -> Result<String, String> {
+    let mend = "write a level or TARGET=LEVEL, separated by commas, such as `info` or `insula_worker=debug`";
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; {mend}")),
+    }
+}
+
+/// Reads a configuration file. Errors point at line and column.
+pub(crate) fn read_file(path: &Path) -> Result<ConfigFile> {
+    let wrong = |what: &str| {
+        Failure::new(Exit::Usage, format!("configuration file {} {what}", path.display()))
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| wrong("cannot be read").caused_by(error))?;
+    file.take(CONFIG_BYTES_MAX as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| wrong("cannot be read").caused_by(error))?;
+    if text.len() > CONFIG_BYTES_MAX {
+        return Err(wrong(&format!("has more than {CONFIG_BYTES_MAX} bytes")).into());
+    }
+    toml::from_str(&text).map_err(|error| wrong("is wrong").caused_by(error).into())
+}
+
+impl HostFlags {
+    /// Flag over variable over file over default, and all of it checked.
+    pub(crate) fn resolve(self) -> Result<HostConfig> {
+        let file = match &self.config {
+            Some(path) => read_file(path)?,
+            None => ConfigFile::default(),
+        };
+        let path = self.config.unwrap_or_default();
+        let in_file = |key: &'static str| {
+            let path = path.display().to_string();
+            move |why: String| Failure::new(Exit::Usage, format!("`{key}` in {path}: {why}"))
+        };
+        let from_file = file.listen.as_deref().map(parse_listen).transpose();
+        let listen = self.listen.or(from_file.map_err(in_file("listen"))?);
+        let from_file = file.workers.map(parse_workers).transpose();
+        let workers = self.workers.or(from_file.map_err(in_file("workers"))?);
+        let from_file = file.drain.map(check_drain).transpose();
+        let drain = self.drain.or(from_file.map_err(in_file("drain"))?);
+        let from_file = file.log.as_deref().map(parse_log).transpose();
+        let log = self.log.or(from_file.map_err(in_file("log"))?);
+        // A relative directory in a file is meant from where the file is.
+        let beside = |data: String| path.parent().unwrap_or(Path::new("")).join(data);
+        let data = match self.data.or(file.data.filter(|data| !data.is_empty()).map(beside)) {
+            Some(data) => absolute(&data),
+            None => default_data_dir()?,
+        };
+        Ok(HostConfig {
+            listen: listen.unwrap_or(LISTEN_DEFAULT),
+            data,
+            workers: workers.unwrap_or_else(cores),
+            drain_ms: drain.map_or(DRAIN_MS_DEFAULT, |drain| drain.0),
+            log: log.unwrap_or_else(|| "info".into()),
+            ceilings: file.ceilings,
+            compiler: file.compiler,
+        })
+    }
+}
+
+/// The cores this process may use: affinity and cgroup quota count.
+fn cores() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cores).unwrap_or(WORKERS_MAX).clamp(1, WORKERS_MAX)
+}

@@ -1,0 +1,101 @@
+//! `insula inspect`: everything about one tenant.
+
+use crate::host_args::HostArgs;
+use crate::{out, ps, text};
+use anyhow::Result;
+use insula_model::api::{Counters, TenantDetail};
+use insula_model::{ByteSize, Count, DurationMs, Limits, TenantName};
+
+const EXAMPLES: &str = "\
+Examples:
+  insula inspect hello
+  insula inspect hello --json | jq .limits";
+
+/// Show everything about one tenant: routes, limits, artifact, counters.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The tenant
+    name: TenantName,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// Prints the tenant.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let client = args.host.client()?;
+    let answer = client.get(&format!("/v1/tenants/{}", args.name)).await?;
+    if args.json {
+        return out::json(answer.json());
+    }
+    let detail: TenantDetail = answer.read()?;
+    let paint = out::stdout_paint();
+    let mut page = String::new();
+    let mut section = |title: &str, lines: Vec<(&str, String)>| {
+        let blank = if page.is_empty() { "" } else { "\n" };
+        page.push_str(&format!("{blank}{}\n", paint.bold(title)));
+        for (key, value) in lines {
+            page.push_str(&format!("  {key:<17}{value}\n"));
+        }
+    };
+    section(detail.summary.name.as_str(), about(&detail));
+    section("limits", limits(&detail.limits));
+    section("since the host started", counters(&detail.summary.counters));
+    out::write(page.as_bytes())
+}
+
+fn about(detail: &TenantDetail) -> Vec<(&'static str, String)> {
+    let summary = &detail.summary;
+    let code = detail.code_bytes.map_or("not on disk".into(), text::bytes);
+    let mut lines = vec![
+        ("revision", format!("{}, deployed {}", summary.revision, text::age(&summary.deployed_at))),
+        ("kind", summary.kind.as_str().to_owned()),
+        ("routes", ps::routes(&summary.routes)),
+        ("artifact", summary.artifact.to_string()),
+        ("size", format!("{}; compiled code: {code}", text::bytes(detail.artifact_bytes))),
+    ];
+    lines.extend(detail.urls.iter().map(|url| ("url", text::printable(url))));
+    lines
+}
+
+fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
+    let reuse = limits.reuse.map_or("off: a fresh instance for every request".into(), |reuse| {
+        let (requests, idle) = (Count(reuse.requests.into()), DurationMs(reuse.idle_ms));
+        format!("{requests} requests an instance, retired after {idle} without one")
+    });
+    let header = ByteSize(limits.request_header_bytes.into());
+    vec![
+        ("memory", ByteSize(limits.memory_bytes).to_string()),
+        ("fuel", Count(limits.fuel).to_string()),
+        ("timeout", DurationMs(limits.timeout_ms).to_string()),
+        ("concurrency", limits.concurrency.to_string()),
+        ("queue", format!("{} in each worker", limits.queue)),
+        ("queue_wait", DurationMs(limits.queue_wait_ms).to_string()),
+        ("request.body", ByteSize(limits.request_body_bytes).to_string()),
+        ("request.header", header.to_string()),
+        ("response.body", ByteSize(limits.response_body_bytes).to_string()),
+        ("reuse", reuse),
+    ]
+}
+
+fn counters(counters: &Counters) -> Vec<(&'static str, String)> {
+    vec![
+        ("running", counters.running.to_string()),
+        ("requests", counters.requests.to_string()),
+        ("responses", counters.responses.to_string()),
+        ("client faults", counters.client_faults.to_string()),
+        ("guest faults", counters.guest_faults.to_string()),
+        ("host faults", counters.host_faults.to_string()),
+        ("shed", counters.shed.to_string()),
+        ("fuel", text::count(counters.fuel)),
+        ("CPU", text::milliseconds(counters.cpu_us / 1_000)),
+        ("memory peak", text::bytes(counters.memory_peak_bytes)),
+        (
+            "bytes in, out",
+            format!("{}, {}", text::bytes(counters.bytes_in), text::bytes(counters.bytes_out)),
+        ),
+    ]
+}

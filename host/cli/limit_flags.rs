@@ -1,0 +1,121 @@
+//! The flags that set a tenant's limits and routes: the manifest, one flag a field.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use insula_model::manifest::{Manifest, RequestLimits, ReuseSpec};
+use insula_model::{ByteSize, Count, DurationMs, Route};
+
+/// What `insula run` can be told too.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct GuestLimits {
+    /// Memory of one instance, all linear memories and tables together [default: 64Mi]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// Fuel: about one unit for each executed instruction [default: 1G]
+    #[arg(long, value_name = "COUNT")]
+    fuel: Option<Count>,
+    /// Wall-clock time, from the start to the last byte of the answer [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<DurationMs>,
+}
+
+impl GuestLimits {
+    /// Writes what was given over `manifest`.
+    pub(crate) fn apply(self, manifest: &mut Manifest) {
+        manifest.memory = self.memory.or(manifest.memory);
+        manifest.fuel = self.fuel.or(manifest.fuel);
+        manifest.timeout = self.timeout.or(manifest.timeout);
+    }
+}
+
+/// Everything that a manifest can say, except name and component.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TenantFlags {
+    #[command(flatten)]
+    guest: GuestLimits,
+    #[command(flatten)]
+    requests: RequestFlags,
+    #[command(flatten)]
+    reuse: ReuseFlags,
+    /// Answer here: `host[/prefix]`; repeatable [default: NAME.localhost]
+    #[arg(long = "route", value_name = "ROUTE", help_heading = "Routes")]
+    routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+struct RequestFlags {
+    /// Requests running at once, over all workers [default: 100]
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
+    /// Requests waiting for a place, in each worker [default: 100]
+    #[arg(long, value_name = "N")]
+    queue: Option<u32>,
+    /// How long a request waits for a place before it gets 503 [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    queue_wait: Option<DurationMs>,
+    /// Largest request body [default: 10Mi]
+    #[arg(long, value_name = "SIZE")]
+    request_body: Option<ByteSize>,
+    /// Largest request head: target, field names and values [default: 32Ki]
+    #[arg(long, value_name = "SIZE")]
+    request_header: Option<ByteSize>,
+    /// Largest response body [default: 10Mi]
+    #[arg(long, value_name = "SIZE")]
+    response_body: Option<ByteSize>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Reuse (off: every request gets a fresh instance)")]
+struct ReuseFlags {
+    /// Let one instance serve this many requests [default when reuse is on: 1k]
+    #[arg(long, value_name = "COUNT")]
+    reuse_requests: Option<Count>,
+    /// Retire an instance after this long without a request [default when reuse is on: 30s]
+    #[arg(long, value_name = "DURATION")]
+    reuse_idle: Option<DurationMs>,
+}
+
+impl TenantFlags {
+    /// Writes what was given over `manifest`.
+    pub(crate) fn apply(self, manifest: &mut Manifest) -> Result<()> {
+        self.guest.apply(manifest);
+        if !self.routes.is_empty() {
+            manifest.routes = Some(self.routes);
+        }
+        let RequestFlags {
+            concurrency,
+            queue,
+            queue_wait,
+            request_body,
+            request_header,
+            response_body,
+        } = self.requests;
+        manifest.concurrency = concurrency.or(manifest.concurrency);
+        manifest.queue = queue.or(manifest.queue);
+        manifest.queue_wait = queue_wait.or(manifest.queue_wait);
+        if request_body.is_some() || request_header.is_some() {
+            let RequestLimits { body, header } = manifest.request.take().unwrap_or_default();
+            let body = request_body.or(body);
+            let header = request_header.or(header);
+            manifest.request = Some(RequestLimits { body, header });
+        }
+        if response_body.is_some() {
+            manifest.response.get_or_insert_default().body = response_body;
+        }
+        let ReuseFlags { reuse_requests, reuse_idle } = self.reuse;
+        if reuse_requests.is_some() || reuse_idle.is_some() {
+            let before = match manifest.reuse.take() {
+                Some(reuse) => reuse,
+                // The defaults of `reuse = {}` are the model's.
+                None => serde_json::from_str::<ReuseSpec>("{}").context("reuse has no defaults")?,
+            };
+            manifest.reuse = Some(ReuseSpec {
+                requests: reuse_requests.unwrap_or(before.requests),
+                idle: reuse_idle.unwrap_or(before.idle),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! The `insula` binary: one executable for every role.
+//!
+//! Owns: the dispatch between roles, the command line, the client of the control API, and every word
+//! that a user reads. Only this crate reads the environment; libraries get resolved values.
+//! A verb lives in the file of its name. What several verbs share: [`host_args`] (which host),
+//! [`client`] (the control API), [`apply`] (one deploy), [`limit_flags`], [`manifests`], [`artifact`],
+//! and for the eyes [`out`], [`table`], [`text`], [`progress`], [`failure`].
+#![forbid(unsafe_code)]
+
+mod apply;
+mod artifact;
+mod client;
+mod client_errors;
+mod completions;
+mod deploy;
+mod failure;
+mod host_args;
+mod host_config;
+mod inspect;
+mod limit_flags;
+mod logs;
+mod manifests;
+mod openapi;
+mod out;
+mod progress;
+mod ps;
+mod revisions;
+mod rm;
+mod rollback;
+mod run;
+mod run_cache;
+mod serve;
+mod table;
+mod text;
+mod up;
+mod validate;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+Start here:
+  insula up guests                      a host with every example tenant in ./guests
+  insula deploy hello ./hello.wasm      deploy to the running host; answers at hello.localhost:8080
+  insula ps                             what is deployed, and how it fares
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 refused by the host, 4 not found, 5 host unreachable.";
+
+/// Run many isolated WebAssembly components on one host, each within limits.
+#[derive(Debug, Parser)]
+#[command(name = "insula", version, after_help = AFTER_HELP, styles = out::STYLES)]
+#[command(arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Serve(serve::Args),
+    Up(up::Args),
+    Deploy(Box<deploy::Args>),
+    Ps(ps::Args),
+    Inspect(inspect::Args),
+    Logs(logs::Args),
+    Revisions(revisions::Args),
+    Rollback(rollback::Args),
+    Rm(rm::Args),
+    Run(run::Args),
+    Validate(validate::Args),
+    Openapi(openapi::Args),
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    // Children of a host start here again; they must not pay for, or be confused by, a command line.
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        Some(role) if role == "__worker" => return insula_worker::main(),
+        Some(role) if role == "__compile" => {
+            return insula_sandbox::compile::child_main(arguments);
+        }
+        _ => {}
+    }
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            out::note(&format!("error: cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(dispatch(cli.verb));
+    // A read of standard input that nobody waits for any more must not hold up the exit.
+    runtime.shutdown_background();
+    result.unwrap_or_else(|error| failure::report(&error))
+}
+
+async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Serve(args) => serve::run(args).await?,
+        Verb::Up(args) => up::run(args).await?,
+        Verb::Deploy(args) => return deploy::run(*args).await,
+        Verb::Ps(args) => ps::run(args).await?,
+        Verb::Inspect(args) => inspect::run(args).await?,
+        Verb::Logs(args) => logs::run(args).await?,
+        Verb::Revisions(args) => revisions::run(args).await?,
+        Verb::Rollback(args) => rollback::run(args).await?,
+        Verb::Rm(args) => return rm::run(args).await,
+        Verb::Run(args) => return Ok(run::run(args).await),
+        Verb::Validate(args) => return validate::run(&args),
+        Verb::Openapi(args) => openapi::run(args).await?,
+        Verb::Completions(args) => completions::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,163 @@
+//! `insula ps`: what is deployed, and how it fares; the workers.
+
+use crate::host_args::HostArgs;
+use crate::table::{self, number, shrinks, text as words};
+use crate::{out, text};
+use anyhow::Result;
+use insula_model::api::{HostInfo, TenantSummary, WorkerInfo, WorkerState};
+
+const EXAMPLES: &str = "\
+Examples:
+  insula ps
+  insula ps --workers
+  insula ps -q | xargs insula rm
+  insula ps --json | jq -r '.[] | select(.counters.guest_faults > 0) | .name'
+
+REQUESTS counts since the host started. FAULTS are requests that the guest, the client or the host
+failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
+A narrow terminal shows fewer columns; a pipe shows all of them.";
+
+/// List the tenants, or the workers.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// List the workers instead of the tenants
+    #[arg(long)]
+    workers: bool,
+    /// Print only the tenants' names
+    #[arg(short, long, conflicts_with_all = ["workers", "json"])]
+    quiet: bool,
+    /// Print the API's JSON: an array of tenants; with --workers, the host
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// Prints one table. Workers that do not serve are told of in any case.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let client = args.host.client()?;
+    if args.json {
+        let path = if args.workers { "/v1/host" } else { "/v1/tenants" };
+        return out::json(client.get(path).await?.json());
+    }
+    if args.workers {
+        let host: HostInfo = client.get("/v1/host").await?.read()?;
+        out::write(workers(&host).as_bytes())?;
+        warn_of_workers(&host);
+        return Ok(());
+    }
+    let all: Vec<TenantSummary> = client.get("/v1/tenants").await?.read()?;
+    if args.quiet {
+        let names: String = all.iter().map(|tenant| format!("{}\n", tenant.name)).collect();
+        return out::write(names.as_bytes());
+    }
+    let host: HostInfo = client.get("/v1/host").await?.read()?;
+    out::write(tenants(&all).as_bytes())?;
+    if all.is_empty() {
+        out::note("nothing is deployed yet; deploy with: insula deploy NAME FILE.wasm");
+    }
+    warn_of_workers(&host);
+    Ok(())
+}
+
+fn tenants(all: &[TenantSummary]) -> String {
+    let columns = [
+        words("NAME"),
+        number("REV"),
+        words("KIND").spare(1),
+        shrinks("ROUTES"),
+        number("RUNNING").spare(4),
+        number("REQUESTS"),
+        number("FAULTS"),
+        number("SHED").spare(2),
+        number("PEAK").spare(3),
+        words("DEPLOYED").spare(5),
+    ];
+    let row = |tenant: &TenantSummary| {
+        let counters = &tenant.counters;
+        let faults = [counters.client_faults, counters.guest_faults, counters.host_faults];
+        [
+            tenant.name.to_string(),
+            tenant.revision.to_string(),
+            tenant.kind.as_str().to_owned(),
+            routes(&tenant.routes),
+            counters.running.to_string(),
+            counters.requests.to_string(),
+            faults.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)).to_string(),
+            counters.shed.to_string(),
+            text::bytes(counters.memory_peak_bytes),
+            text::age(&tenant.deployed_at),
+        ]
+    };
+    table::render(columns, all.iter().map(row).collect())
+}
+
+/// Routes on one line.
+pub(crate) fn routes(routes: &[insula_model::Route]) -> String {
+    routes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn workers(host: &HostInfo) -> String {
+    let columns = [
+        number("WORKER"),
+        number("PID"),
+        words("STATE"),
+        number("CONNECTIONS").spare(3),
+        number("RUNNING").spare(4),
+        number("LOADED").spare(1),
+        number("RESTARTS"),
+        shrinks("LAST DEATH"),
+    ];
+    let row = |worker: &WorkerInfo| {
+        [
+            worker.index.to_string(),
+            worker.pid.map_or("-".into(), |pid| pid.to_string()),
+            state(worker.state).to_owned(),
+            worker.connections.to_string(),
+            worker.running.to_string(),
+            worker.loaded.to_string(),
+            worker.restarts.to_string(),
+            death(worker).unwrap_or_else(|| "-".into()),
+        ]
+    };
+    table::render(columns, host.workers.iter().map(row).collect())
+}
+
+fn state(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Starting => "starting",
+        WorkerState::Serving => "serving",
+        WorkerState::BackingOff => "backing-off",
+        WorkerState::Draining => "draining",
+    }
+}
+
+/// `killed by signal 9 3 seconds ago, while it ran hello`.
+fn death(worker: &WorkerInfo) -> Option<String> {
+    let death = worker.last_death.as_ref()?;
+    let mut told = format!("{}, {}", text::printable(&death.cause), text::age(&death.at));
+    if let Some(tenant) = &death.tenant {
+        told.push_str(&format!(", while it ran {}", text::printable(tenant)));
+    }
+    Some(told)
+}
+
+fn warn_of_workers(host: &HostInfo) {
+    let paint = out::stderr_paint();
+    for worker in &host.workers {
+        let index = worker.index;
+        let what = match worker.state {
+            WorkerState::Serving => continue,
+            WorkerState::Starting => "is starting".to_owned(),
+            WorkerState::Draining => "is draining: the host is shutting down".to_owned(),
+            WorkerState::BackingOff => format!(
+                "is backing off: it died {} {} and waits before it is started again; last death: {}",
+                worker.restarts,
+                text::plural(worker.restarts, "time"),
+                death(worker).unwrap_or_else(|| "unknown".into()),
+            ),
+        };
+        out::note(&format!("{} worker {index} {what}", paint.warn("warning:")));
+    }
+}

@@ -1,0 +1,96 @@
+//! `insula serve`: a host, in the foreground.
+
+use crate::host_args::data_flag;
+use crate::host_config::HostFlags;
+use crate::progress::{LogWriter, Progress};
+use crate::{out, text};
+use anyhow::{Context, Result};
+use insula_model::api::HostInfo;
+use insula_supervisor::HostConfig;
+use std::path::Path;
+use tracing_subscriber::EnvFilter;
+
+const EXAMPLES: &str = "\
+Examples:
+  insula serve
+  insula serve --listen 0.0.0.0:80 --data /var/lib/insula --workers 4
+  insula serve --config host.toml
+  INSULA_LOG=debug insula serve
+
+Flag over variable over file over default. Ctrl-C or SIGTERM: no new connections, running requests
+finish within --drain, then it ends. What is deployed is on disk and is served again next time.";
+
+/// Start a host in the foreground.
+///
+/// It serves whatever was deployed to its data directory before; deploy more to it while it runs.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    flags: HostFlags,
+}
+
+/// Serves until a signal.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    host(args.flags.resolve()?, |banner| {
+        // A host goes on without a reader of its banner.
+        let _ = out::line(&format!("{}\n{}", banner.here, banner.next));
+    })
+    .await
+}
+
+/// Runs a host; `on_ready` gets what to print when it serves.
+pub(crate) async fn host(config: HostConfig, on_ready: impl FnOnce(Banner)) -> Result<()> {
+    let filter = EnvFilter::try_new(&config.log).context("the log filter is wrong")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| LogWriter)
+        .with_ansi(out::stderr_paint().is_on())
+        .try_init()
+        .map_err(|error| anyhow::anyhow!("the log cannot be set up: {error}"))?;
+    let data = config.data.clone();
+    let starting = Progress::spinner("starting the host");
+    insula_supervisor::serve(config, move |info| {
+        drop(starting);
+        on_ready(Banner::new(&info, &data));
+    })
+    .await?;
+    out::note("stopped; what is deployed is kept");
+    Ok(())
+}
+
+/// The first lines: what listens where, and how to go on.
+#[derive(Debug)]
+pub(crate) struct Banner {
+    /// What listens where.
+    pub(crate) here: String,
+    /// How to go on.
+    pub(crate) next: String,
+}
+
+impl Banner {
+    fn new(info: &HostInfo, data: &Path) -> Self {
+        let paint = out::stdout_paint();
+        let socket = insula_supervisor::control_socket(data);
+        let workers = info.workers.len() as u64;
+        let here = format!(
+            "{} {} serves tenants on {} with {workers} {}\n  data      {} ({} {})\n  control   {}",
+            paint.bold("Insula"),
+            info.version,
+            paint.copy(&format!("http://{}", info.listen)),
+            text::plural(workers, "worker"),
+            data.display(),
+            info.tenants,
+            text::plural(info.tenants, "tenant"),
+            socket.display(),
+        );
+        let (insula, at) = (text::program(), data_flag(data));
+        let next = format!(
+            "  deploy    {}\n  list      {}\n  stop      Ctrl-C, or kill {}",
+            paint.copy(&format!("{insula} deploy NAME FILE.wasm{at}")),
+            paint.copy(&format!("{insula} ps{at}")),
+            info.pid,
+        );
+        Self { here, next }
+    }
+}

@@ -1,0 +1,349 @@
+//! The table that all processes of a host share: a row (slot) per tenant, a column per worker.
+//!
+//! A worker writes its own column only; anyone reads. So the supervisor has every figure without
+//! asking, a tenant's running requests can be summed over all workers on the request path, and what a
+//! dead worker held is cleared by zeroing its column. One more column keeps the totals of dead
+//! workers, so counters never go backwards.
+//!
+//! Bounded by [`SLOTS_MAX`] × (workers + 1) cells of 128 bytes of address space; a page costs memory
+//! only once a tenant in it has had a request.
+
+use crate::shm::Shm;
+use insula_model::api::Counters;
+use insula_model::{Outcome, Usage};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+/// Tenants on one host at most.
+pub const SLOTS_MAX: u32 = 131_072;
+/// Workers of one host at most.
+pub const WORKERS_MAX: u32 = 256;
+
+/// "insula" and the layout's version.
+const MAGIC: u64 = 0x696e_7375_6c61_0001;
+/// Words of a cell: two cache lines, so that workers do not share any.
+const CELL: usize = 16;
+const HEADER: usize = CELL;
+
+/// Words of a tenant's cell. `RUNNING` is a gauge, the peak a maximum, the rest only grow.
+mod tenant {
+    pub(super) const RUNNING: usize = 0;
+    pub(super) const REQUESTS: usize = 1;
+    pub(super) const RESPONSES: usize = 2;
+    pub(super) const CLIENT_FAULTS: usize = 3;
+    pub(super) const GUEST_FAULTS: usize = 4;
+    pub(super) const HOST_FAULTS: usize = 5;
+    pub(super) const SHED: usize = 6;
+    pub(super) const FUEL: usize = 7;
+    pub(super) const CPU_NS: usize = 8;
+    pub(super) const MEMORY_PEAK: usize = 9;
+    pub(super) const BYTES_IN: usize = 10;
+    pub(super) const BYTES_OUT: usize = 11;
+    pub(super) const USED: usize = 12;
+}
+
+/// Words of a worker's own cell.
+mod worker {
+    pub(super) const CONNECTIONS: usize = 0;
+    pub(super) const RUNNING: usize = 1;
+    pub(super) const LOADED: usize = 2;
+    pub(super) const CURRENT: usize = 3;
+    pub(super) const SERVING: usize = 4;
+}
+
+/// Why a table could not be made or joined.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The kernel refused the memory.
+    #[error("the shared table of {bytes} bytes cannot be mapped: {source}")]
+    Map {
+        /// Its size.
+        bytes: u64,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// Not a table, or another version's.
+    #[error("the inherited memory is not this version's shared table")]
+    Foreign,
+    /// More workers than columns can be named.
+    #[error("{0} workers asked for; a host has 1 to {WORKERS_MAX}")]
+    Workers(u32),
+}
+
+/// The shared table.
+#[derive(Debug)]
+pub struct Table {
+    shm: Shm,
+    workers: u32,
+}
+
+/// What a worker tells about itself.
+#[derive(Clone, Copy)]
+pub struct WorkerCell<'a>(&'a [AtomicU64]);
+
+/// A worker's own cell of one tenant.
+#[derive(Clone, Copy)]
+pub struct Cell<'a>(&'a [AtomicU64]);
+
+impl Table {
+    /// A new table for this many workers.
+    pub fn create(workers: u32) -> Result<Self, TableError> {
+        if workers == 0 || workers > WORKERS_MAX {
+            return Err(TableError::Workers(workers));
+        }
+        let words = Self::size(workers);
+        let map = |source| TableError::Map { bytes: words as u64 * 8, source };
+        let shm = Shm::create(words).map_err(map)?;
+        shm.words()[0].store(MAGIC, SeqCst);
+        shm.words()[1].store(u64::from(workers), SeqCst);
+        Ok(Self { shm, workers })
+    }
+
+    /// The table behind an inherited descriptor.
+    pub fn attach(fd: OwnedFd) -> Result<Self, TableError> {
+        let shm = Shm::attach(fd).map_err(|source| TableError::Map { bytes: 0, source })?;
+        let words = shm.words();
+        let foreign = words.len() < HEADER || words[0].load(SeqCst) != MAGIC;
+        let workers = if foreign { 0 } else { words[1].load(SeqCst) };
+        let workers = u32::try_from(workers).map_err(|_| TableError::Foreign)?;
+        if workers == 0 || workers > WORKERS_MAX || words.len() != Self::size(workers) {
+            return Err(TableError::Foreign);
+        }
+        Ok(Self { shm, workers })
+    }
+
+    fn size(workers: u32) -> usize {
+        let columns = workers as usize + 1;
+        HEADER + workers as usize * CELL + columns * SLOTS_MAX as usize * CELL
+    }
+
+    /// To be inherited by a worker.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.shm.fd()
+    }
+
+    /// Columns, without the one of the dead.
+    pub fn workers(&self) -> u32 {
+        self.workers
+    }
+
+    /// The cell of a worker; an index out of range is the last one's.
+    pub fn worker(&self, index: u32) -> WorkerCell<'_> {
+        let at = HEADER + index.min(self.workers - 1) as usize * CELL;
+        WorkerCell(&self.shm.words()[at..at + CELL])
+    }
+
+    /// One worker's cell of one tenant; `worker == workers()` is the column of the dead.
+    ///
+    /// Cells of one slot lie side by side, so that summing a row touches one page.
+    pub fn cell(&self, worker: u32, slot: u32) -> Cell<'_> {
+        let columns = self.workers as usize + 1;
+        let row = slot.min(SLOTS_MAX - 1) as usize * columns;
+        let column = worker.min(self.workers) as usize;
+        let at = HEADER + self.workers as usize * CELL + (row + column) * CELL;
+        Cell(&self.shm.words()[at..at + CELL])
+    }
+
+    fn row(&self, slot: u32) -> impl Iterator<Item = Cell<'_>> {
+        (0..=self.workers).map(move |w| self.cell(w, slot))
+    }
+
+    /// Requests of a tenant that run now, over all workers.
+    pub fn running(&self, slot: u32) -> u64 {
+        self.row(slot).map(|cell| cell.0[tenant::RUNNING].load(SeqCst)).sum()
+    }
+
+    /// Everything about a tenant, summed over all columns.
+    pub fn counters(&self, slot: u32) -> Counters {
+        let sum = |word: usize| self.row(slot).map(|cell| cell.0[word].load(Relaxed)).sum::<u64>();
+        let peak = self.row(slot).map(|cell| cell.0[tenant::MEMORY_PEAK].load(Relaxed)).max();
+        Counters {
+            running: sum(tenant::RUNNING),
+            requests: sum(tenant::REQUESTS),
+            responses: sum(tenant::RESPONSES),
+            client_faults: sum(tenant::CLIENT_FAULTS),
+            guest_faults: sum(tenant::GUEST_FAULTS),
+            host_faults: sum(tenant::HOST_FAULTS),
+            shed: sum(tenant::SHED),
+            fuel: sum(tenant::FUEL),
+            cpu_us: sum(tenant::CPU_NS) / 1_000,
+            memory_peak_bytes: peak.unwrap_or(0),
+            bytes_in: sum(tenant::BYTES_IN),
+            bytes_out: sum(tenant::BYTES_OUT),
+        }
+    }
+
+    /// After a worker died: adds its counters to those of the dead, clears its column, and returns
+    /// the slot whose guest was running when it died. Its process must be gone.
+    pub fn bury(&self, index: u32) -> Option<u32> {
+        let own = self.worker(index);
+        let current = own.current_slot();
+        for word in own.0 {
+            word.store(0, SeqCst);
+        }
+        for slot in 0..SLOTS_MAX {
+            let cell = self.cell(index, slot);
+            // Untouched pages stay untouched: reading a hole of a memfd maps the shared zero page.
+            if cell.0[..tenant::USED].iter().all(|word| word.load(Relaxed) == 0) {
+                continue;
+            }
+            let dead = self.cell(self.workers, slot);
+            cell.0[tenant::RUNNING].store(0, SeqCst);
+            for word in tenant::REQUESTS..tenant::USED {
+                let value = cell.0[word].swap(0, SeqCst);
+                if word == tenant::MEMORY_PEAK {
+                    dead.0[word].fetch_max(value, SeqCst);
+                } else {
+                    dead.0[word].fetch_add(value, SeqCst);
+                }
+            }
+        }
+        current
+    }
+
+    /// Clears a slot in all columns, before it gets a new owner.
+    pub fn clear_slot(&self, slot: u32) {
+        for cell in self.row(slot) {
+            for word in cell.0 {
+                word.store(0, SeqCst);
+            }
+        }
+    }
+
+    /// Connections of the worker that holds fewest, among those that serve.
+    pub fn connections_min(&self) -> u64 {
+        (0..self.workers)
+            .map(|index| self.worker(index))
+            .filter(|cell| cell.0[worker::SERVING].load(Relaxed) == 1)
+            .map(|cell| cell.connections())
+            .min()
+            .unwrap_or(0)
+    }
+}
+
+impl WorkerCell<'_> {
+    /// Open client connections.
+    pub fn connections(&self) -> u64 {
+        self.0[worker::CONNECTIONS].load(Relaxed)
+    }
+    /// Requests running.
+    pub fn running(&self) -> u64 {
+        self.0[worker::RUNNING].load(Relaxed)
+    }
+    /// Components loaded.
+    pub fn loaded(&self) -> u64 {
+        self.0[worker::LOADED].load(Relaxed)
+    }
+    /// The tenant whose guest runs at this moment.
+    pub fn current_slot(&self) -> Option<u32> {
+        let slot = self.0[worker::CURRENT].load(Relaxed);
+        slot.checked_sub(1).and_then(|slot| u32::try_from(slot).ok())
+    }
+    /// By the worker itself: open connections.
+    pub fn set_connections(&self, value: u64) {
+        self.0[worker::CONNECTIONS].store(value, Relaxed);
+    }
+    /// By the worker itself: requests running.
+    pub fn set_running(&self, value: u64) {
+        self.0[worker::RUNNING].store(value, Relaxed);
+    }
+    /// By the worker itself: components loaded.
+    pub fn set_loaded(&self, value: u64) {
+        self.0[worker::LOADED].store(value, Relaxed);
+    }
+    /// By the worker itself: whose guest is about to run, or none.
+    pub fn set_current(&self, slot: Option<u32>) {
+        self.0[worker::CURRENT].store(slot.map_or(0, |slot| u64::from(slot) + 1), Relaxed);
+    }
+    /// By the worker itself: whether it accepts connections.
+    pub fn set_serving(&self, serving: bool) {
+        self.0[worker::SERVING].store(u64::from(serving), Relaxed);
+    }
+}
+
+impl Cell<'_> {
+    /// One more running request. Sequentially consistent, so that of two workers which both add and
+    /// then sum, at least one sees the other.
+    pub fn enter(&self) {
+        self.0[tenant::RUNNING].fetch_add(1, SeqCst);
+    }
+
+    /// One fewer.
+    pub fn leave(&self) {
+        self.0[tenant::RUNNING].fetch_sub(1, SeqCst);
+    }
+
+    /// How one request ended, and what it cost.
+    pub fn record(&self, outcome: Outcome, usage: &Usage) {
+        let kind = match outcome {
+            Outcome::Shed(_) => {
+                self.add(tenant::SHED, 1);
+                return;
+            }
+            Outcome::Response => tenant::RESPONSES,
+            Outcome::ClientFault(_) => tenant::CLIENT_FAULTS,
+            Outcome::GuestFault(_) => tenant::GUEST_FAULTS,
+            Outcome::HostFault(_) => tenant::HOST_FAULTS,
+        };
+        self.add(tenant::REQUESTS, 1);
+        self.add(kind, 1);
+        self.add(tenant::FUEL, usage.fuel);
+        self.add(tenant::CPU_NS, usage.cpu_ns);
+        self.0[tenant::MEMORY_PEAK].fetch_max(usage.memory_peak_bytes, Relaxed);
+        self.add(tenant::BYTES_IN, usage.bytes_in);
+        self.add(tenant::BYTES_OUT, usage.bytes_out);
+    }
+
+    /// A load and a store: the column has one writer, so no locked instruction is needed.
+    fn add(&self, word: usize, value: u64) {
+        let old = self.0[word].load(Relaxed);
+        self.0[word].store(old.wrapping_add(value), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use insula_model::Fault;
+
+    fn usage(fuel: u64) -> Usage {
+        Usage { fuel, cpu_ns: 2_000, memory_peak_bytes: fuel, bytes_in: 3, bytes_out: 4 }
+    }
+
+    #[test]
+    fn a_dead_worker_leaves_its_counters_and_takes_its_gauges() {
+        let table = Table::create(2).unwrap();
+        for worker in [0, 1] {
+            table.cell(worker, 9).enter();
+            table.cell(worker, 9).record(Outcome::Response, &usage(10 + u64::from(worker)));
+        }
+        table.cell(1, 9).record(Outcome::Shed(Fault::Concurrency), &usage(0));
+        table.worker(1).set_current(Some(9));
+        table.worker(1).set_connections(5);
+        assert_eq!(table.running(9), 2);
+
+        assert_eq!(table.bury(1), Some(9));
+        assert_eq!(table.running(9), 1);
+        assert_eq!(table.worker(1).connections(), 0);
+        assert_eq!(table.bury(1), None);
+        let counters = table.counters(9);
+        assert_eq!((counters.requests, counters.responses, counters.shed), (2, 2, 1));
+        assert_eq!((counters.fuel, counters.cpu_us, counters.memory_peak_bytes), (21, 4, 11));
+
+        table.clear_slot(9);
+        assert_eq!(table.counters(9), Counters::default());
+    }
+
+    #[test]
+    fn both_sides_see_the_same_memory_and_foreign_memory_is_refused() {
+        let table = Table::create(3).unwrap();
+        let other = Table::attach(table.fd().try_clone_to_owned().unwrap()).unwrap();
+        table.cell(2, SLOTS_MAX - 1).enter();
+        assert_eq!(other.running(SLOTS_MAX - 1), 1);
+        assert_eq!(other.workers(), 3);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(Table::attach(file.into()).is_err());
+        assert!(Table::create(0).is_err());
+    }
+}

@@ -1,0 +1,330 @@
+//! The control API: HTTP with JSON on the Unix socket `DATA/control.sock`.
+//!
+//! ```text
+//! GET    /v1/host                          HostInfo
+//! GET    /v1/openapi.json                  the schema, generated from these types
+//! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
+//! PUT    /v1/artifacts/{digest}            the bytes; 201 new, 200 already there
+//! GET    /v1/tenants                       [TenantSummary], by name
+//! PUT    /v1/tenants/{name}                DeployRequest → DeployResponse
+//! GET    /v1/tenants/{name}                TenantDetail
+//! DELETE /v1/tenants/{name}                204
+//! GET    /v1/tenants/{name}/revisions      [RevisionInfo], newest first
+//! POST   /v1/tenants/{name}/rollback       RollbackRequest → DeployResponse
+//! GET    /v1/tenants/{name}/logs           LogRecord, one JSON object a line; ?tail=N&follow=true
+//! ```
+//! Every answer of 400 or above carries an [`ErrorBody`].
+
+use crate::{Ceilings, Digest, Limits, Manifest, Route, TenantName};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The most recent revisions of a tenant that are kept for rollback; older ones are forgotten.
+pub const REVISIONS_KEPT_MAX: u32 = 50;
+
+/// The one shape of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// A stable word for programs.
+    pub code: ErrorCode,
+    /// The cause, for people.
+    pub message: String,
+    /// The mend, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Stable error words. Each belongs to one HTTP status and one exit code of the CLI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request cannot be read: 400.
+    BadRequest,
+    /// The manifest is wrong, or asks for more than a ceiling: 422.
+    InvalidManifest,
+    /// The artifact cannot be served: not wasm, truncated, wrong kind, missing import, no handler: 422.
+    InvalidArtifact,
+    /// The artifact took more than a compiler may use: 422.
+    CompileLimit,
+    /// The bytes do not have the digest they were sent under: 422.
+    DigestMismatch,
+    /// Another tenant has this route: 409.
+    RouteTaken,
+    /// No such tenant, revision, artifact or path: 404.
+    NotFound,
+    /// More than a ceiling or bound: 413.
+    TooLarge,
+    /// Too many deploys are waiting: 429.
+    Busy,
+    /// The disk is full or cannot be written: 507.
+    Storage,
+    /// The host is shutting down: 503.
+    Draining,
+    /// A bug or broken machine on the host's side; its log has the details: 500.
+    Internal,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with this code.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::BadRequest => 400,
+            Self::InvalidManifest
+            | Self::InvalidArtifact
+            | Self::CompileLimit
+            | Self::DigestMismatch => 422,
+            Self::RouteTaken => 409,
+            Self::NotFound => 404,
+            Self::TooLarge => 413,
+            Self::Busy => 429,
+            Self::Storage => 507,
+            Self::Draining => 503,
+            Self::Internal => 500,
+        }
+    }
+}
+
+/// What this host is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostInfo {
+    /// Insula's version.
+    pub version: String,
+    /// The supervisor's process id.
+    pub pid: u32,
+    /// The address that tenants are served on, with the real port.
+    pub listen: String,
+    /// The data directory.
+    pub data: String,
+    /// When the supervisor started (RFC 3339).
+    pub started_at: String,
+    /// Deployed tenants.
+    pub tenants: u64,
+    /// The workers, by index.
+    pub workers: Vec<WorkerInfo>,
+    /// What a manifest may ask for.
+    pub ceilings: Ceilings,
+}
+
+/// One worker process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerInfo {
+    /// 0 to workers - 1.
+    pub index: u32,
+    /// Its process id, if it runs.
+    pub pid: Option<u32>,
+    /// Where it is in its life.
+    pub state: WorkerState,
+    /// Open client connections.
+    pub connections: u64,
+    /// Requests running.
+    pub running: u64,
+    /// Tenants whose code is loaded.
+    pub loaded: u64,
+    /// Times it died and was replaced.
+    pub restarts: u64,
+    /// How it last died.
+    pub last_death: Option<WorkerDeath>,
+}
+
+/// A worker's life: starting → serving → (dead → backing-off →) starting …
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkerState {
+    /// Started, taking in tenants and routes.
+    Starting,
+    /// Accepting connections.
+    Serving,
+    /// Died too often in a short time; it is started again after a pause.
+    BackingOff,
+    /// Finishing what runs.
+    Draining,
+}
+
+/// How a worker died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerDeath {
+    /// When (RFC 3339).
+    pub at: String,
+    /// `killed by signal 9`, `exit status 1` …
+    pub cause: String,
+    /// The tenant whose guest was running at that moment, if one was.
+    pub tenant: Option<String>,
+}
+
+/// One row of `insula ps`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TenantSummary {
+    /// The tenant's name.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// The active revision.
+    pub revision: u32,
+    /// What the artifact is.
+    pub kind: GuestKind,
+    /// The artifact's digest.
+    #[schema(value_type = String)]
+    pub artifact: Digest,
+    /// Where it answers.
+    #[schema(value_type = Vec<String>)]
+    pub routes: Vec<Route>,
+    /// When the active revision was published (RFC 3339).
+    pub deployed_at: String,
+    /// What it has done since the host started.
+    pub counters: Counters,
+}
+
+/// What a tenant has done since the host started, over all workers, dead ones included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counters {
+    /// Requests running now.
+    pub running: u64,
+    /// Requests that ended, in any way but `shed`.
+    pub requests: u64,
+    /// … with the guest's whole response.
+    pub responses: u64,
+    /// … by the client's doing.
+    pub client_faults: u64,
+    /// … by the guest's doing: traps and limits.
+    pub guest_faults: u64,
+    /// … by the host's doing.
+    pub host_faults: u64,
+    /// Requests refused before anything ran.
+    pub shed: u64,
+    /// Fuel consumed.
+    pub fuel: u64,
+    /// Microseconds during which its guests held a worker's thread.
+    pub cpu_us: u64,
+    /// Most bytes of memory and tables one instance held.
+    pub memory_peak_bytes: u64,
+    /// Request body bytes.
+    pub bytes_in: u64,
+    /// Response body bytes.
+    pub bytes_out: u64,
+}
+
+/// What kind of guest an artifact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum GuestKind {
+    /// A component that exports `wasi:http/incoming-handler@0.2.x`.
+    #[serde(rename = "http-0.2")]
+    Http02,
+    /// A component that exports `wasi:http/handler@0.3.x`.
+    #[serde(rename = "http-0.3")]
+    Http03,
+    /// A component that exports `wasi:cli/run`: for `insula run`, not for serving.
+    #[serde(rename = "command")]
+    Command,
+}
+
+impl GuestKind {
+    /// The word that CLI and API show.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http02 => "http-0.2",
+            Self::Http03 => "http-0.3",
+            Self::Command => "command",
+        }
+    }
+}
+
+/// Everything about one tenant: `insula inspect`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TenantDetail {
+    /// The row that `insula ps` shows.
+    #[serde(flatten)]
+    pub summary: TenantSummary,
+    /// URLs that reach it through this host.
+    pub urls: Vec<String>,
+    /// The limits in force, defaults filled in.
+    pub limits: Limits,
+    /// What was written.
+    pub manifest: Manifest,
+    /// Bytes of the artifact.
+    pub artifact_bytes: u64,
+    /// Bytes of the compiled code, if it is on disk.
+    pub code_bytes: Option<u64>,
+}
+
+/// One row of `insula revisions`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RevisionInfo {
+    /// 1, 2, 3 …
+    pub revision: u32,
+    /// Whether requests go to it now.
+    pub active: bool,
+    /// The artifact's digest.
+    #[schema(value_type = String)]
+    pub artifact: Digest,
+    /// When it was first published (RFC 3339).
+    pub created_at: String,
+    /// Where it answers.
+    #[schema(value_type = Vec<String>)]
+    pub routes: Vec<Route>,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// `PUT /v1/tenants/{name}`. The artifact must have been uploaded before.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeployRequest {
+    /// What the tenant is.
+    pub manifest: Manifest,
+    /// The artifact's digest.
+    #[schema(value_type = String)]
+    pub artifact: Digest,
+}
+
+/// The result of a deploy or rollback: every worker serves this revision now.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DeployResponse {
+    /// The tenant's name.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// The revision that is active now.
+    pub revision: u32,
+    /// False if this very revision was active already: nothing changed.
+    pub changed: bool,
+    /// What the artifact is.
+    pub kind: GuestKind,
+    /// Where it answers.
+    pub urls: Vec<String>,
+    /// Milliseconds the compiler took; none if the code was there already.
+    pub compile_ms: Option<u64>,
+}
+
+/// `POST /v1/tenants/{name}/rollback`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The revision to go back to; without it, the one that was active before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u32>,
+}
+
+/// One line of a tenant's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogRecord {
+    /// When the worker took it from the guest (RFC 3339, milliseconds).
+    pub at: String,
+    /// Whose words these are.
+    pub stream: LogStream,
+    /// The revision that ran.
+    pub revision: u32,
+    /// The request, as in `X-Request-Id`.
+    pub request: String,
+    /// One line, without its end. Not trusted: it may hold control characters.
+    pub text: String,
+}
+
+/// Whose words a log line holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// The guest's standard output.
+    Stdout,
+    /// The guest's standard error.
+    Stderr,
+    /// Insula, about this tenant: traps, exhausted limits, dropped lines.
+    Host,
+}

@@ -1,0 +1,68 @@
+//! What a host lets a manifest ask for at most.
+
+use crate::quantity::{ByteSize, Count, DurationMs};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Host ceilings, the `[ceilings]` table of the host's configuration file. A manifest that asks for
+/// more is refused, and the refusal names the ceiling.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ceilings {
+    /// `memory`: bytes of one instance. Default 1Gi; at most 4Gi, the most a pooled slot can hold.
+    #[schema(value_type = String)]
+    pub memory: ByteSize,
+    /// `fuel` per request. Default 1T.
+    #[schema(value_type = String)]
+    pub fuel: Count,
+    /// `timeout` per request. Default 10m.
+    #[schema(value_type = String)]
+    pub timeout: DurationMs,
+    /// `concurrency`: running requests of one tenant. Default 1000.
+    pub concurrency: u32,
+    /// `queue`: waiting requests of one tenant in each worker. Default 1000.
+    pub queue: u32,
+    /// `queue_wait`. Default 30s.
+    #[schema(value_type = String)]
+    pub queue_wait: DurationMs,
+    /// `request.body` bytes. Default 16Gi.
+    #[schema(value_type = String)]
+    pub request_body: ByteSize,
+    /// `request.header` bytes. Default 64Ki; more than 128Ki cannot be passed to a guest.
+    #[schema(value_type = String)]
+    pub request_header: ByteSize,
+    /// `response.body` bytes. Default 16Gi.
+    #[schema(value_type = String)]
+    pub response_body: ByteSize,
+    /// `reuse.requests`. Default 1M.
+    #[schema(value_type = String)]
+    pub reuse_requests: Count,
+    /// `reuse.idle`. Default 1h.
+    #[schema(value_type = String)]
+    pub reuse_idle: DurationMs,
+    /// Routes of one tenant. Default 64.
+    pub routes: u32,
+    /// Bytes of one artifact. Default 128Mi.
+    #[schema(value_type = String)]
+    pub artifact: ByteSize,
+}
+
+impl Default for Ceilings {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize(1 << 30),
+            fuel: Count(1_000_000_000_000),
+            timeout: DurationMs(600_000),
+            concurrency: 1_000,
+            queue: 1_000,
+            queue_wait: DurationMs(30_000),
+            request_body: ByteSize(16 << 30),
+            request_header: ByteSize(64 << 10),
+            response_body: ByteSize(16 << 30),
+            reuse_requests: Count(1_000_000),
+            reuse_idle: DurationMs(3_600_000),
+            routes: 64,
+            artifact: ByteSize(128 << 20),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The host's configuration file (`--config FILE`, TOML).
+
+use crate::{ByteSize, Ceilings, DurationMs};
+use serde::{Deserialize, Serialize};
+
+/// Everything that `insula serve` can be told in a file. Each key is also a flag and a variable; flag
+/// wins over variable, variable over file, file over default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigFile {
+    /// `--listen`, `INSULA_LISTEN`: address and port for tenants' HTTP. Default 127.0.0.1:8080.
+    pub listen: Option<String>,
+    /// `--data`, `INSULA_DATA`: directory of state, artifacts and compiled code.
+    pub data: Option<String>,
+    /// `--workers`, `INSULA_WORKERS`: worker processes. Default: the cores this process may use.
+    pub workers: Option<u32>,
+    /// `--drain`, `INSULA_DRAIN`: how long running requests may take to finish at shutdown.
+    /// Default 10s.
+    pub drain: Option<DurationMs>,
+    /// `--log`, `INSULA_LOG`: the host log's filter (`info`, `debug`, `insula_worker=trace` …).
+    pub log: Option<String>,
+    /// What manifests may ask for.
+    pub ceilings: Ceilings,
+    /// How hard the compiler may work on one artifact.
+    pub compiler: CompilerLimits,
+}
+
+/// `[compiler]`: hard limits on one compiler process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompilerLimits {
+    /// Compilers at work at once. Default 1.
+    pub at_once: u32,
+    /// Deploys that may wait for a compiler; more are refused. Default 64.
+    pub queue: u32,
+    /// Wall-clock time for one artifact. Default 60s.
+    pub timeout: DurationMs,
+    /// CPU time for one artifact, over all threads. Default 60s.
+    pub cpu: DurationMs,
+    /// Address space of the compiler process. Default 4Gi.
+    pub memory: ByteSize,
+}
+
+impl Default for CompilerLimits {
+    fn default() -> Self {
+        Self {
+            at_once: 1,
+            queue: 64,
+            timeout: DurationMs(60_000),
+            cpu: DurationMs(60_000),
+            memory: ByteSize(4 << 30),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The vocabulary of Insula, and nothing else.
+//!
+//! Owns: names, quantities, routes, limits, the manifest, outcomes, the control API's types and the
+//! messages between supervisor and workers. Does no I/O, runs nothing asynchronous and knows neither
+//! wasmtime nor hyper, so every rule in here can be tested by calling a function.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod ceilings;
+pub mod config;
+pub mod digest;
+pub mod limits;
+pub mod manifest;
+pub mod name;
+pub mod outcome;
+pub mod quantity;
+pub mod route;
+pub mod wire;
+
+pub use ceilings::Ceilings;
+pub use digest::Digest;
+pub use limits::{Limits, Reuse};
+pub use manifest::Manifest;
+pub use name::TenantName;
+pub use outcome::{Fault, Outcome, Usage};
+pub use quantity::{ByteSize, Count, DurationMs};
+pub use route::Route;

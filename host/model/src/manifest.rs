@@ -1,0 +1,377 @@
+//! `insula.toml`: what a user writes about one tenant.
+//!
+//! Two steps, as ripgrep does with its arguments: [`Manifest`] is what was written (nothing filled
+//! in), [`Manifest::resolve`] fills in defaults and holds the result against the host's
+//! [`Ceilings`].
+
+use crate::quantity::{ByteSize, Count, DurationMs};
+use crate::{Ceilings, Limits, Reuse, Route, TenantName};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The name of a manifest file.
+pub const MANIFEST_FILE: &str = "insula.toml";
+/// The largest manifest that is read, in bytes.
+pub const MANIFEST_BYTES_MAX: usize = 64 << 10;
+
+/// One tenant as written in `insula.toml`, or as put together from the flags of `insula deploy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The tenant's name.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// Path of the component, relative to the manifest. The CLI reads the file and sends its digest;
+    /// the host never opens this path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// `host[/prefix]` entries. Default: `NAME.localhost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub routes: Option<Vec<Route>>,
+    /// Memory of one instance: all linear memories and tables. Default 64Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub memory: Option<ByteSize>,
+    /// Fuel of one request. Default 1G.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub fuel: Option<Count>,
+    /// Wall-clock time of one request. Default 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub timeout: Option<DurationMs>,
+    /// Requests running at once, over all workers. Default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Requests waiting for a place, in each worker. Default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u32>,
+    /// How long a request waits for a place. Default 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub queue_wait: Option<DurationMs>,
+    /// Limits on what a client sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestLimits>,
+    /// Limits on what the guest sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<ResponseLimits>,
+    /// Let one instance serve several requests. Default: a fresh instance for every request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<ReuseSpec>,
+}
+
+/// `[request]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestLimits {
+    /// Bytes of the body. Default 10Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub body: Option<ByteSize>,
+    /// Bytes of the head: target, field names and values. Default 32Ki.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub header: Option<ByteSize>,
+}
+
+/// `[response]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResponseLimits {
+    /// Bytes of the body. Default 10Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub body: Option<ByteSize>,
+}
+
+/// `reuse = { requests = 1000, idle = "30s" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReuseSpec {
+    /// Requests that one instance serves. Default 1000.
+    #[serde(default = "ReuseSpec::default_requests")]
+    #[schema(value_type = String)]
+    pub requests: Count,
+    /// Idle time after which an instance is retired. Default 30s.
+    #[serde(default = "ReuseSpec::default_idle")]
+    #[schema(value_type = String)]
+    pub idle: DurationMs,
+}
+
+impl ReuseSpec {
+    fn default_requests() -> Count {
+        Count(1_000)
+    }
+    fn default_idle() -> DurationMs {
+        DurationMs(30_000)
+    }
+}
+
+/// A manifest with every default filled in and every ceiling checked: what a revision keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The tenant's name.
+    pub name: TenantName,
+    /// At least one route, without repetitions.
+    pub routes: Vec<Route>,
+    /// All limits.
+    pub limits: Limits,
+}
+
+/// Why a manifest was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not TOML, an unknown or missing field, or a value that cannot be read. The text points at line
+    /// and column.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    /// The file is larger than any manifest.
+    #[error("a manifest has at most {MANIFEST_BYTES_MAX} bytes; this one has {0}")]
+    TooLong(usize),
+    /// More than the host allows.
+    #[error(
+        "`{field} = {asked}` is above this host's ceiling of {ceiling}; ask for at most {ceiling}, or have the operator raise `ceilings.{key}`"
+    )]
+    AboveCeiling {
+        /// The manifest's field.
+        field: &'static str,
+        /// The key in the host's `[ceilings]`.
+        key: &'static str,
+        /// What was asked for.
+        asked: String,
+        /// What the host allows.
+        ceiling: String,
+    },
+    /// Less than anything could run with.
+    #[error("`{field} = {asked}` is too little; ask for at least {floor}")]
+    BelowFloor {
+        /// The manifest's field.
+        field: &'static str,
+        /// What was asked for.
+        asked: String,
+        /// The least that makes sense.
+        floor: String,
+    },
+    /// `routes = []`.
+    #[error(
+        "`routes` is empty; leave it out for the default `NAME.localhost`, or name at least one"
+    )]
+    NoRoutes,
+    /// The same route twice.
+    #[error("route `{0}` is named twice")]
+    RepeatedRoute(Route),
+}
+
+fn within<T: Ord + Copy + ToString>(
+    field: &'static str,
+    key: &'static str,
+    asked: T,
+    floor: T,
+    ceiling: T,
+) -> Result<T, ManifestError> {
+    if asked > ceiling {
+        return Err(ManifestError::AboveCeiling {
+            field,
+            key,
+            asked: asked.to_string(),
+            ceiling: ceiling.to_string(),
+        });
+    }
+    if asked < floor {
+        return Err(ManifestError::BelowFloor {
+            field,
+            asked: asked.to_string(),
+            floor: floor.to_string(),
+        });
+    }
+    Ok(asked)
+}
+
+impl Manifest {
+    /// A manifest that names nothing but the tenant.
+    pub fn named(name: TenantName) -> Self {
+        Self {
+            name,
+            component: None,
+            routes: None,
+            memory: None,
+            fuel: None,
+            timeout: None,
+            concurrency: None,
+            queue: None,
+            queue_wait: None,
+            request: None,
+            response: None,
+            reuse: None,
+        }
+    }
+
+    /// Reads `insula.toml`. Errors point at line and column.
+    pub fn from_toml(text: &str) -> Result<Self, ManifestError> {
+        if text.len() > MANIFEST_BYTES_MAX {
+            return Err(ManifestError::TooLong(text.len()));
+        }
+        Ok(toml::from_str(text)?)
+    }
+
+    /// Fills in the defaults and holds everything against `ceilings`. A default above a ceiling is
+    /// lowered to it: only what was asked for can be too much.
+    pub fn resolve(&self, ceilings: &Ceilings) -> Result<Resolved, ManifestError> {
+        let c = ceilings;
+        let request = self.request.clone().unwrap_or_default();
+        let response = self.response.clone().unwrap_or_default();
+        let routes = match &self.routes {
+            None => vec![Route::default_for(&self.name)],
+            Some(routes) if routes.is_empty() => return Err(ManifestError::NoRoutes),
+            Some(routes) => routes.clone(),
+        };
+        let count = u32::try_from(routes.len()).unwrap_or(u32::MAX);
+        within("routes", "routes", count, 1, c.routes)?;
+        if let Some((i, again)) = routes.iter().enumerate().find(|(i, r)| routes[..*i].contains(r))
+        {
+            debug_assert!(i > 0);
+            return Err(ManifestError::RepeatedRoute(again.clone()));
+        }
+        let memory = self.memory.unwrap_or(ByteSize(64 << 20).min(c.memory));
+        let fuel = self.fuel.unwrap_or(Count(1_000_000_000).min(c.fuel));
+        let timeout = self.timeout.unwrap_or(DurationMs(10_000).min(c.timeout));
+        let concurrency = self.concurrency.unwrap_or(100.min(c.concurrency));
+        let queue = self.queue.unwrap_or(100.min(c.queue));
+        let queue_wait = self.queue_wait.unwrap_or(DurationMs(1_000).min(c.queue_wait));
+        let request_body = request.body.unwrap_or(ByteSize(10 << 20).min(c.request_body));
+        let header = request.header.unwrap_or(ByteSize(32 << 10).min(c.request_header));
+        let response_body = response.body.unwrap_or(ByteSize(10 << 20).min(c.response_body));
+        let header = within(
+            "request.header",
+            "request_header",
+            header,
+            ByteSize(1 << 10),
+            c.request_header,
+        )?;
+        let reuse = match &self.reuse {
+            None => None,
+            Some(r) => {
+                let requests = within(
+                    "reuse.requests",
+                    "reuse_requests",
+                    r.requests,
+                    Count(1),
+                    c.reuse_requests,
+                )?;
+                let idle = within("reuse.idle", "reuse_idle", r.idle, DurationMs(1), c.reuse_idle)?;
+                Some(Reuse {
+                    requests: u32::try_from(requests.0).unwrap_or(u32::MAX),
+                    idle_ms: idle.0,
+                })
+            }
+        };
+        let limits = Limits {
+            memory_bytes: within("memory", "memory", memory, ByteSize(64 << 10), c.memory)?.0,
+            fuel: within("fuel", "fuel", fuel, Count(10_000), c.fuel)?.0,
+            timeout_ms: within("timeout", "timeout", timeout, DurationMs(1), c.timeout)?.0,
+            concurrency: within("concurrency", "concurrency", concurrency, 1, c.concurrency)?,
+            queue: within("queue", "queue", queue, 0, c.queue)?,
+            queue_wait_ms: within(
+                "queue_wait",
+                "queue_wait",
+                queue_wait,
+                DurationMs(0),
+                c.queue_wait,
+            )?
+            .0,
+            request_body_bytes: within(
+                "request.body",
+                "request_body",
+                request_body,
+                ByteSize(0),
+                c.request_body,
+            )?
+            .0,
+            request_header_bytes: u32::try_from(header.0).unwrap_or(u32::MAX),
+            response_body_bytes: within(
+                "response.body",
+                "response_body",
+                response_body,
+                ByteSize(0),
+                c.response_body,
+            )?
+            .0,
+            reuse,
+        };
+        Ok(Resolved { name: self.name.clone(), routes, limits })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_empty_manifest_gets_every_default() {
+        let manifest = Manifest::from_toml("name = 'hello'").unwrap();
+        let resolved = manifest.resolve(&Ceilings::default()).unwrap();
+        assert_eq!(resolved.routes[0].to_string(), "hello.localhost");
+        assert_eq!(resolved.limits.memory_bytes, 64 << 20);
+        assert_eq!(resolved.limits.timeout_ms, 10_000);
+    }
+
+    #[test]
+    fn errors_point_at_line_and_column() {
+        for (text, says) in [
+            ("name = 'hello'\nmemroy = '64Mi'", "line 2, column 1"),
+            ("name = 'hello'\nmemory = '64MB'", "line 2, column 10"),
+            ("name = 'Hello'", "line 1, column 8"),
+            ("name = 'hello'\nroutes = ['http://a']", "scheme"),
+            ("memory = '1Mi'", "missing field `name`"),
+            ("name = 'hello'\ntimeout = 2", "such as `2s`"),
+        ] {
+            let error = Manifest::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_host_allows_is_refused_with_the_ceiling() {
+        let manifest = Manifest::from_toml("name = 'hello'\nmemory = '2Gi'").unwrap();
+        let error = manifest.resolve(&Ceilings::default()).unwrap_err().to_string();
+        assert!(error.contains("ceiling of 1Gi"), "{error}");
+        let manifest = Manifest::from_toml("name = 'hello'\nfuel = 1").unwrap();
+        assert!(manifest.resolve(&Ceilings::default()).is_err());
+        let manifest = Manifest::from_toml("name = 'hello'\nroutes = ['a.b', 'A.b/']").unwrap();
+        assert!(manifest.resolve(&Ceilings::default()).is_err());
+    }
+
+    #[test]
+    fn a_low_ceiling_lowers_the_default() {
+        let low = Ceilings { memory: ByteSize(1 << 20), ..Ceilings::default() };
+        let manifest = Manifest::from_toml("name = 'hello'").unwrap();
+        assert_eq!(manifest.resolve(&low).unwrap().limits.memory_bytes, 1 << 20);
+    }
+
+    proptest! {
+        #[test]
+        fn no_manifest_panics(text in "\\PC{0,200}") {
+            if let Ok(manifest) = Manifest::from_toml(&text) {
+                let _ = manifest.resolve(&Ceilings::default());
+            }
+        }
+
+        #[test]
+        fn what_resolves_is_within_the_ceilings(memory: u64, fuel: u64, concurrency: u32) {
+            let mut manifest = Manifest::named("a".parse().unwrap());
+            manifest.memory = Some(ByteSize(memory));
+            manifest.fuel = Some(Count(fuel));
+            manifest.concurrency = Some(concurrency);
+            let c = Ceilings::default();
+            if let Ok(resolved) = manifest.resolve(&c) {
+                prop_assert!(resolved.limits.memory_bytes <= c.memory.0);
+                prop_assert!(resolved.limits.fuel <= c.fuel.0);
+                prop_assert!((1..=c.concurrency).contains(&resolved.limits.concurrency));
+            }
+        }
+    }
+}

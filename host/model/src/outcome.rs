@@ -1,0 +1,103 @@
+//! How a request ended and what it cost. Every admitted request ends in exactly one of each.
+
+use serde::{Deserialize, Serialize};
+
+/// How an admitted request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The guest's response went out whole.
+    Response,
+    /// The client's doing: it went away, stalled, or sent too much or less than it declared.
+    ClientFault(Fault),
+    /// The guest's doing.
+    GuestFault(Fault),
+    /// The host's doing.
+    HostFault(Fault),
+    /// Refused before anything was instantiated.
+    Shed(Fault),
+}
+
+/// What exactly went wrong. Each has its own status, message and log entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Fault {
+    /// The client closed the connection before the response was complete.
+    ClientGone,
+    /// The request body is longer than the tenant allows.
+    RequestBodyTooLarge,
+    /// The request head is longer than the tenant allows.
+    RequestHeaderTooLarge,
+    /// The request body broke off or was malformed.
+    RequestBodyBroken,
+    /// The request body did not arrive before the deadline.
+    RequestTimeout,
+    /// A request that cannot be passed to a guest as it is.
+    BadRequest,
+    /// The guest trapped (unreachable, out of bounds, stack overflow …).
+    Trap,
+    /// The guest used up its fuel.
+    OutOfFuel,
+    /// The guest was denied memory or table growth, or a host-side resource, and did not survive it.
+    OutOfMemory,
+    /// The deadline passed.
+    Deadline,
+    /// The guest returned without a response.
+    NoResponse,
+    /// The guest called `wasi:cli/exit`.
+    Exit,
+    /// The guest's response body is longer than the tenant allows.
+    ResponseBodyTooLarge,
+    /// The guest's response is not valid HTTP, or shorter or longer than it declared.
+    BadResponse,
+    /// The tenant's compiled code could not be loaded (yet).
+    CodeUnavailable,
+    /// No instance slot, mapping or memory is left in this worker.
+    WorkerFull,
+    /// A bug in the host: caught, counted, answered with 500.
+    Panic,
+    /// The tenant runs as many requests as it may, and its queue is full or the wait was too long.
+    Concurrency,
+    /// The host is shutting down.
+    Draining,
+}
+
+impl Fault {
+    /// A stable, machine-readable word for logs, metrics and the `insula-fault` response header.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ClientGone => "client-gone",
+            Self::RequestBodyTooLarge => "request-body-too-large",
+            Self::RequestHeaderTooLarge => "request-header-too-large",
+            Self::RequestBodyBroken => "request-body-broken",
+            Self::RequestTimeout => "request-timeout",
+            Self::BadRequest => "bad-request",
+            Self::Trap => "trap",
+            Self::OutOfFuel => "out-of-fuel",
+            Self::OutOfMemory => "out-of-memory",
+            Self::Deadline => "deadline",
+            Self::NoResponse => "no-response",
+            Self::Exit => "exit",
+            Self::ResponseBodyTooLarge => "response-body-too-large",
+            Self::BadResponse => "bad-response",
+            Self::CodeUnavailable => "code-unavailable",
+            Self::WorkerFull => "worker-full",
+            Self::Panic => "host-panic",
+            Self::Concurrency => "concurrency",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// What a request cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Fuel consumed.
+    pub fuel: u64,
+    /// Nanoseconds during which the guest held the worker's thread.
+    pub cpu_ns: u64,
+    /// Most bytes of linear memory and tables that the instance held.
+    pub memory_peak_bytes: u64,
+    /// Request body bytes that were passed to the guest.
+    pub bytes_in: u64,
+    /// Response body bytes that were passed to the client.
+    pub bytes_out: u64,
+}

@@ -1,0 +1,151 @@
+//! Compiled code, mapped and linked: from a sealed file to something that can be instantiated.
+//!
+//! Owns nothing but the loader; a [`Loaded`] holds a mapping of the file and ends when its last user
+//! drops it. This is the one place with unsafe code: wasmtime runs what it is handed.
+
+use crate::engine::{Engines, Flavour};
+use crate::state::State;
+use crate::store::{code_path, read_seal};
+use insula_model::Digest;
+use insula_model::api::GuestKind;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use wasmtime::Engine;
+use wasmtime::component::{Component, InstancePre};
+use wasmtime_wasi_http::handler::ProxyPre;
+use wasmtime_wasi_http::{p2, p3};
+
+/// Why compiled code cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No code on disk, or no seal.
+    #[error("no compiled code")]
+    Missing,
+    /// The seal is not this host's, or a byte was changed.
+    #[error("the compiled code is not what this host sealed")]
+    Tampered,
+    /// wasmtime refuses the file.
+    #[error("the compiled code does not load: {0}")]
+    Rejected(String),
+    /// Out of mappings, memory or descriptors.
+    #[error("the compiled code cannot be mapped: {0}")]
+    System(String),
+}
+
+impl LoadError {
+    /// Whether compiling the artifact again would mend it.
+    pub fn is_mended_by_compiling(&self) -> bool {
+        !matches!(self, Self::System(_))
+    }
+}
+
+/// Loads code of one host.
+#[derive(Clone)]
+pub struct Loader {
+    engines: Arc<Engines>,
+    dir: PathBuf,
+    key: [u8; 32],
+    engine_name: String,
+}
+
+/// A component, mapped and linked; shared by all tenants that use the artifact.
+pub struct Loaded {
+    pub(crate) engine: Engine,
+    pub(crate) pre: Pre,
+    /// Bytes of machine code and data on disk.
+    pub bytes: u64,
+}
+
+pub(crate) enum Pre {
+    Http(ProxyPre<State>),
+    Command(InstancePre<State>),
+}
+
+impl Loader {
+    /// Loads from `dir`, an [`crate::store::ArtifactStore::code_dir`], with its key.
+    pub fn new(engines: Arc<Engines>, dir: &Path, key: [u8; 32]) -> Self {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { engines, dir: dir.into(), key, engine_name: name }
+    }
+
+    /// Bytes of an artifact's code, by its seal.
+    pub fn bytes(&self, digest: &Digest) -> Option<u64> {
+        read_seal(&self.dir, digest).map(|seal| seal.length)
+    }
+
+    /// Verifies, maps and links. Blocks on the disk; takes about as long as hashing the file.
+    pub fn load(&self, digest: &Digest) -> Result<Loaded, LoadError> {
+        let system = |error: std::io::Error| LoadError::System(error.to_string());
+        let seal = read_seal(&self.dir, digest).ok_or(LoadError::Missing)?;
+        let file = match File::open(code_path(&self.dir, digest)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(LoadError::Missing);
+            }
+            Err(error) => return Err(system(error)),
+        };
+        if !self.verify(&file, digest, &seal)? {
+            return Err(LoadError::Tampered);
+        }
+        let flavour = flavour(seal.kind);
+        let runtime = self.engines.runtime(flavour).map_err(LoadError::System)?;
+        // The very file that was verified, whatever its name points at by now.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let component = deserialize(&runtime.engine, Path::new(&path)).map_err(rejected)?;
+        let pre = runtime.linker.instantiate_pre(&component).map_err(rejected)?;
+        let pre = match seal.kind {
+            GuestKind::Http02 => {
+                Pre::Http(ProxyPre::P2(p2::bindings::ProxyPre::new(pre).map_err(rejected)?))
+            }
+            GuestKind::Http03 => {
+                Pre::Http(ProxyPre::P3(p3::bindings::ServicePre::new(pre).map_err(rejected)?))
+            }
+            GuestKind::Command => Pre::Command(pre),
+        };
+        Ok(Loaded { engine: runtime.engine.clone(), pre, bytes: seal.length })
+    }
+
+    #[allow(unsafe_code)]
+    fn verify(
+        &self,
+        file: &File,
+        digest: &Digest,
+        seal: &crate::seal::Seal,
+    ) -> Result<bool, LoadError> {
+        let system = |error: std::io::Error| LoadError::System(error.to_string());
+        if file.metadata().map_err(system)?.len() != seal.length {
+            return Ok(false);
+        }
+        // SAFETY: the mapping is private, read-only and gone before this function returns. A write to
+        // the file meanwhile would need the rights of the host's own user, who owns the key as well.
+        let code = unsafe { memmap2::Mmap::map(file) }.map_err(system)?;
+        Ok(seal.holds(&self.key, digest, &self.engine_name, &code))
+    }
+}
+
+/// The engine that a kind of guest runs in.
+pub(crate) fn flavour(kind: GuestKind) -> Flavour {
+    match kind {
+        GuestKind::Http02 | GuestKind::Command => Flavour::Wasi02,
+        GuestKind::Http03 => Flavour::Wasi03,
+    }
+}
+
+#[allow(unsafe_code)]
+fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+    // SAFETY: the file holds exactly the bytes that this host's compiler wrote: the caller has
+    // checked the keyed seal over them, through the same descriptor that this path names. Files in
+    // the code directory are replaced by rename, never written in place, so the mapping is stable.
+    unsafe { Component::deserialize_file(engine, path) }
+}
+
+fn rejected(error: wasmtime::Error) -> LoadError {
+    let text = format!("{error:#}");
+    // mmap's ENOMEM is this process running out of mappings, not a fault of the file.
+    let is_system = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|io| io.kind() == std::io::ErrorKind::OutOfMemory);
+    if is_system { LoadError::System(text) } else { LoadError::Rejected(text) }
+}

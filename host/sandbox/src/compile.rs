@@ -1,0 +1,236 @@
+//! The compiler: a short-lived child process that turns one artifact into machine code.
+//!
+//! Compilation cannot be interrupted from inside, and its cost is not bounded by the artifact's size
+//! (see `host/ARCHITECTURE.md`), so it happens here and nowhere else: under limits on address space
+//! and CPU time that this process sets for itself before it reads a byte, and a wall-clock limit
+//! that the parent enforces. It has no sockets and no secrets. It ends after one artifact.
+
+use crate::code::flavour;
+use crate::engine::{Flavour, compiling};
+use crate::linker;
+use insula_model::api::GuestKind;
+use rustix::process::{Resource, Rlimit, nice, setrlimit};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+/// How much the compiler steps back behind the workers: the lowest ordinary priority.
+const NICENESS: i32 = 19;
+
+/// What the compiler writes to standard output, as one line of JSON. The exit code is 0 in both
+/// cases; any other end is a crash or a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "lowercase")]
+pub enum Report {
+    /// The code is in the output file.
+    Compiled {
+        /// What the artifact is.
+        kind: GuestKind,
+    },
+    /// The artifact cannot be served.
+    Refused {
+        /// The cause.
+        message: String,
+        /// The mend.
+        hint: Option<String>,
+    },
+}
+
+/// The `__compile` role: `INPUT OUTPUT MEMORY_BYTES CPU_SECONDS`.
+pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let number = |at: usize| args.get(at)?.to_str()?.parse::<u64>().ok();
+    let (Some(input), Some(output), Some(memory), Some(cpu)) =
+        (args.first(), args.get(1), number(2), number(3))
+    else {
+        return usage();
+    };
+    if let Err(error) = confine(memory, cpu) {
+        return failed(&format!("the compiler's limits cannot be set: {error}"));
+    }
+    let (input, output) = (PathBuf::from(input), PathBuf::from(output));
+    let bytes = match std::fs::read(&input) {
+        Ok(bytes) => bytes,
+        Err(error) => return failed(&format!("{}: {error}", input.display())),
+    };
+    let report = match compile(&bytes) {
+        Ok((kind, code)) => match write(&output, &code) {
+            Ok(()) => Report::Compiled { kind },
+            Err(error) => return failed(&format!("{}: {error}", output.display())),
+        },
+        Err(Refusal { message, hint }) => Report::Refused { message, hint },
+    };
+    match serde_json::to_string(&report) {
+        Ok(line) => {
+            let _ = writeln!(std::io::stdout(), "{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+fn usage() -> ExitCode {
+    failed("usage: __compile INPUT OUTPUT MEMORY_BYTES CPU_SECONDS")
+}
+
+fn failed(message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{message}");
+    ExitCode::FAILURE
+}
+
+fn confine(memory_bytes: u64, cpu_seconds: u64) -> rustix::io::Result<()> {
+    let at = |value| Rlimit { current: Some(value), maximum: Some(value) };
+    setrlimit(Resource::Core, at(0))?;
+    setrlimit(Resource::As, at(memory_bytes))?;
+    // The soft limit's SIGXCPU ends the process; the hard limit is for a handler that ignores it.
+    let cpu = Rlimit { current: Some(cpu_seconds), maximum: Some(cpu_seconds.saturating_add(1)) };
+    setrlimit(Resource::Cpu, cpu)?;
+    nice(NICENESS).map(drop)
+}
+
+fn write(path: &Path, code: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.write_all(code)
+}
+
+struct Refusal {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Refusal {
+    fn new(message: impl Into<String>, hint: &str) -> Self {
+        Self { message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+const WASM_MAGIC: &[u8] = b"\0asm";
+const BUILD_HINT: &str =
+    "build a component, for instance with `cargo build --target wasm32-wasip2 --release`";
+
+fn compile(bytes: &[u8]) -> Result<(GuestKind, Vec<u8>), Refusal> {
+    check_preamble(bytes)?;
+    // Most components are 0.2, and one that needs the async component model is turned down by the
+    // first validation pass, long before anything is compiled.
+    match compile_as(bytes, Flavour::Wasi02) {
+        Err(first) => compile_as(bytes, Flavour::Wasi03).map_err(|second| match second {
+            Attempt::Refused(refusal) => refusal,
+            Attempt::Invalid(_) => match first {
+                Attempt::Refused(refusal) | Attempt::Invalid(refusal) => refusal,
+            },
+        }),
+        Ok(done) => Ok(done),
+    }
+}
+
+fn check_preamble(bytes: &[u8]) -> Result<(), Refusal> {
+    let Some(preamble) = bytes.get(..8) else {
+        return Err(if bytes.is_empty() {
+            Refusal::new("the file is empty", "check the path and the build that writes it")
+        } else if WASM_MAGIC.starts_with(&bytes[..bytes.len().min(4)]) {
+            Refusal::new(
+                format!("the file is truncated: {} bytes, not even a whole preamble", bytes.len()),
+                "copy it again, or build it again",
+            )
+        } else {
+            Refusal::new("the file is not WebAssembly", BUILD_HINT)
+        });
+    };
+    if !preamble.starts_with(WASM_MAGIC) {
+        let hint = if preamble.starts_with(b"(") {
+            "this looks like WebAssembly text; turn it into a binary with `wasm-tools parse`"
+        } else {
+            BUILD_HINT
+        };
+        return Err(Refusal::new(
+            "the file is not WebAssembly: it does not start with `\\0asm`",
+            hint,
+        ));
+    }
+    match preamble[4..] {
+        [1, 0, 0, 0] => Err(Refusal::new(
+            "this is a core module, and a component is needed",
+            "lift it with `wasm-tools component new IN.wasm -o OUT.wasm` (a WASI preview 1 module \
+             also needs `--adapt wasi_snapshot_preview1.reactor.wasm`), or build it for \
+             wasm32-wasip2, which makes a component",
+        )),
+        [13, 0, 1, 0] => Ok(()),
+        _ => Err(Refusal::new(
+            format!("unknown WebAssembly version {:02x?}", &preamble[4..]),
+            "build it with a current toolchain",
+        )),
+    }
+}
+
+enum Attempt {
+    /// The bytes do not validate, or use proposals that this engine does not offer.
+    Invalid(Refusal),
+    /// They do, and yet cannot be served.
+    Refused(Refusal),
+}
+
+fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8>), Attempt> {
+    let internal = |error: wasmtime::Error| {
+        Attempt::Refused(Refusal {
+            message: format!("the compiler cannot start: {error:#}"),
+            hint: None,
+        })
+    };
+    let engine = Engine::new(&compiling(flavour_tried)).map_err(internal)?;
+    let component = Component::new(&engine, bytes).map_err(|error| {
+        let message = format!("{error:#}");
+        let truncated = message.contains("unexpected end") || message.contains("out of bounds");
+        Attempt::Invalid(if truncated {
+            Refusal::new(
+                format!("the component is truncated or damaged: {message}"),
+                "copy it again, or build it again",
+            )
+        } else {
+            Refusal::new(format!("the component is not valid: {message}"), BUILD_HINT)
+        })
+    })?;
+    let kind = kind(&engine, &component).map_err(Attempt::Refused)?;
+    if flavour(kind) != flavour_tried {
+        return Err(Attempt::Refused(Refusal {
+            message: format!(
+                "a {} component cannot also need the async component model",
+                kind.as_str()
+            ),
+            hint: Some("build all of it for one version of WASI".into()),
+        }));
+    }
+    let linker = linker::baseline(&engine, flavour_tried).map_err(internal)?;
+    linker.instantiate_pre(&component).map_err(|error| {
+        Attempt::Refused(Refusal::new(
+            format!("the component imports what this host does not offer: {error:#}"),
+            "Insula offers WASI 0.2 (cli, clocks, filesystem, http, io, random, sockets) and 0.3; \
+             build without the named import, or compose the component with one that provides it",
+        ))
+    })?;
+    let code = component.serialize().map_err(internal)?;
+    Ok((kind, code))
+}
+
+fn kind(engine: &Engine, component: &Component) -> Result<GuestKind, Refusal> {
+    let ty = component.component_type();
+    let names: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let exports = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
+    if exports("wasi:http/incoming-handler@0.2.") {
+        Ok(GuestKind::Http02)
+    } else if exports("wasi:http/handler@0.3.") {
+        Ok(GuestKind::Http03)
+    } else if exports("wasi:cli/run@0.2.") {
+        Ok(GuestKind::Command)
+    } else {
+        let found = if names.is_empty() { "nothing".into() } else { names.join(", ") };
+        Err(Refusal::new(
+            format!("the component has no handler: it exports {found}"),
+            "to be served it must export `wasi:http/incoming-handler@0.2.x` or `wasi:http/handler@0.3.x`; \
+             to be run once with `insula run`, `wasi:cli/run@0.2.x`",
+        ))
+    }
+}

@@ -1,0 +1,172 @@
+//! The two engines, and what they have in common with the compiler's.
+//!
+//! Components of WASI 0.2 run in an engine without the component model's concurrency, which makes
+//! every call cheaper; those of 0.3 need it. Code compiled for one does not load in the other.
+//!
+//! Bounds: the constants below, per worker. Ends with the process.
+
+use crate::linker;
+use crate::state::State;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// Live instances of WASI 0.2 components in one worker: each takes 4 GiB of address space and a few
+/// of the process's memory mappings (`vm.max_map_count`).
+pub const LIVE_INSTANCES_MAX: u32 = 4_096;
+/// Live instances of WASI 0.3 components in one worker.
+pub const LIVE_INSTANCES_03_MAX: u32 = 1_024;
+/// Core instances that one component may consist of (a Go component has 5).
+pub const CORE_INSTANCES_MAX: u32 = 32;
+/// Linear memories of one component.
+pub const MEMORIES_MAX: u32 = 8;
+/// Tables of one component.
+pub const TABLES_MAX: u32 = 32;
+/// Elements of one table; each counts 8 bytes against the tenant's memory.
+pub const TABLE_ELEMENTS_MAX: usize = 262_144;
+/// Bytes of one linear memory: all that 32-bit addresses reach.
+pub const MEMORY_BYTES_MAX: usize = 4 << 30;
+/// Bytes of a guest's own stack.
+pub const WASM_STACK_BYTES_MAX: usize = 512 << 10;
+/// Bytes of the native stack a guest and the host functions it calls run on.
+pub const NATIVE_STACK_BYTES: usize = 2 << 20;
+
+/// Slots kept with their pages after use, and how much of each: resetting known pages in place costs
+/// about half of what unmapping and faulting them in again does (measured; see `FACTS` in
+/// `host/ARCHITECTURE.md`). At most 100 × 2 MiB stay resident per worker.
+const WARM_SLOTS_MAX: u32 = 100;
+const MEMORY_KEEP_RESIDENT_BYTES: usize = 2 << 20;
+const TABLE_KEEP_RESIDENT_BYTES: usize = 64 << 10;
+const STACK_KEEP_RESIDENT_BYTES: usize = 64 << 10;
+
+/// Which of the two engines a component needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// WASI 0.2: synchronous component model.
+    Wasi02,
+    /// WASI 0.3: component model with async.
+    Wasi03,
+}
+
+/// Settings that shape compiled code: the same in compilers and workers.
+pub(crate) fn compiling(flavour: Flavour) -> Config {
+    let mut config = Config::new();
+    config
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .memory_reservation(MEMORY_BYTES_MAX as u64)
+        .memory_guard_size(32 << 20)
+        .memory_may_move(false)
+        .memory_init_cow(true)
+        .max_wasm_stack(WASM_STACK_BYTES_MAX)
+        .async_stack_size(NATIVE_STACK_BYTES)
+        // Offsets of source positions would double the code's size and serve only debuggers.
+        .generate_address_map(false)
+        .wasm_component_model(true)
+        .concurrency_support(flavour == Flavour::Wasi03);
+    if flavour == Flavour::Wasi03 {
+        config.wasm_component_model_async(true);
+    }
+    config
+}
+
+/// Settings of an engine that runs guests for tenants.
+fn serving(flavour: Flavour) -> Config {
+    let instances = match flavour {
+        Flavour::Wasi02 => LIVE_INSTANCES_MAX,
+        Flavour::Wasi03 => LIVE_INSTANCES_03_MAX,
+    };
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances * 4)
+        .total_memories(instances)
+        .total_tables(instances * 4)
+        .total_stacks(instances)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .max_memories_per_module(MEMORIES_MAX)
+        .max_tables_per_module(TABLES_MAX)
+        .max_component_instance_size(1 << 20)
+        .max_core_instance_size(1 << 20)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_memory_size(MEMORY_BYTES_MAX)
+        .max_unused_warm_slots(WARM_SLOTS_MAX)
+        .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT_BYTES)
+        .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
+        .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)
+        .pagemap_scan(if swap_is_active() { Enabled::No } else { Enabled::Auto });
+    let mut config = compiling(flavour);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// `PAGEMAP_SCAN` does not report pages that were swapped out, so they would not be reset and one
+/// tenant's bytes could reach another (wasmtime issue 14357): it is used only where nothing swaps.
+fn swap_is_active() -> bool {
+    std::fs::read_to_string("/proc/swaps").map_or(true, |swaps| swaps.lines().nth(1).is_some())
+}
+
+/// An engine could not be made: address space, mappings, or an unsupported processor.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the sandbox engine cannot start: {0}; a worker needs 20 TiB of address space (check `ulimit -v`) \
+     and mappings (check `vm.max_map_count` and `vm.overcommit_memory`)"
+)]
+pub struct EngineError(wasmtime::Error);
+
+/// A worker's engines and linkers. The second engine is made when the first 0.3 tenant is loaded.
+pub struct Engines {
+    wasi02: Runtime,
+    wasi03: OnceLock<Result<Runtime, String>>,
+}
+
+pub(crate) struct Runtime {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+}
+
+impl Runtime {
+    fn new(flavour: Flavour) -> Result<Self, EngineError> {
+        let engine = Engine::new(&serving(flavour)).map_err(EngineError)?;
+        let linker = linker::baseline(&engine, flavour).map_err(EngineError)?;
+        Ok(Self { engine, linker })
+    }
+}
+
+impl Engines {
+    /// The engine for 0.2 components, with its pools reserved.
+    pub fn new() -> Result<Self, EngineError> {
+        Ok(Self { wasi02: Runtime::new(Flavour::Wasi02)?, wasi03: OnceLock::new() })
+    }
+
+    pub(crate) fn runtime(&self, flavour: Flavour) -> Result<&Runtime, String> {
+        match flavour {
+            Flavour::Wasi02 => Ok(&self.wasi02),
+            Flavour::Wasi03 => {
+                let made = self
+                    .wasi03
+                    .get_or_init(|| Runtime::new(flavour).map_err(|error| error.to_string()));
+                made.as_ref().map_err(Clone::clone)
+            }
+        }
+    }
+
+    /// Engines whose epoch must advance while guests run.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &Engine> {
+        let third = self.wasi03.get().and_then(|made| made.as_ref().ok());
+        std::iter::once(&self.wasi02.engine).chain(third.map(|runtime| &runtime.engine))
+    }
+}
+
+/// Names what compiled code depends on: wasmtime's version, the target, and every setting of both
+/// engines that shapes code. 16 hexadecimal digits.
+pub(crate) fn compatibility() -> Result<String, EngineError> {
+    let mut hasher = DefaultHasher::new();
+    for flavour in [Flavour::Wasi02, Flavour::Wasi03] {
+        let engine = Engine::new(&compiling(flavour)).map_err(EngineError)?;
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
+}

@@ -1,0 +1,66 @@
+//! Why a guest was ended: from wasmtime's errors to the words of [`Fault`].
+
+use crate::limiter::Gauge;
+use insula_model::Fault;
+use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
+use wasmtime::{Error, Trap};
+use wasmtime_wasi::I32Exit;
+
+/// The deadline passed while the guest computed.
+#[derive(Debug)]
+pub(crate) struct DeadlinePassed;
+
+impl fmt::Display for DeadlinePassed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the deadline passed")
+    }
+}
+
+impl std::error::Error for DeadlinePassed {}
+
+/// How a guest failed.
+#[derive(Debug, Clone)]
+pub struct GuestFault {
+    /// For counters, status and header.
+    pub fault: Fault,
+    /// For the operator: everything known, possibly several lines.
+    pub detail: String,
+}
+
+impl GuestFault {
+    pub(crate) fn new(fault: Fault, detail: impl Into<String>) -> Self {
+        Self { fault, detail: detail.into() }
+    }
+
+    pub(crate) fn classify(error: &Error, gauge: &Gauge) -> Self {
+        let fault = if error.downcast_ref::<DeadlinePassed>().is_some() {
+            Fault::Deadline
+        } else if error.downcast_ref::<I32Exit>().is_some() {
+            Fault::Exit
+        } else if let Some(trap) = error.downcast_ref::<Trap>() {
+            match trap {
+                Trap::OutOfFuel => Fault::OutOfFuel,
+                Trap::Interrupt => Fault::Deadline,
+                // What a denied growth ends in is the guest's choice: most allocators abort.
+                _ if gauge.denied.load(Relaxed) => Fault::OutOfMemory,
+                _ => Fault::Trap,
+            }
+        } else if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some()
+            || error.downcast_ref::<std::io::Error>().is_some()
+        {
+            Fault::WorkerFull
+        } else if gauge.denied.load(Relaxed) || is_resource_limit(error) {
+            Fault::OutOfMemory
+        } else {
+            Fault::Trap
+        };
+        Self::new(fault, format!("{error:?}"))
+    }
+}
+
+fn is_resource_limit(error: &Error) -> bool {
+    error
+        .downcast_ref::<wasmtime::component::ResourceTableError>()
+        .is_some_and(|e| matches!(e, wasmtime::component::ResourceTableError::Full))
+}

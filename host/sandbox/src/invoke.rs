@@ -1,0 +1,277 @@
+//! One request in one instance.
+//!
+//! ```text
+//!            ┌─ fresh: instantiate ─┐
+//! start ─────┤                      ├─▶ handler runs ──▶ Finished { instance? , fault? }
+//!            └─ reused: rebind ─────┘        │
+//!                                            └─▶ head, then body, as the guest writes them
+//! ```
+//! The guest is a future that the caller owns and polls: it runs where the request is, and dropping
+//! it ends the guest. Nothing is spawned. Bounds: the limits in [`Invocation`]; instantiation and
+//! start functions run under them too.
+
+use crate::code::{Loaded, Pre};
+use crate::fault::{DeadlinePassed, GuestFault};
+use crate::limiter::MemoryLimiter;
+use crate::log::LineSink;
+use crate::state::State;
+use bytes::Bytes;
+use futures_channel::oneshot;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use insula_model::Fault;
+use std::fmt;
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use wasmtime::{AsContextMut, Engine, Store, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi_http::handler::{Prepared, Proxy};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::{Error as HttpError, WasiHttpView};
+
+pub use crate::limiter::Gauge;
+
+/// Bytes that a guest may hand to one host call.
+const HOSTCALL_BYTES_MAX: usize = 16 << 20;
+/// Component-model handles alive in one instance.
+const HANDLES_MAX: usize = 10_000;
+/// Ticks of the epoch that a guest runs before the event loop gets a turn.
+const SLICE_TICKS: u64 = 1;
+
+/// A response body on its way out.
+pub type GuestBody = UnsyncBoxBody<Bytes, HttpError>;
+
+/// What a request body reports to the guest when it breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestBodyError {
+    /// Longer than the tenant allows.
+    TooLarge(u64),
+    /// The client broke off or sent something malformed.
+    Broken,
+}
+
+impl fmt::Display for RequestBodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge(limit) => write!(f, "the request body is longer than {limit} bytes"),
+            Self::Broken => f.write_str("the request body broke off"),
+        }
+    }
+}
+
+impl std::error::Error for RequestBodyError {}
+
+impl From<RequestBodyError> for HttpError {
+    fn from(error: RequestBodyError) -> Self {
+        match error {
+            RequestBodyError::TooLarge(limit) => Self::HttpRequestBodySize(Some(limit)),
+            RequestBodyError::Broken => Self::ConnectionTerminated,
+        }
+    }
+}
+
+/// Under which limits one request runs.
+pub struct Invocation {
+    /// Bytes of all memories and tables.
+    pub memory_bytes: u64,
+    /// Fuel for the request, instantiation included.
+    pub fuel: u64,
+    /// When a computing guest is ended; a waiting one is the caller's to end.
+    pub deadline: Instant,
+    /// Where the guest's output goes.
+    pub log: LineSink,
+    /// Readable at any moment.
+    pub gauge: Arc<Gauge>,
+}
+
+/// A live instance between two requests.
+pub struct Instance {
+    store: Store<State>,
+    proxy: Proxy,
+}
+
+/// What remains when the guest has returned or was ended.
+pub struct Finished {
+    /// Why it was ended, if it did not return by itself.
+    pub fault: Option<GuestFault>,
+    /// The instance, if it can serve another request.
+    pub instance: Option<Instance>,
+}
+
+type Head = Result<http::Response<GuestBody>, wasmtime::Error>;
+
+/// A request in progress.
+pub struct Running {
+    guest: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
+    head: oneshot::Receiver<Head>,
+    gauge: Arc<Gauge>,
+}
+
+impl Running {
+    /// Starts a request in a fresh instance of `loaded`, or in `reused`. Nothing runs before the
+    /// first poll.
+    pub fn start<B>(
+        loaded: Arc<Loaded>,
+        reused: Option<Instance>,
+        request: http::Request<B>,
+        invocation: Invocation,
+    ) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = RequestBodyError> + Send + 'static,
+    {
+        let (sender, head) = oneshot::channel();
+        let gauge = invocation.gauge.clone();
+        let request = request.map(|body| body.map_err(HttpError::from).boxed_unsync());
+        let guest = Box::pin(run(loaded, reused, request, invocation, sender));
+        Self { guest: Some(guest), head, gauge }
+    }
+
+    /// Runs the guest for a slice. Ready once, when it has finished.
+    pub fn poll_guest(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+        match &mut self.guest {
+            None => Poll::Pending,
+            Some(guest) => {
+                let finished = std::task::ready!(guest.as_mut().poll(cx));
+                self.guest = None;
+                Poll::Ready(finished)
+            }
+        }
+    }
+
+    /// Whether the guest is still there.
+    pub fn is_running(&self) -> bool {
+        self.guest.is_some()
+    }
+
+    /// Ends the guest now.
+    pub fn abort(&mut self) {
+        self.guest = None;
+    }
+
+    /// The head, once the guest has set it; a fault if it declined to.
+    pub fn try_head(&mut self) -> Option<Result<http::Response<GuestBody>, GuestFault>> {
+        match self.head.try_recv() {
+            Ok(Some(Ok(head))) => Some(Ok(head)),
+            Ok(Some(Err(error))) => {
+                let mut fault = GuestFault::classify(&error, &self.gauge);
+                if fault.fault == Fault::Trap && error.downcast_ref::<wasmtime::Trap>().is_none() {
+                    fault.fault = Fault::BadResponse;
+                }
+                Some(Err(fault))
+            }
+            Ok(None) | Err(oneshot::Canceled) => None,
+        }
+    }
+}
+
+async fn run(
+    loaded: Arc<Loaded>,
+    reused: Option<Instance>,
+    request: http::Request<GuestBody>,
+    invocation: Invocation,
+    head: oneshot::Sender<Head>,
+) -> Finished {
+    let gauge = invocation.gauge.clone();
+    let fuel = invocation.fuel;
+    let ended = |error: wasmtime::Error| Finished {
+        fault: Some(GuestFault::classify(&error, &gauge)),
+        instance: None,
+    };
+    let instance = match reused {
+        Some(mut instance) => instance.rebind(&invocation).map(|()| instance),
+        None => Instance::new(&loaded, &invocation).await,
+    };
+    let mut instance = match instance {
+        Ok(instance) => instance,
+        Err(error) => return ended(error),
+    };
+    let result = instance.handle(request, head).await;
+    let left = instance.store.get_fuel().unwrap_or(0);
+    gauge.fuel.store(fuel.saturating_sub(left), Relaxed);
+    match result {
+        Ok(()) => Finished { fault: None, instance: Some(instance) },
+        Err(error) => ended(error),
+    }
+}
+
+impl Instance {
+    async fn new(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<Self> {
+        let Pre::Http(pre) = &loaded.pre else {
+            return Err(wasmtime::Error::msg("a command cannot serve requests"));
+        };
+        let limiter = MemoryLimiter::new(invocation.memory_bytes, invocation.gauge.clone());
+        let state = State::serving(limiter, invocation.fuel, invocation.deadline, &invocation.log);
+        let mut store = limited_store(&loaded.engine, state)?;
+        let proxy = pre.instantiate_async(&mut store).await?;
+        Ok(Self { store, proxy })
+    }
+
+    fn rebind(&mut self, invocation: &Invocation) -> wasmtime::Result<()> {
+        let Invocation { fuel, deadline, log, gauge, .. } = invocation;
+        self.store.data_mut().rebind(gauge.clone(), *fuel, *deadline, log);
+        self.store.set_fuel(*fuel)?;
+        self.store.set_epoch_deadline(SLICE_TICKS);
+        Ok(())
+    }
+
+    async fn handle(
+        &mut self,
+        request: http::Request<GuestBody>,
+        head: oneshot::Sender<Head>,
+    ) -> wasmtime::Result<()> {
+        let Self { store, proxy } = self;
+        match proxy {
+            Proxy::P2(guest) => {
+                let mut http = store.data_mut().http();
+                let request = http.new_incoming_request(Scheme::Http, request)?;
+                let out = http.new_response_outparam_from_callback(move |response| {
+                    // The receiver is gone only if the request is, and then nobody waits.
+                    let _ = head.send(response.map_err(wasmtime::Error::from));
+                })?;
+                guest.wasi_http_incoming_handler().call_handle(store, request, out).await
+            }
+            Proxy::P3(_) => {
+                let proxy = &*proxy;
+                store
+                    .run_concurrent(async |accessor| {
+                        let prepared = accessor.with(|mut store| {
+                            Prepared::new(store.as_context_mut(), proxy, request, State::http, head)
+                        })?;
+                        // The deadline is enforced by the epoch and from outside.
+                        prepared.run(accessor, pending()).await?;
+                        // The body is written by tasks of the guest's that outlive its answer.
+                        poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+                        Ok(())
+                    })
+                    .await?
+            }
+        }
+    }
+}
+
+/// A store in which every limit holds before the first instruction.
+pub(crate) fn limited_store(engine: &Engine, state: State) -> wasmtime::Result<Store<State>> {
+    let fuel = state.fuel;
+    let mut store = Store::try_new(engine, state)?;
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    store.set_max_component_handles(HANDLES_MAX);
+    store.set_fuel(fuel)?;
+    store.set_epoch_deadline(SLICE_TICKS);
+    store.epoch_deadline_callback(end_of_slice);
+    Ok(store)
+}
+
+fn end_of_slice(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    let state = store.data();
+    let left = store.get_fuel().unwrap_or(0);
+    state.limiter.gauge.fuel.store(state.fuel.saturating_sub(left), Relaxed);
+    if Instant::now() >= state.deadline {
+        return Err(DeadlinePassed.into());
+    }
+    // tokio's own yield goes to the back of the queue, behind the sockets (wasmtime issue 10667).
+    Ok(UpdateDeadline::YieldCustom(SLICE_TICKS, Box::pin(tokio::task::yield_now())))
+}

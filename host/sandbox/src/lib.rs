@@ -1,0 +1,28 @@
+//! The sandbox: everything that touches wasmtime, and nothing else does.
+//!
+//! ```text
+//! bytes ─ store ─▶ artifact ─ compile (child) ─▶ code ─ seal ─▶ sealed code on disk
+//!                                                                   │ code: verify, map, link
+//! request ─ invoke ─▶ instance (fresh, or reused) ◀─ limits, log ── Loaded
+//! ```
+//! Unsafe code stands in `code` alone: mapping compiled code that this host authenticated.
+#![deny(unsafe_code)]
+
+pub mod code;
+pub mod command;
+pub mod compile;
+pub mod engine;
+pub mod epoch;
+pub mod fault;
+pub mod invoke;
+mod limiter;
+mod linker;
+pub mod log;
+mod seal;
+mod state;
+pub mod store;
+
+pub use code::{LoadError, Loaded};
+pub use engine::Engines;
+pub use fault::GuestFault;
+pub use invoke::{GuestBody, Invocation, Running};

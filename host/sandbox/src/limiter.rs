@@ -1,0 +1,107 @@
+//! Memory of one instance, all linear memories and tables together.
+//!
+//! wasmtime's own `StoreLimits` checks each memory by itself, so a guest with eight memories would
+//! get eight times its limit. Bounded by the tenant's `memory`; ends with the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use wasmtime::ResourceLimiter;
+
+/// Bytes that one table element counts.
+const TABLE_ELEMENT_BYTES: usize = 8;
+/// Core instances in one store, a component's own included.
+const INSTANCES_MAX: usize = crate::engine::CORE_INSTANCES_MAX as usize;
+
+/// What the host can read about a guest at any moment, also after it was dropped half-way.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    /// Fuel consumed; exact at the end, at most one slice old before.
+    pub fuel: AtomicU64,
+    /// Most bytes of memories and tables so far.
+    pub memory_peak_bytes: AtomicU64,
+    /// Whether growth was ever denied.
+    pub denied: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(crate) struct MemoryLimiter {
+    limit: usize,
+    held: usize,
+    /// The last growth that was allowed, to be taken back if it fails all the same.
+    last: usize,
+    pub(crate) gauge: Arc<Gauge>,
+}
+
+impl MemoryLimiter {
+    pub(crate) fn new(limit_bytes: u64, gauge: Arc<Gauge>) -> Self {
+        let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
+        Self { limit, held: 0, last: 0, gauge }
+    }
+
+    /// A reused instance counts for its next request.
+    pub(crate) fn rebind(&mut self, gauge: Arc<Gauge>) {
+        gauge.memory_peak_bytes.store(self.held as u64, Relaxed);
+        self.gauge = gauge;
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
+        let Some(held) = self.held.checked_add(bytes).filter(|held| *held <= self.limit) else {
+            self.last = 0;
+            self.gauge.denied.store(true, Relaxed);
+            return false;
+        };
+        self.held = held;
+        self.last = bytes;
+        self.gauge.memory_peak_bytes.fetch_max(held as u64, Relaxed);
+        true
+    }
+
+    fn failed(&mut self) {
+        self.held -= self.last;
+        self.last = 0;
+        self.gauge.denied.store(true, Relaxed);
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current)))
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed();
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let elements = desired.saturating_sub(current);
+        Ok(self.grow(elements.saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed();
+        Ok(())
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        crate::engine::TABLES_MAX as usize
+    }
+
+    fn memories(&self) -> usize {
+        crate::engine::MEMORIES_MAX as usize
+    }
+}

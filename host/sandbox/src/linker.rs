@@ -1,0 +1,21 @@
+//! What every guest is linked with: all of WASI, with nothing behind what was not granted.
+//!
+//! Standard libraries import environment, arguments, preopens, stdio and even sockets whether or not
+//! the program uses them. They find an empty environment, no directory and no network. Anything else
+//! that a component imports is missing, and its deploy fails by name.
+
+use crate::engine::Flavour;
+use crate::state::State;
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+pub(crate) fn baseline(engine: &Engine, flavour: Flavour) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    if flavour == Flavour::Wasi03 {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
+    Ok(linker)
+}

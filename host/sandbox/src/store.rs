@@ -1,0 +1,289 @@
+//! Artifacts and compiled code on disk.
+//!
+//! ```text
+//! DATA/host.key                        32 random bytes, mode 0600
+//! DATA/artifacts/HEX.wasm              the bytes as uploaded, named by their SHA-256
+//! DATA/code/ENGINE/HEX.code, HEX.seal  machine code for this engine, and its seal
+//! ```
+//! Every file appears by rename after fsync, so a crash leaves temporary files (swept at start) and
+//! nothing half-written under a real name. All calls block on the disk.
+
+use crate::engine;
+use crate::seal::{SEAL_BYTES_MAX, Seal};
+use insula_model::Digest;
+use insula_model::api::GuestKind;
+use sha2::{Digest as _, Sha256};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The bytes are not what their name says.
+    #[error("the bytes have digest {actual}, but were sent as {expected}")]
+    DigestMismatch {
+        /// The name they came under.
+        expected: Digest,
+        /// The digest they have.
+        actual: Digest,
+    },
+    /// The disk or the quota is full.
+    #[error("no space left on the disk that holds {}: free some, or move `--data`", .0.display())]
+    Full(PathBuf),
+    /// The disk refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was read or written.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The engine that names the code directory cannot be made.
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+    /// `host.key` has the wrong size.
+    #[error("{}: not a host key (32 bytes); remove it, and code will be compiled again", .0.display())]
+    Key(PathBuf),
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> StoreError + '_ {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(path.into()),
+        _ => StoreError::Io { path: path.into(), source },
+    }
+}
+
+/// Artifacts and code of one data directory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ArtifactStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    artifacts: PathBuf,
+    code: PathBuf,
+    engine: String,
+    key: [u8; 32],
+    temporaries: AtomicU64,
+}
+
+impl ArtifactStore {
+    /// Opens the store under `data`, making what is missing.
+    pub fn open(data: &Path) -> Result<Self, StoreError> {
+        let engine = engine::compatibility()?;
+        let artifacts = data.join("artifacts");
+        let code = data.join("code").join(&engine);
+        for dir in [&artifacts, &code] {
+            fs::create_dir_all(dir).map_err(failed(dir))?;
+        }
+        let key = host_key(&data.join("host.key"))?;
+        Ok(Self(Arc::new(Inner { artifacts, code, engine, key, temporaries: AtomicU64::new(0) })))
+    }
+
+    /// Where sealed code for this engine lies.
+    pub fn code_dir(&self) -> &Path {
+        &self.0.code
+    }
+
+    /// The key that seals code.
+    pub fn code_key(&self) -> [u8; 32] {
+        self.0.key
+    }
+
+    /// Where an artifact lies, or would.
+    pub fn artifact_path(&self, digest: &Digest) -> PathBuf {
+        self.0.artifacts.join(format!("{}.wasm", digest.hex()))
+    }
+
+    /// Whether an artifact was uploaded.
+    pub fn has_artifact(&self, digest: &Digest) -> bool {
+        self.artifact_path(digest).is_file()
+    }
+
+    /// Its size in bytes.
+    pub fn artifact_bytes(&self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.artifact_path(digest)).ok().map(|meta| meta.len())
+    }
+
+    fn temporary(&self, dir: &Path) -> PathBuf {
+        let n = self.0.temporaries.fetch_add(1, Ordering::Relaxed);
+        dir.join(format!("{}-{n}.tmp", std::process::id()))
+    }
+
+    /// Starts an upload; dropping it leaves nothing behind.
+    pub fn upload(&self) -> Result<Upload, StoreError> {
+        let path = self.temporary(&self.0.artifacts);
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed(&path))?;
+        Ok(Upload { store: self.clone(), path, file, hasher: Sha256::new(), kept: false })
+    }
+
+    /// Bytes of an artifact's code, if code and a seal that fits its size are on disk.
+    pub fn code_bytes(&self, digest: &Digest) -> Option<u64> {
+        let length = fs::metadata(code_path(&self.0.code, digest)).ok()?.len();
+        let seal = read_seal(&self.0.code, digest)?;
+        (seal.length == length).then_some(length)
+    }
+
+    /// What kind of guest sealed code is. The seal itself is checked when the code is loaded.
+    pub fn code_kind(&self, digest: &Digest) -> Option<GuestKind> {
+        read_seal(&self.0.code, digest).map(|seal| seal.kind)
+    }
+
+    /// Whether code is on disk and its seal holds. Reads the whole file.
+    pub fn code_is_sound(&self, digest: &Digest) -> bool {
+        let Some(seal) = read_seal(&self.0.code, digest) else { return false };
+        fs::read(code_path(&self.0.code, digest))
+            .is_ok_and(|code| seal.holds(&self.0.key, digest, &self.0.engine, &code))
+    }
+
+    /// A fresh path for a compiler's output.
+    pub fn code_tmp(&self, _digest: &Digest) -> PathBuf {
+        self.temporary(&self.0.code)
+    }
+
+    /// Seals a compiler's output and puts it in place; its size in bytes.
+    pub fn seal(&self, digest: &Digest, kind: GuestKind, tmp: &Path) -> Result<u64, StoreError> {
+        let dir = &self.0.code;
+        let code = fs::read(tmp).map_err(failed(tmp))?;
+        let seal = Seal::new(&self.0.key, digest, &self.0.engine, kind, &code);
+        File::open(tmp).and_then(|file| file.sync_all()).map_err(failed(tmp))?;
+        let (code_path, seal_path) = (code_path(dir, digest), seal_path(dir, digest));
+        let seal_tmp = self.temporary(dir);
+        write_synced(&seal_tmp, seal.to_line().as_bytes(), 0o600)?;
+        // Between the two renames the seal does not fit the code: as good as no code at all.
+        fs::rename(&seal_tmp, &seal_path).map_err(failed(&seal_path))?;
+        fs::rename(tmp, &code_path).map_err(failed(&code_path))?;
+        sync_dir(dir)?;
+        Ok(code.len() as u64)
+    }
+
+    /// Forgets the code of an artifact.
+    pub fn remove_code(&self, digest: &Digest) {
+        let _ = fs::remove_file(code_path(&self.0.code, digest));
+        let _ = fs::remove_file(seal_path(&self.0.code, digest));
+    }
+
+    /// Forgets an artifact and its code.
+    pub fn remove_artifact(&self, digest: &Digest) {
+        let _ = fs::remove_file(self.artifact_path(digest));
+        self.remove_code(digest);
+    }
+
+    /// Removes what a crash left behind, and code of other engines. Only while no other host uses
+    /// the directory.
+    pub fn sweep(&self) {
+        for dir in [&self.0.artifacts, &self.0.code] {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.path().extension().is_some_and(|ending| ending == "tmp") {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
+        let engines = self.0.code.parent().map(fs::read_dir);
+        for entry in engines.into_iter().flatten().flatten().flatten() {
+            if entry.path() != self.0.code {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// An upload in progress.
+pub struct Upload {
+    store: ArtifactStore,
+    path: PathBuf,
+    file: File,
+    hasher: Sha256,
+    kept: bool,
+}
+
+impl Upload {
+    /// Appends bytes.
+    pub fn write(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+        self.hasher.update(chunk);
+        self.file.write_all(chunk).map_err(failed(&self.path))
+    }
+
+    /// Checks the digest and keeps the artifact; whether it is new.
+    pub fn finish(mut self, expected: &Digest) -> Result<bool, StoreError> {
+        let actual = Digest(std::mem::take(&mut self.hasher).finalize().into());
+        if actual != *expected {
+            return Err(StoreError::DigestMismatch { expected: *expected, actual });
+        }
+        if self.store.has_artifact(expected) {
+            return Ok(false);
+        }
+        self.file.sync_all().map_err(failed(&self.path))?;
+        let place = self.store.artifact_path(expected);
+        fs::rename(&self.path, &place).map_err(failed(&place))?;
+        self.kept = true;
+        sync_dir(&self.store.0.artifacts)?;
+        Ok(true)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+pub(crate) fn code_path(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join(format!("{}.code", digest.hex()))
+}
+
+fn seal_path(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join(format!("{}.seal", digest.hex()))
+}
+
+pub(crate) fn read_seal(dir: &Path, digest: &Digest) -> Option<Seal> {
+    let file = File::open(seal_path(dir, digest)).ok()?;
+    let mut line = String::new();
+    file.take(SEAL_BYTES_MAX as u64).read_to_string(&mut line).ok()?;
+    Seal::parse(&line)
+}
+
+fn host_key(path: &Path) -> Result<[u8; 32], StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| StoreError::Key(path.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut key = [0u8; 32];
+            let random = Path::new("/dev/urandom");
+            File::open(random)
+                .and_then(|mut file| file.read_exact(&mut key))
+                .map_err(failed(random))?;
+            // Never a half-written key under the real name; the first of two makers wins.
+            let tmp = path.with_extension(format!("{}.tmp", std::process::id()));
+            write_synced(&tmp, &key, 0o600)?;
+            let linked = fs::hard_link(&tmp, path);
+            let _ = fs::remove_file(&tmp);
+            match linked {
+                Ok(()) => Ok(key),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => host_key(path),
+                Err(error) => Err(failed(path)(error)),
+            }
+        }
+        Err(error) => Err(failed(path)(error)),
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(failed(path))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed(dir))
+}

@@ -1,0 +1,148 @@
+//! The control socket: made privately, bounded, removed at the end.
+
+use axum::serve::Listener;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes of a Unix socket's path, without the terminating zero (`unix(7)`).
+const PATH_BYTES_MAX: usize = 107;
+/// What a socket is called until its mode is set.
+const NEW: &str = "control.new";
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The kernel's bound on such paths.
+    #[error("the control socket's path {} is longer than {PATH_BYTES_MAX} bytes; choose a shorter `--data`", .0.display())]
+    TooLong(PathBuf),
+    /// It cannot be made.
+    #[error("the control socket {} cannot be made: {source}", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// A listening control socket; its file is removed when this is dropped.
+pub(crate) struct Socket {
+    listener: std::os::unix::net::UnixListener,
+    file: SocketFile,
+}
+
+/// The socket's name in the file system, while it is ours.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone already: somebody cleaned up.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Socket {
+    /// Listens on `path` with mode 0600. Whoever calls holds the lock of the data directory, so a file
+    /// that is there was left by a host that is gone.
+    pub(crate) fn bind(path: &Path) -> Result<Self, SocketError> {
+        if path.as_os_str().len() > PATH_BYTES_MAX {
+            return Err(SocketError::TooLong(path.to_path_buf()));
+        }
+        let io = |source| SocketError::Io { path: path.to_path_buf(), source };
+        // Under another name until its mode is right: a client never sees an open door.
+        let new = path.with_file_name(NEW);
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let listener = std::os::unix::net::UnixListener::bind(&new).map_err(io)?;
+        fs::set_permissions(&new, Permissions::from_mode(0o600)).map_err(io)?;
+        fs::rename(&new, path).map_err(io)?;
+        listener.set_nonblocking(true).map_err(io)?;
+        Ok(Self { listener, file: SocketFile(path.to_path_buf()) })
+    }
+
+    /// At most so many connections at once.
+    pub(super) fn bounded(self, connections_max: usize) -> io::Result<Bounded> {
+        Ok(Bounded {
+            listener: UnixListener::from_std(self.listener)?,
+            places: Arc::new(Semaphore::new(connections_max)),
+            _file: self.file,
+        })
+    }
+}
+
+/// Accepts while there are places.
+pub(super) struct Bounded {
+    listener: UnixListener,
+    places: Arc<Semaphore>,
+    _file: SocketFile,
+}
+
+/// A connection and its place.
+pub(super) struct Held {
+    stream: UnixStream,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Listener for Bounded {
+    type Io = Held;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Held, SocketAddr) {
+        // The semaphore is never closed, so there always is a place in the end.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        // axum's own accept backs off when descriptors run out.
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        (Held { stream, _place: place }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

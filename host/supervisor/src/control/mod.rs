@@ -1,0 +1,83 @@
+//! The control API: HTTP with JSON on `DATA/control.sock` (see `insula_model::api`).
+//!
+//! Owns the socket file and the connections on it. Access is the file's mode, 0600 in a directory of
+//! mode 0700. Bounded by [`CONNECTIONS_MAX`] connections, [`body::JSON_BYTES_MAX`] of JSON, and the
+//! artifact ceiling for uploads. Ends when told to; requests under way then have
+//! [`FINISH_MS_MAX`] to end, and followed logs end at once.
+//!
+//! Every answer of 400 and above has one shape, those of the framework included.
+
+mod artifacts;
+mod body;
+mod error;
+mod listener;
+mod logs;
+mod openapi;
+mod system;
+mod tenants;
+
+use crate::deploy::Deployer;
+use axum::Router;
+use axum::routing::{get, head, post, put};
+use error::ApiError;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::sync::watch;
+
+pub(crate) use listener::Socket;
+pub use listener::SocketError;
+
+/// Open connections; more wait in the socket's backlog.
+const CONNECTIONS_MAX: usize = 256;
+/// How long requests under way may take to end at shutdown, in milliseconds.
+const FINISH_MS_MAX: u64 = 2_000;
+
+/// What the handlers share.
+pub(crate) struct App {
+    pub(crate) deployer: Arc<Deployer>,
+    pub(crate) data: PathBuf,
+    pub(crate) started_at: String,
+    /// Every worker has served once.
+    pub(crate) ready: AtomicBool,
+    /// Becomes true when the host ends.
+    pub(crate) ending: watch::Receiver<bool>,
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/healthz", get(system::healthz))
+        .route("/readyz", get(system::readyz))
+        .route("/v1/openapi.json", get(openapi::schema))
+        .route("/v1/host", get(system::host))
+        .route("/v1/artifacts/{digest}", head(artifacts::look).put(artifacts::upload))
+        .route("/v1/tenants", get(tenants::list))
+        .route(
+            "/v1/tenants/{name}",
+            put(tenants::deploy).get(tenants::inspect).delete(tenants::remove),
+        )
+        .route("/v1/tenants/{name}/revisions", get(tenants::revisions))
+        .route("/v1/tenants/{name}/rollback", post(tenants::roll_back))
+        .route("/v1/tenants/{name}/logs", get(logs::logs))
+        .fallback(ApiError::no_route)
+        .method_not_allowed_fallback(ApiError::no_method)
+        .with_state(app)
+}
+
+/// Serves until `app.ending` says so.
+pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
+    let mut ending = app.ending.clone();
+    let mut also_ending = app.ending.clone();
+    let serving = axum::serve(socket.bounded(CONNECTIONS_MAX)?, router(app))
+        .with_graceful_shutdown(async move { drop(ending.wait_for(|ending| *ending).await) });
+    tokio::select! {
+        result = serving.into_future() => result,
+        () = async {
+            // The sender lives as long as the host: an error means that it ends, too.
+            drop(also_ending.wait_for(|ending| *ending).await);
+            tokio::time::sleep(Duration::from_millis(FINISH_MS_MAX)).await;
+        } => Ok(()),
+    }
+}

@@ -1,0 +1,46 @@
+//! The schema of the control API, generated from handlers and types.
+
+use axum::Json;
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Schema;
+
+/// Every path and every type.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Insula control API",
+        description = "HTTP with JSON on the Unix socket `DATA/control.sock`. Every answer of 400 or \
+                       above carries an ErrorBody.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "host", description = "The host itself"),
+        (name = "artifacts", description = "The bytes that are deployed, by digest"),
+        (name = "tenants", description = "Named applications and their revisions"),
+    ),
+    paths(
+        super::system::healthz,
+        super::system::readyz,
+        super::system::host,
+        schema,
+        super::artifacts::look,
+        super::artifacts::upload,
+        super::tenants::list,
+        super::tenants::deploy,
+        super::tenants::inspect,
+        super::tenants::remove,
+        super::tenants::revisions,
+        super::tenants::roll_back,
+        super::logs::logs,
+    )
+)]
+struct Api;
+
+/// This schema.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "host",
+    responses((status = 200, description = "OpenAPI", content_type = "application/json"))
+)]
+pub(super) async fn schema() -> Json<Schema> {
+    Json(Api::openapi())
+}

@@ -1,0 +1,167 @@
+//! Tenants: deploy, list, inspect, roll back, remove.
+
+use super::App;
+use super::body::{Named, Sent};
+use super::error::ApiError;
+use crate::deploy::Draft;
+use crate::registry::Tenant;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use insula_model::TenantName;
+use insula_model::api::{
+    DeployRequest, DeployResponse, ErrorBody, RevisionInfo, RollbackRequest, TenantDetail,
+    TenantSummary,
+};
+use std::sync::Arc;
+
+fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
+    TenantSummary {
+        name: tenant.entry.name.clone(),
+        revision: tenant.entry.revision,
+        kind: tenant.entry.kind,
+        artifact: tenant.entry.digest,
+        routes: tenant.entry.routes.clone(),
+        deployed_at: tenant.deployed_at.clone(),
+        counters: app.deployer.workers.counters(tenant.entry.slot),
+    }
+}
+
+/// Every tenant, by name.
+#[utoipa::path(
+    get, path = "/v1/tenants", tag = "tenants",
+    responses((status = 200, description = "All of them", body = Vec<TenantSummary>))
+)]
+pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<TenantSummary>> {
+    let tenants = app.deployer.registry.all();
+    Json(tenants.iter().map(|tenant| summary(&app, tenant)).collect())
+}
+
+/// Deploys a tenant, or a new revision of it. When this answers, every worker serves it.
+#[utoipa::path(
+    put, path = "/v1/tenants/{name}", tag = "tenants",
+    params(("name" = String, Path, description = "As in the manifest")),
+    request_body = DeployRequest,
+    responses(
+        (status = 200, description = "In force on every worker", body = DeployResponse),
+        (status = 400, description = "The request cannot be read, or its names differ", body = ErrorBody),
+        (status = 404, description = "The artifact was not uploaded", body = ErrorBody),
+        (status = 409, description = "Another tenant has a route", body = ErrorBody),
+        (status = 413, description = "The request, or the number of tenants, is above a bound", body = ErrorBody),
+        (status = 422, description = "Manifest or artifact are refused", body = ErrorBody),
+        (status = 429, description = "Too many deploys wait", body = ErrorBody),
+        (status = 500, description = "A fault of the host", body = ErrorBody),
+        (status = 503, description = "The host is shutting down", body = ErrorBody),
+        (status = 507, description = "The disk is full", body = ErrorBody),
+    )
+)]
+pub(super) async fn deploy(
+    State(app): State<Arc<App>>,
+    Named(name): Named<TenantName>,
+    Sent(request): Sent<DeployRequest>,
+) -> Result<Json<DeployResponse>, ApiError> {
+    let deployer = Arc::clone(&app.deployer);
+    Ok(Json(deployer.deploy(Draft { name, request }).await?))
+}
+
+/// Everything about one tenant.
+#[utoipa::path(
+    get, path = "/v1/tenants/{name}", tag = "tenants",
+    params(("name" = String, Path, description = "The tenant")),
+    responses(
+        (status = 200, description = "The tenant", body = TenantDetail),
+        (status = 400, description = "Not a name", body = ErrorBody),
+        (status = 404, description = "No such tenant", body = ErrorBody),
+        (status = 500, description = "A fault of the host", body = ErrorBody),
+    )
+)]
+pub(super) async fn inspect(
+    State(app): State<Arc<App>>,
+    Named(name): Named<TenantName>,
+) -> Result<Json<TenantDetail>, ApiError> {
+    let deployer = &app.deployer;
+    let no_tenant = ApiError::no_tenant(&name);
+    let Some(revision) = deployer.state.active(name.clone()).await? else {
+        return Err(no_tenant);
+    };
+    // Looked up second: a deploy in between shows its new figures with the manifest before, for one
+    // answer; a removal in between is one.
+    let Some(tenant) = deployer.registry.get(&name) else { return Err(no_tenant) };
+    let (store, digest) = (deployer.store.clone(), tenant.entry.digest);
+    let code_bytes = tokio::task::spawn_blocking(move || store.code_bytes(&digest))
+        .await
+        .map_err(ApiError::internal)?;
+    Ok(Json(TenantDetail {
+        summary: summary(&app, &tenant),
+        urls: deployer.urls(&tenant.entry.routes),
+        limits: tenant.entry.limits.clone(),
+        manifest: revision.manifest,
+        artifact_bytes: revision.artifact_bytes,
+        code_bytes,
+    }))
+}
+
+/// Removes a tenant, its revisions and its log. When this answers, no worker serves it.
+#[utoipa::path(
+    delete, path = "/v1/tenants/{name}", tag = "tenants",
+    params(("name" = String, Path, description = "The tenant")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 400, description = "Not a name", body = ErrorBody),
+        (status = 404, description = "No such tenant", body = ErrorBody),
+        (status = 500, description = "A fault of the host", body = ErrorBody),
+        (status = 503, description = "The host is shutting down", body = ErrorBody),
+        (status = 507, description = "The disk is full", body = ErrorBody),
+    )
+)]
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Named(name): Named<TenantName>,
+) -> Result<StatusCode, ApiError> {
+    Arc::clone(&app.deployer).remove(name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The revisions of a tenant that are kept, newest first.
+#[utoipa::path(
+    get, path = "/v1/tenants/{name}/revisions", tag = "tenants",
+    params(("name" = String, Path, description = "The tenant")),
+    responses(
+        (status = 200, description = "Newest first", body = Vec<RevisionInfo>),
+        (status = 400, description = "Not a name", body = ErrorBody),
+        (status = 404, description = "No such tenant", body = ErrorBody),
+        (status = 500, description = "A fault of the host", body = ErrorBody),
+    )
+)]
+pub(super) async fn revisions(
+    State(app): State<Arc<App>>,
+    Named(name): Named<TenantName>,
+) -> Result<Json<Vec<RevisionInfo>>, ApiError> {
+    Ok(Json(app.deployer.state.revisions(name).await?))
+}
+
+/// Puts an older revision in force. When this answers, every worker serves it.
+#[utoipa::path(
+    post, path = "/v1/tenants/{name}/rollback", tag = "tenants",
+    params(("name" = String, Path, description = "The tenant")),
+    request_body = RollbackRequest,
+    responses(
+        (status = 200, description = "In force on every worker", body = DeployResponse),
+        (status = 400, description = "The request cannot be read", body = ErrorBody),
+        (status = 404, description = "No such tenant or revision", body = ErrorBody),
+        (status = 409, description = "Another tenant has taken a route since", body = ErrorBody),
+        (status = 422, description = "The artifact cannot be compiled any more", body = ErrorBody),
+        (status = 429, description = "Too many deploys wait", body = ErrorBody),
+        (status = 500, description = "A fault of the host", body = ErrorBody),
+        (status = 503, description = "The host is shutting down", body = ErrorBody),
+        (status = 507, description = "The disk is full", body = ErrorBody),
+    )
+)]
+pub(super) async fn roll_back(
+    State(app): State<Arc<App>>,
+    Named(name): Named<TenantName>,
+    Sent(request): Sent<RollbackRequest>,
+) -> Result<Json<DeployResponse>, ApiError> {
+    let deployer = Arc::clone(&app.deployer);
+    Ok(Json(deployer.roll_back(name, request.revision).await?))
+}

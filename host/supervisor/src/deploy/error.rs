@@ -1,0 +1,140 @@
+//! Why a deploy, rollback or removal did not happen, and what the API says about it.
+
+use crate::compile::CompileError;
+use crate::state::StateError;
+use insula_ipc::channel::ChannelError;
+use insula_ipc::table::SLOTS_MAX;
+use insula_model::api::{ErrorBody, ErrorCode};
+use insula_model::manifest::ManifestError;
+use insula_model::{Digest, TenantName};
+use insula_sandbox::store::StoreError;
+
+/// Why what was in force still is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeployError {
+    /// Path and manifest disagree.
+    #[error("the path names tenant `{path}`, but the manifest says `name = \"{manifest}\"`")]
+    Name {
+        /// In the request's path.
+        path: TenantName,
+        /// In the manifest.
+        manifest: TenantName,
+    },
+    /// The manifest is wrong or asks for too much.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// It was not uploaded, or removed since.
+    #[error("artifact {0} is not on this host")]
+    NoArtifact(Digest),
+    /// A component that is run once, not served.
+    #[error("the component exports `wasi:cli/run`: it is a command and has no HTTP handler")]
+    Command,
+    /// No code.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The database refused, or failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Every slot is taken.
+    #[error("this host has {SLOTS_MAX} tenants, as many as it can")]
+    HostFull,
+    /// More routes than a message holds.
+    #[error("the tenant's routes are too many to be told to a worker: {0}")]
+    TooLarge(#[source] ChannelError),
+    /// Workers could not be told.
+    #[error("workers could not be told: {0}")]
+    Workers(#[from] ChannelError),
+    /// The host is shutting down.
+    #[error("the host is shutting down")]
+    Draining,
+    /// A task was lost: a bug.
+    #[error("the publish step was lost; the host's log has more")]
+    Lost,
+}
+
+impl DeployError {
+    /// The code and, unless the message says it, the mend.
+    fn advice(&self) -> (ErrorCode, Option<String>) {
+        let some = |code, hint: &str| (code, Some(hint.to_owned()));
+        match self {
+            Self::Name { .. } => some(ErrorCode::BadRequest, "use the same name in both"),
+            Self::Manifest(_) => (ErrorCode::InvalidManifest, None),
+            Self::NoArtifact(digest) | Self::Compile(CompileError::NoArtifact(digest)) => (
+                ErrorCode::NotFound,
+                Some(format!(
+                    "upload it first: PUT /v1/artifacts/{digest}; `insula deploy` does both"
+                )),
+            ),
+            Self::Command => {
+                some(ErrorCode::InvalidArtifact, "run it with `insula run FILE -- ARGS`")
+            }
+            Self::Compile(error) => compile_advice(error),
+            Self::State(error) => state_advice(error),
+            Self::HostFull => some(
+                ErrorCode::TooLarge,
+                "remove tenants with `insula rm NAME`, or use another host",
+            ),
+            Self::TooLarge(_) => some(ErrorCode::InvalidManifest, "name fewer routes"),
+            Self::Draining => some(ErrorCode::Draining, "deploy again when the host is back"),
+            Self::Workers(_) | Self::Lost => (ErrorCode::Internal, None),
+        }
+    }
+}
+
+fn compile_advice(error: &CompileError) -> (ErrorCode, Option<String>) {
+    match error {
+        CompileError::Refused { hint, .. } => (ErrorCode::InvalidArtifact, hint.clone()),
+        CompileError::Cpu(_) | CompileError::Timeout(_) | CompileError::Memory(_) => {
+            (ErrorCode::CompileLimit, None)
+        }
+        CompileError::Crashed(_) => (
+            ErrorCode::InvalidArtifact,
+            Some(
+                "build the component with a current toolchain; if it still happens, report it"
+                    .into(),
+            ),
+        ),
+        CompileError::Busy(_) => (
+            ErrorCode::Busy,
+            Some("or have the operator raise `compiler.queue` or `compiler.at_once`".into()),
+        ),
+        CompileError::Store(error) => (store_code(error), None),
+        CompileError::NoArtifact(_) => (ErrorCode::NotFound, None),
+        CompileError::Start(_) | CompileError::Lost => (ErrorCode::Internal, None),
+    }
+}
+
+fn state_advice(error: &StateError) -> (ErrorCode, Option<String>) {
+    let some = |code, hint: &str| (code, Some(hint.to_owned()));
+    match error {
+        StateError::RouteTaken { .. } => some(
+            ErrorCode::RouteTaken,
+            "choose another host or prefix, or take it from its owner with `insula rm` or a deploy",
+        ),
+        StateError::NoTenant(_) => some(ErrorCode::NotFound, "`insula ps` lists the tenants"),
+        StateError::NoRevision { .. } | StateError::NoPrevious(_) => {
+            some(ErrorCode::NotFound, "`insula revisions NAME` lists what can be rolled back to")
+        }
+        StateError::Disk(_) => some(
+            ErrorCode::Storage,
+            "free some space on the disk of the data directory; nothing was changed",
+        ),
+        _ => (ErrorCode::Internal, None),
+    }
+}
+
+/// The code of a failure of the artifact store.
+pub(crate) fn store_code(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::DigestMismatch { .. } => ErrorCode::DigestMismatch,
+        StoreError::Full(_) | StoreError::Io { .. } => ErrorCode::Storage,
+        StoreError::Engine(_) | StoreError::Key(_) => ErrorCode::Internal,
+    }
+}
+
+impl From<DeployError> for ErrorBody {
+    fn from(error: DeployError) -> Self {
+        let (code, hint) = error.advice();
+        Self { code, message: error.to_string(), hint }
+    }
+}

@@ -1,0 +1,228 @@
+//! Deploying: from a manifest and an artifact to a revision that every worker serves.
+//!
+//! ```text
+//! Draft ──resolve──▶ Resolved ──find──▶ Uploaded ──compile──▶ Compiled ──publish──▶ Active
+//!        manifest,            artifact is             sound code        one transaction,
+//!        ceilings             there, and pinned       is on disk        then every worker
+//! ```
+//! Each state is consumed by the step to the next, so nothing is published that was not compiled, and
+//! nothing compiled that was not resolved. Cheap checks come first. A failure at any step leaves the
+//! running revision as it was.
+//!
+//! Bounded by the compilers' queue and by the connections of the control API. Compiling is concurrent;
+//! publishing is one at a time (see `publish`).
+
+mod error;
+mod publish;
+mod repair;
+
+use crate::compile::Compiled as Code;
+use crate::compilers::{Asker, Compilers};
+use crate::keeper::{Keeper, Pin};
+use crate::logs::Logs;
+use crate::processes::Workers;
+use crate::registry::{Registry, Tenant};
+use crate::state::{NewRevision, State};
+use insula_model::api::{DeployRequest, DeployResponse, GuestKind};
+use insula_model::manifest::Resolved as Plan;
+use insula_model::{Ceilings, Digest, Manifest, Route, TenantName};
+use insula_sandbox::store::ArtifactStore;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Mutex;
+
+pub(crate) use error::{DeployError, store_code};
+pub(crate) use repair::repair;
+
+/// Everything that deploying needs.
+pub(crate) struct Deployer {
+    pub(crate) store: ArtifactStore,
+    pub(crate) keeper: Keeper,
+    pub(crate) compilers: Compilers,
+    pub(crate) state: State,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) workers: Workers,
+    pub(crate) logs: Logs,
+    pub(crate) ceilings: Ceilings,
+    /// Tenants' address, for URLs.
+    pub(crate) listen: SocketAddr,
+    /// Held by whoever changes what is in force.
+    pub(crate) publishing: Mutex<()>,
+    /// The host shuts down; nothing new is taken on.
+    pub(crate) draining: AtomicBool,
+}
+
+/// A deploy that was asked for.
+pub(crate) struct Draft {
+    pub(crate) name: TenantName,
+    pub(crate) request: DeployRequest,
+}
+
+/// Its manifest is in order and within the ceilings.
+struct Resolved {
+    manifest: Manifest,
+    plan: Plan,
+    artifact: Digest,
+}
+
+/// Its artifact is in the store, and stays there for as long as this lives.
+struct Uploaded {
+    resolved: Resolved,
+    artifact_bytes: u64,
+    pin: Pin,
+}
+
+/// Sound code of its artifact is on disk.
+struct Compiled {
+    uploaded: Uploaded,
+    code: Code,
+}
+
+/// Every worker serves it.
+struct Active {
+    name: TenantName,
+    revision: u32,
+    changed: bool,
+    kind: GuestKind,
+    routes: Vec<Route>,
+}
+
+impl Draft {
+    fn resolve(self, ceilings: &Ceilings) -> Result<Resolved, DeployError> {
+        let manifest = self.request.manifest;
+        if manifest.name != self.name {
+            return Err(DeployError::Name { path: self.name, manifest: manifest.name });
+        }
+        let plan = manifest.resolve(ceilings)?;
+        Ok(Resolved { manifest, plan, artifact: self.request.artifact })
+    }
+}
+
+impl Resolved {
+    fn find(self, keeper: &Keeper, store: &ArtifactStore) -> Result<Uploaded, DeployError> {
+        // Pinned first, so that it cannot go between the look and the pin.
+        let pin = keeper.pin(self.artifact);
+        match store.artifact_bytes(&self.artifact) {
+            Some(artifact_bytes) => Ok(Uploaded { resolved: self, artifact_bytes, pin }),
+            None => Err(DeployError::NoArtifact(self.artifact)),
+        }
+    }
+}
+
+impl Uploaded {
+    async fn compile(self, compilers: &Compilers) -> Result<Compiled, DeployError> {
+        let code = compilers.compiled(self.resolved.artifact, Asker::Deploy).await?;
+        if code.kind == GuestKind::Command {
+            return Err(DeployError::Command);
+        }
+        Ok(Compiled { uploaded: self, code })
+    }
+}
+
+impl Compiled {
+    /// The revision, for the slot it will have; and the pin, which must outlive the publish.
+    fn revision(self, slot: u32) -> (NewRevision, Pin) {
+        let Uploaded { resolved, artifact_bytes, pin } = self.uploaded;
+        let revision = NewRevision {
+            manifest: resolved.manifest,
+            resolved: resolved.plan,
+            artifact: resolved.artifact,
+            artifact_bytes,
+            kind: self.code.kind,
+            slot,
+        };
+        (revision, pin)
+    }
+}
+
+impl Active {
+    fn of(tenant: &Tenant, changed: bool) -> Self {
+        Self {
+            name: tenant.entry.name.clone(),
+            revision: tenant.entry.revision,
+            changed,
+            kind: tenant.entry.kind,
+            routes: tenant.entry.routes.clone(),
+        }
+    }
+}
+
+impl Deployer {
+    /// Takes a deploy all the way.
+    pub(crate) async fn deploy(
+        self: Arc<Self>,
+        draft: Draft,
+    ) -> Result<DeployResponse, DeployError> {
+        self.open()?;
+        let resolved = draft.resolve(&self.ceilings)?;
+        let uploaded = resolved.find(&self.keeper, &self.store)?;
+        let compiled = uploaded.compile(&self.compilers).await?;
+        let compile_ms = compiled.code.took_ms;
+        let active = detached(Arc::clone(&self).publish(compiled)).await?;
+        Ok(self.response(active, compile_ms))
+    }
+
+    /// Puts an older revision in force: `revision`, or the one that was active before.
+    pub(crate) async fn roll_back(
+        self: Arc<Self>,
+        name: TenantName,
+        revision: Option<u32>,
+    ) -> Result<DeployResponse, DeployError> {
+        self.open()?;
+        let artifact = self.state.rollback_artifact(name.clone(), revision).await?;
+        // Its code may be of an engine before an upgrade.
+        let code = self.compilers.compiled(artifact, Asker::Deploy).await?;
+        let active = detached(Arc::clone(&self).publish_older(name, revision)).await?;
+        Ok(self.response(active, code.took_ms))
+    }
+
+    /// Removes a tenant with everything that is only its own.
+    pub(crate) async fn remove(self: Arc<Self>, name: TenantName) -> Result<(), DeployError> {
+        self.open()?;
+        detached(self.unpublish(name)).await
+    }
+
+    /// The URLs of these routes on this host.
+    pub(crate) fn urls(&self, routes: &[Route]) -> Vec<String> {
+        let port = self.listen.port();
+        let url = |route: &Route| {
+            let host = match route.host() {
+                address if address.contains(':') => format!("[{address}]"),
+                name => name.to_owned(),
+            };
+            match port {
+                80 => format!("http://{host}{}", route.prefix()),
+                _ => format!("http://{host}:{port}{}", route.prefix()),
+            }
+        };
+        routes.iter().map(url).collect()
+    }
+
+    /// Refuses what is new when the host is shutting down.
+    pub(crate) fn open(&self) -> Result<(), DeployError> {
+        match self.draining.load(Ordering::SeqCst) {
+            true => Err(DeployError::Draining),
+            false => Ok(()),
+        }
+    }
+
+    fn response(&self, active: Active, compile_ms: Option<u64>) -> DeployResponse {
+        DeployResponse {
+            urls: self.urls(&active.routes),
+            name: active.name,
+            revision: active.revision,
+            changed: active.changed,
+            kind: active.kind,
+            compile_ms,
+        }
+    }
+}
+
+/// Runs a publish to its end even if the client that asked for it goes away: between the commit and the
+/// last acknowledgement there is no place to stop.
+async fn detached<T: Send + 'static>(
+    publish: impl Future<Output = Result<T, DeployError>> + Send + 'static,
+) -> Result<T, DeployError> {
+    tokio::spawn(publish).await.map_err(|_| DeployError::Lost)?
+}

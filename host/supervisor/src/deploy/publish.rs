@@ -1,0 +1,99 @@
+//! The publish step: what is in force changes here, one change at a time.
+//!
+//! The order is what everything else relies on:
+//! 1. the database commits: a crash from here on starts with the change;
+//! 2. the registry changes: a worker that starts from here on starts with it;
+//! 3. every worker is told and acknowledges: no request from here on sees what was before;
+//! 4. what only the old state needed is removed: files, counters, the slot.
+
+use super::{Active, Compiled, DeployError, Deployer};
+use crate::registry::Tenant;
+use crate::state::Published;
+use insula_model::TenantName;
+use insula_model::wire::{TenantEntry, ToWorker};
+use std::sync::Arc;
+
+impl Deployer {
+    pub(super) async fn publish(
+        self: Arc<Self>,
+        compiled: Compiled,
+    ) -> Result<Active, DeployError> {
+        let _alone = self.publishing.lock().await;
+        self.open()?;
+        let plan = &compiled.uploaded.resolved.plan;
+        let slot = self.registry.slot_for(&plan.name).ok_or(DeployError::HostFull)?;
+        let name = plan.name.clone();
+        // Before the commit: what cannot be told to workers must not become durable.
+        check_size(TenantEntry {
+            slot,
+            name: name.clone(),
+            revision: u32::MAX,
+            digest: compiled.uploaded.resolved.artifact,
+            kind: compiled.code.kind,
+            routes: plan.routes.clone(),
+            limits: plan.limits.clone(),
+        })?;
+        let (revision, _pin) = compiled.revision(slot);
+        let published = self.state.publish(revision).await?;
+        self.put_in_force(name, published).await
+    }
+
+    pub(super) async fn publish_older(
+        self: Arc<Self>,
+        name: TenantName,
+        revision: Option<u32>,
+    ) -> Result<Active, DeployError> {
+        let _alone = self.publishing.lock().await;
+        self.open()?;
+        let published = self.state.roll_back(name.clone(), revision).await?;
+        self.put_in_force(name, published).await
+    }
+
+    async fn put_in_force(
+        &self,
+        name: TenantName,
+        published: Published,
+    ) -> Result<Active, DeployError> {
+        let Published::Changed { tenant, forgotten } = published else {
+            let tenant = self.registry.get(&name).ok_or(DeployError::Lost)?;
+            return Ok(Active::of(&tenant, false));
+        };
+        let (active, entry) = (Active::of(&tenant, true), tenant.entry.clone());
+        self.log_change(&tenant);
+        self.registry.put(tenant);
+        self.workers.publish(vec![entry], Vec::new()).await?;
+        self.keeper.remove(forgotten).await;
+        Ok(active)
+    }
+
+    pub(super) async fn unpublish(self: Arc<Self>, name: TenantName) -> Result<(), DeployError> {
+        let _alone = self.publishing.lock().await;
+        self.open()?;
+        let forgotten = self.state.remove(name.clone()).await?;
+        tracing::info!(tenant = %name, "removed");
+        if let Some(tenant) = self.registry.remove(&name) {
+            let slot = tenant.entry.slot;
+            self.workers.publish(Vec::new(), vec![slot]).await?;
+            self.workers.clear_slot(slot);
+            self.registry.free(slot);
+        }
+        self.logs.remove(name).await;
+        self.keeper.remove(forgotten).await;
+        Ok(())
+    }
+
+    fn log_change(&self, tenant: &Tenant) {
+        tracing::info!(
+            tenant = %tenant.entry.name,
+            revision = tenant.entry.revision,
+            artifact = tenant.entry.digest.short(),
+            "published"
+        );
+    }
+}
+
+/// Whether a tenant fits into one message.
+fn check_size(entry: TenantEntry) -> Result<(), DeployError> {
+    let message = ToWorker::Publish { seq: u64::MAX, tenants: vec![entry], removed: Vec::new() };
+    insula_ipc::channel::encode(&message).map(drop).map_err(DeployError::TooLarge)
+}

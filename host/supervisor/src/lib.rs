@@ -1,0 +1,36 @@
+//! The control plane: the process that owns state and decides.
+//!
+//! ```text
+//! control ──▶ deploy ──▶ compilers ──▶ compiler children
+//!                │ publish: one transaction, then every worker
+//!                ├──▶ state      what is durable (SQLite)
+//!                ├──▶ registry   what is in force (memory)
+//!                └──▶ processes  the workers: started, told, buried, replaced
+//!                         └──▶ logs   guests' lines, on their way to disk
+//! ```
+//! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
+//! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
+//! event loop stays free to replace a dead worker at once.
+#![forbid(unsafe_code)]
+
+mod clock;
+pub mod compile;
+mod compilers;
+mod control;
+mod data;
+mod deploy;
+mod keeper;
+mod listen;
+mod logs;
+mod processes;
+mod registry;
+mod serve;
+mod state;
+mod sync;
+
+pub use compile::{CompileError, Compiled, compile};
+pub use control::SocketError;
+pub use data::{DataError, control_socket};
+pub use processes::WorkersFailed;
+pub use serve::{HostConfig, ServeError, serve};
+pub use state::StateError;

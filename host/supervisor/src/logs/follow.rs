@@ -1,0 +1,114 @@
+//! Reading a log, and waiting for what comes.
+//!
+//! A follower holds an open file and a place in it, nothing else: it is woken when the writer has
+//! written, and reads from the file what is new, a chunk of [`CHUNK_BYTES`] at a time, when its client
+//! takes it. A slow follower therefore costs no memory; one that is slower than two whole files misses
+//! what has been rotated away.
+
+use super::tail::{inode, open, tail};
+use super::{Logs, file};
+use crate::sync::lock;
+use insula_model::TenantName;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Bytes handed to a client at once, in bytes.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// A log that is being read.
+pub(crate) struct Reading {
+    dir: Arc<PathBuf>,
+    name: TenantName,
+    first: Vec<u8>,
+    file: Option<File>,
+    wakes: Option<watch::Receiver<()>>,
+}
+
+/// Begins to read: the last `lines` lines (or all), then, with `follow`, what comes after.
+pub(crate) async fn read(
+    logs: &Logs,
+    name: TenantName,
+    lines: Option<usize>,
+    follow: bool,
+) -> io::Result<Reading> {
+    // Before the files are read, so that nothing falls in between.
+    let wakes = follow.then(|| {
+        let mut followed = lock(&logs.shared.followed);
+        followed.entry(name.clone()).or_insert_with(|| watch::Sender::new(())).subscribe()
+    });
+    let dir = Arc::clone(&logs.dir);
+    blocking(move || {
+        let mut tail = tail(&dir, &name, lines)?;
+        if !follow {
+            // A line that is being written at this moment is not there yet.
+            let whole = tail.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            tail.bytes.truncate(whole);
+        }
+        Ok(Reading { dir, name, first: tail.bytes, file: tail.file, wakes })
+    })
+    .await
+}
+
+impl Reading {
+    /// The next lines, whole ones or parts; `None` at the end, which comes, when following, with the
+    /// tenant's removal.
+    pub(crate) async fn next(mut self) -> io::Result<Option<(Vec<u8>, Self)>> {
+        if !self.first.is_empty() {
+            let rest = self.first.split_off(self.first.len().min(CHUNK_BYTES));
+            let chunk = std::mem::replace(&mut self.first, rest);
+            return Ok(Some((chunk, self)));
+        }
+        // Without `follow` the tail was all.
+        let Some(mut wakes) = self.wakes.take() else { return Ok(None) };
+        loop {
+            wakes.borrow_and_update();
+            let (chunk, reading) = blocking(move || {
+                let chunk = self.read_on()?;
+                Ok((chunk, self))
+            })
+            .await?;
+            self = reading;
+            if !chunk.is_empty() {
+                self.wakes = Some(wakes);
+                return Ok(Some((chunk, self)));
+            }
+            if wakes.changed().await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What is new, if anything. Blocks.
+    fn read_on(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            // Looked up before reading: a file that has lost its name by now is complete, so what is
+            // read below is all there will be of it.
+            let named = open(&file::current(&self.dir, &self.name))?;
+            let mut chunk = Vec::new();
+            if let Some(file) = &mut self.file {
+                file.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+            }
+            if !chunk.is_empty() {
+                return Ok(chunk);
+            }
+            let Some(named) = named else { return Ok(chunk) };
+            let same = match &self.file {
+                Some(file) => inode(file)? == inode(&named)?,
+                None => false,
+            };
+            if same {
+                return Ok(chunk);
+            }
+            self.file = Some(named);
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(call).await.map_err(io::Error::other)?
+}

@@ -1,0 +1,134 @@
+//! The socket between the supervisor and one worker process.
+//!
+//! A writing task (the snapshot, then whatever is queued) and a reading task per process. Both end with
+//! the process, since the socket does.
+
+use super::{CodeNeeded, Inner};
+use crate::registry::Tenant;
+use bytes::Bytes;
+use insula_ipc::channel::{ChannelError, receive, send};
+use insula_model::api::WorkerState;
+use insula_model::wire::{
+    FromWorker, MESSAGE_BYTES_MAX, PUBLISH_TENANTS_MAX, TenantEntry, ToWorker, WIRE_VERSION,
+    WorkerConfig,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+
+/// Sequence number of the snapshot's messages; nobody waits for their acknowledgement.
+const SNAPSHOT_SEQ: u64 = 0;
+/// Encoded bytes of a tenant besides its routes, generously.
+const ENTRY_BYTES: usize = 512;
+
+/// The supervisor's handle on a living worker process.
+pub(super) struct Link {
+    /// Encoded frames.
+    pub(super) outgoing: mpsc::Sender<Bytes>,
+    /// Who waits for which publish. Dropped with the link, which ends the waits.
+    pub(super) acks: HashMap<u64, oneshot::Sender<()>>,
+    /// Reasons to kill the process; the first one counts.
+    pub(super) kills: mpsc::Sender<String>,
+}
+
+impl Link {
+    /// Queues a frame. A worker whose queue is full has not read for long: it is killed, because a
+    /// message must not be lost to a worker that lives.
+    pub(super) fn send(&self, frame: Bytes) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.outgoing.try_send(frame) {
+            self.kill("did not read its messages".into());
+        }
+    }
+
+    /// Has the process killed.
+    pub(super) fn kill(&self, reason: String) {
+        // Full or closed: it is being killed or dead already.
+        let _ = self.kills.try_send(reason);
+    }
+}
+
+/// Writes everything a worker needs to start, then the queued frames.
+pub(super) async fn write(
+    mut to: OwnedWriteHalf,
+    config: WorkerConfig,
+    snapshot: Vec<Arc<Tenant>>,
+    mut queued: mpsc::Receiver<Bytes>,
+) -> Result<(), ChannelError> {
+    send(&mut to, &ToWorker::Hello { version: WIRE_VERSION, config }).await?;
+    for tenants in Batches(snapshot.into_iter().peekable()) {
+        send(&mut to, &ToWorker::Publish { seq: SNAPSHOT_SEQ, tenants, removed: Vec::new() })
+            .await?;
+    }
+    send(&mut to, &ToWorker::Start).await?;
+    while let Some(frame) = queued.recv().await {
+        to.write_all(&frame).await?;
+    }
+    Ok(())
+}
+
+/// Tenants in messages of a bounded size.
+struct Batches<I: Iterator<Item = Arc<Tenant>>>(std::iter::Peekable<I>);
+
+impl<I: Iterator<Item = Arc<Tenant>>> Iterator for Batches<I> {
+    type Item = Vec<TenantEntry>;
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut batch: Vec<TenantEntry> = Vec::new();
+        let mut room = MESSAGE_BYTES_MAX as usize;
+        let fits = |tenant: &Arc<Tenant>, room: usize, first: bool| {
+            first || (entry_bytes_max(&tenant.entry) <= room)
+        };
+        while batch.len() < PUBLISH_TENANTS_MAX
+            && let Some(tenant) = self.0.next_if(|tenant| fits(tenant, room, batch.is_empty()))
+        {
+            room = room.saturating_sub(entry_bytes_max(&tenant.entry));
+            batch.push(tenant.entry.clone());
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+}
+
+/// At most this many bytes are needed to send a tenant.
+fn entry_bytes_max(entry: &TenantEntry) -> usize {
+    // Brackets of an address, and a length before the text.
+    let routes = entry.routes.iter().map(|route| route.host().len() + route.prefix().len() + 8);
+    ENTRY_BYTES + routes.sum::<usize>()
+}
+
+/// Reads a worker's messages until its socket ends.
+pub(super) async fn read(
+    inner: Arc<Inner>,
+    index: u32,
+    mut from: OwnedReadHalf,
+) -> Result<(), ChannelError> {
+    while let Some(message) = receive(&mut from).await? {
+        match message {
+            FromWorker::Serving => {
+                inner.seat(index, |seat| {
+                    seat.serving_since = Some(Instant::now());
+                    seat.unstarted = 0;
+                    if seat.state == WorkerState::Starting {
+                        seat.state = WorkerState::Serving;
+                    }
+                });
+            }
+            FromWorker::Ack { seq: SNAPSHOT_SEQ } => {}
+            FromWorker::Ack { seq } => {
+                let link = |seat: &mut super::Seat| seat.link.as_mut()?.acks.remove(&seq);
+                if let Some(acknowledged) = inner.seat(index, link).flatten() {
+                    // Whoever waited may have given up.
+                    let _ = acknowledged.send(());
+                }
+            }
+            FromWorker::Log(line) => inner.logs.push(&inner.registry, line),
+            FromWorker::CodeNeeded { digest, reason } => {
+                // Its reader never waits for anything, so this does not hold up the acknowledgements
+                // behind it.
+                let _ = inner.code_needed.send(CodeNeeded { digest, reason }).await;
+            }
+        }
+    }
+    Ok(())
+}

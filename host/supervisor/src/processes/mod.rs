@@ -1,0 +1,313 @@
+//! The worker processes: started, told, watched, buried, replaced.
+//!
+//! ```text
+//!            spawn            Serving                Drain
+//!  (none) ──────────▶ Starting ──────▶ Serving ──────────────▶ Draining ──▶ (gone)
+//!                        ▲  │             │
+//!                 at once│  └───died──────┤
+//!                        │                ▼
+//!                        └───────── bury, record ──▶ BackingOff (see `backoff`)
+//! ```
+//! Owns the listening socket, the shared table and one task per worker. Bounded by the number of
+//! workers; each has an outgoing queue of [`OUTGOING_MAX`] frames, and one that does not keep up is
+//! killed and replaced. Ends with [`Workers::stop`].
+//!
+//! No publish is missed by a worker that is starting: the registry is changed before any worker is
+//! told, and a new worker's queue is registered before its snapshot is taken, in one step without an
+//! await. A publish is therefore in the snapshot, in the queue behind it, or in both; applying it
+//! twice is harmless.
+
+mod backoff;
+mod link;
+mod spawn;
+mod worker;
+
+use crate::clock;
+use crate::logs::Logs;
+use crate::registry::Registry;
+use crate::sync::lock;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use insula_ipc::channel::{ChannelError, encode};
+use insula_ipc::table::Table;
+use insula_model::Digest;
+use insula_model::api::{Counters, WorkerDeath, WorkerInfo, WorkerState};
+use insula_model::wire::{TenantEntry, ToWorker};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// Frames on their way to one worker: publishes come one at a time, so these are `CodeReady`s.
+const OUTGOING_MAX: usize = 256;
+/// How long a worker may take to put a publish in force before it counts as stuck, in milliseconds.
+const ACK_MS_MAX: u64 = 10_000;
+/// How long a killed worker may take to be reaped, in milliseconds.
+const REAP_MS_MAX: u64 = 2_000;
+
+/// A worker asks for compiled code.
+#[derive(Debug)]
+pub(crate) struct CodeNeeded {
+    /// Which artifact.
+    pub(crate) digest: Digest,
+    /// What was wrong.
+    pub(crate) reason: String,
+}
+
+/// How the host as a whole is doing, as far as workers' tasks are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The dead are replaced.
+    Running,
+    /// Finish within this many milliseconds; nobody is replaced.
+    Draining(u64),
+    /// End now.
+    Killing,
+}
+
+/// What workers are started with, besides what they inherit.
+pub(crate) struct WorkerSetup {
+    /// Tenants' listening socket.
+    pub(crate) listener: TcpListener,
+    /// The shared table; it says how many workers there are.
+    pub(crate) table: Arc<Table>,
+    /// The log filter.
+    pub(crate) log: String,
+    /// Directory of compiled code.
+    pub(crate) code_dir: std::path::PathBuf,
+    /// The key that authenticates it.
+    pub(crate) code_key: [u8; 32],
+}
+
+/// All workers of this host; clones share them.
+#[derive(Clone)]
+pub(crate) struct Workers(Arc<Inner>);
+
+struct Inner {
+    inheritance: spawn::Inheritance,
+    code_dir: String,
+    code_key: [u8; 32],
+    table: Arc<Table>,
+    registry: Arc<Registry>,
+    logs: Logs,
+    code_needed: mpsc::Sender<CodeNeeded>,
+    seats: Mutex<Vec<Seat>>,
+    /// Something about a seat has changed.
+    changed: Notify,
+    phase: watch::Sender<Phase>,
+    /// Seats whose task has not ended.
+    filled: watch::Sender<u32>,
+    seq: AtomicU64,
+}
+
+/// What is known about the worker of one index, whichever process that is at the moment.
+struct Seat {
+    state: WorkerState,
+    pid: Option<u32>,
+    serving_since: Option<Instant>,
+    /// Deaths in a row before it ever served.
+    unstarted: u32,
+    restarts: u64,
+    last_death: Option<WorkerDeath>,
+    link: Option<link::Link>,
+}
+
+/// Why a host has no workers.
+#[derive(Debug, thiserror::Error)]
+#[error("worker {index} does not start: {cause}; the lines above may say why")]
+pub struct WorkersFailed {
+    /// Which worker.
+    pub index: u32,
+    /// How it last died.
+    pub cause: String,
+}
+
+impl Workers {
+    /// Starts one worker per column of the table.
+    pub(crate) fn start(
+        setup: WorkerSetup,
+        registry: Arc<Registry>,
+        logs: Logs,
+        code_needed: mpsc::Sender<CodeNeeded>,
+    ) -> Self {
+        let seats = (0..setup.table.workers()).map(|_| Seat {
+            state: WorkerState::Starting,
+            pid: None,
+            serving_since: None,
+            unstarted: 0,
+            restarts: 0,
+            last_death: None,
+            link: None,
+        });
+        let inner = Arc::new(Inner {
+            code_dir: path_text(&setup.code_dir),
+            code_key: setup.code_key,
+            registry,
+            logs,
+            code_needed,
+            seats: Mutex::new(seats.collect()),
+            changed: Notify::new(),
+            phase: watch::Sender::new(Phase::Running),
+            filled: watch::Sender::new(setup.table.workers()),
+            seq: AtomicU64::new(1),
+            table: Arc::clone(&setup.table),
+            inheritance: spawn::Inheritance {
+                listener: setup.listener,
+                table: setup.table,
+                log: setup.log,
+            },
+        });
+        for index in 0..inner.table.workers() {
+            tokio::spawn(worker::keep(Arc::clone(&inner), index));
+        }
+        Self(inner)
+    }
+
+    /// Waits until every worker serves; fails if one dies again and again before it does.
+    pub(crate) async fn serving(&self) -> Result<(), WorkersFailed> {
+        loop {
+            let changed = self.0.changed.notified();
+            {
+                let seats = lock(&self.0.seats);
+                if seats.iter().all(|seat| seat.state == WorkerState::Serving) {
+                    return Ok(());
+                }
+                for (index, seat) in (0..).zip(seats.iter()) {
+                    if seat.unstarted > backoff::FREE_RESTARTS {
+                        let cause = seat.last_death.as_ref().map(|death| death.cause.clone());
+                        return Err(WorkersFailed { index, cause: cause.unwrap_or_default() });
+                    }
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether at least one worker accepts connections.
+    pub(crate) fn any_serving(&self) -> bool {
+        lock(&self.0.seats).iter().any(|seat| seat.state == WorkerState::Serving)
+    }
+
+    /// Tells every worker and waits until all that live have acknowledged: from then on no request
+    /// anywhere sees the state before. One that does not answer in time is killed; its replacement
+    /// starts from the registry, which has the change already.
+    pub(crate) async fn publish(
+        &self,
+        tenants: Vec<TenantEntry>,
+        removed: Vec<u32>,
+    ) -> Result<(), ChannelError> {
+        let seq = self.0.seq.fetch_add(1, Ordering::Relaxed);
+        let frame = Bytes::from(encode(&ToWorker::Publish { seq, tenants, removed })?);
+        let mut waits = Vec::new();
+        for link in lock(&self.0.seats).iter_mut().filter_map(|seat| seat.link.as_mut()) {
+            let (acknowledged, wait) = oneshot::channel();
+            link.acks.insert(seq, acknowledged);
+            link.send(frame.clone());
+            waits.push(wait);
+        }
+        // A wait ends with the acknowledgement or with the worker, and both are good.
+        let mut all = Box::pin(join_all(waits));
+        if tokio::time::timeout(Duration::from_millis(ACK_MS_MAX), &mut all).await.is_ok() {
+            return Ok(());
+        }
+        for link in lock(&self.0.seats).iter().filter_map(|seat| seat.link.as_ref()) {
+            if link.acks.contains_key(&seq) {
+                link.kill(format!("did not acknowledge a publish within {ACK_MS_MAX} ms"));
+            }
+        }
+        if tokio::time::timeout(Duration::from_millis(REAP_MS_MAX), all).await.is_err() {
+            tracing::error!("a worker that was killed has not ended; is the machine out of order?");
+        }
+        Ok(())
+    }
+
+    /// Tells every worker that compiled code is on disk.
+    pub(crate) fn code_ready(&self, digest: Digest) -> Result<(), ChannelError> {
+        let frame = Bytes::from(encode(&ToWorker::CodeReady { digest })?);
+        for link in lock(&self.0.seats).iter().filter_map(|seat| seat.link.as_ref()) {
+            link.send(frame.clone());
+        }
+        Ok(())
+    }
+
+    /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
+    pub(crate) fn clear_slot(&self, slot: u32) {
+        self.0.table.clear_slot(slot);
+    }
+
+    /// What a tenant has done, over all workers.
+    pub(crate) fn counters(&self, slot: u32) -> Counters {
+        self.0.table.counters(slot)
+    }
+
+    /// The workers as `insula ps` shows them.
+    pub(crate) fn infos(&self) -> Vec<WorkerInfo> {
+        let seats = lock(&self.0.seats);
+        let info = |(index, seat): (u32, &Seat)| {
+            let cell = self.0.table.worker(index);
+            WorkerInfo {
+                index,
+                pid: seat.pid,
+                state: seat.state,
+                connections: cell.connections(),
+                running: cell.running(),
+                loaded: cell.loaded(),
+                restarts: seat.restarts,
+                last_death: seat.last_death.clone(),
+            }
+        };
+        (0..).zip(seats.iter()).map(info).collect()
+    }
+
+    /// Lets every worker finish what runs, and waits; what has not ended a second after
+    /// `within_ms` is killed.
+    pub(crate) async fn stop(&self, within_ms: u64) {
+        // Killing outranks draining.
+        self.0.phase.send_if_modified(|phase| {
+            let running = *phase == Phase::Running;
+            if running {
+                *phase = Phase::Draining(within_ms);
+            }
+            running
+        });
+        self.reaped().await;
+    }
+
+    /// Ends every worker now; a `stop` under way then returns soon.
+    pub(crate) fn kill(&self) {
+        self.0.phase.send_replace(Phase::Killing);
+    }
+
+    /// Waits until the last worker is gone.
+    pub(crate) async fn reaped(&self) {
+        let mut seats = self.0.filled.subscribe();
+        // The sender is in `self`: this ends with the condition.
+        let _ = seats.wait_for(|filled| *filled == 0).await;
+    }
+}
+
+impl Inner {
+    /// Changes one seat and tells whoever waits for changes.
+    fn seat<T>(&self, index: u32, change: impl FnOnce(&mut Seat) -> T) -> Option<T> {
+        let changed = lock(&self.seats).get_mut(index as usize).map(change);
+        self.changed.notify_waiters();
+        changed
+    }
+
+    /// Notes a death in the seat of its worker.
+    fn record(&self, index: u32, unstarted: u32, cause: String, tenant: Option<String>) {
+        let death = WorkerDeath { at: clock::now(), cause, tenant };
+        self.seat(index, |seat| {
+            seat.restarts += 1;
+            seat.unstarted = unstarted;
+            seat.last_death = Some(death);
+        });
+    }
+}
+
+/// Paths travel as text. A data directory whose name is not UTF-8 is refused at start-up.
+fn path_text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,293 @@
+//! Wiring: what a host starts, in which order, and how it ends.
+//!
+//! ```text
+//! data directory ─▶ port ─▶ state, store, logs ─▶ control socket ─▶ workers ─▶ ready
+//!                                                                     │ SIGTERM, SIGINT
+//! lock released ◀─ state closed ◀─ logs written ◀─ control ends ◀─ workers drained
+//! ```
+//! What can be refused cheaply comes first. The end is bounded: a publish under way, the drain, and a
+//! few seconds; a second signal ends the workers at once.
+
+use crate::compilers::Compilers;
+use crate::control::{self, App, Socket, SocketError};
+use crate::data::{DataDir, DataError, control_socket};
+use crate::deploy::{Deployer, repair};
+use crate::keeper::Keeper;
+use crate::logs::{Logs, Writing};
+use crate::processes::{WorkerSetup, Workers, WorkersFailed};
+use crate::registry::Registry;
+use crate::state::{State, StateError};
+use crate::{clock, listen};
+use insula_ipc::table::{Table, TableError};
+use insula_model::Ceilings;
+use insula_model::api::HostInfo;
+use insula_model::config::CompilerLimits;
+use insula_sandbox::store::{ArtifactStore, StoreError};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Workers' requests for code that wait to be taken up; more wait in their sockets.
+const CODE_NEEDED_MAX: usize = 1_024;
+/// Time between two sweeps of the artifact store, in seconds.
+const SWEEP_S: u64 = 3_600;
+/// How long a shutdown waits for a publish under way, in milliseconds: longer than a stuck worker
+/// holds one up.
+const PUBLISH_MS_MAX: u64 = 15_000;
+
+/// Everything a host is told.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Where tenants are served; port 0 takes any.
+    pub listen: SocketAddr,
+    /// Directory of state, artifacts, code, logs and the control socket.
+    pub data: PathBuf,
+    /// Worker processes.
+    pub workers: u32,
+    /// Milliseconds that running requests get to finish at shutdown.
+    pub drain_ms: u64,
+    /// The workers' log filter; the supervisor's own subscriber is the caller's.
+    pub log: String,
+    /// What manifests may ask for.
+    pub ceilings: Ceilings,
+    /// How hard compilers may work.
+    pub compiler: CompilerLimits,
+}
+
+/// Why a host does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another program listens there.
+    #[error(
+        "{addr} is taken by another program; stop it, or listen elsewhere: `--listen 127.0.0.1:0` takes any free port"
+    )]
+    PortTaken {
+        /// What was asked for.
+        addr: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}: {source}; name another address with `--listen`")]
+    Listen {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Another host runs on the same data directory.
+    #[error(
+        "another host (process {pid}) uses the data directory {}; stop it, or give this one its own with `--data`",
+        dir.display()
+    )]
+    DataInUse {
+        /// The directory.
+        dir: PathBuf,
+        /// The other host's process id; 0 if it does not say.
+        pid: u32,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Data(DataError),
+    /// The state database cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The artifact store cannot be used.
+    #[error("the artifact store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// The table shared with workers cannot be made.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The control socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Workers do not start.
+    #[error(transparent)]
+    Workers(#[from] WorkersFailed),
+    /// The directory of logs, a signal handler, or a thread.
+    #[error("the host could not be set up: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<DataError> for ServeError {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::InUse { dir, pid } => Self::DataInUse { dir, pid },
+            other => Self::Data(other),
+        }
+    }
+}
+
+/// The requests to stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs the host until SIGTERM or SIGINT. `on_ready` is called once, when every worker serves and the
+/// control socket listens. Returns when nothing of the host runs any more.
+pub async fn serve(config: HostConfig, on_ready: impl FnOnce(HostInfo)) -> Result<(), ServeError> {
+    let mut stop = Stop::new()?;
+    let data = DataDir::claim(&config.data)?;
+    let listener = listen::listen(config.listen, data.unclean()).await?;
+    let host = Host::start(&config, data.path(), listener).await?;
+    let started = tokio::select! {
+        started = host.app.deployer.workers.serving() => started.map(|()| true),
+        () = stop.requested() => Ok(false),
+    };
+    match &started {
+        Ok(true) => {
+            host.app.ready.store(true, Ordering::SeqCst);
+            on_ready(host.app.host_info());
+            stop.requested().await;
+        }
+        Ok(false) => {}
+        Err(_) => host.app.deployer.workers.kill(),
+    }
+    host.stop(config.drain_ms, &mut stop).await;
+    data.release();
+    started.map(drop).map_err(ServeError::from)
+}
+
+/// A host that runs.
+struct Host {
+    app: Arc<App>,
+    writing: Writing,
+    ending: watch::Sender<bool>,
+    control: JoinHandle<io::Result<()>>,
+    helpers: [JoinHandle<()>; 2],
+}
+
+impl Host {
+    async fn start(
+        config: &HostConfig,
+        data: &Path,
+        listener: TcpListener,
+    ) -> Result<Self, ServeError> {
+        let listen = listener.local_addr()?;
+        let (store, state, registry) = open(data.to_path_buf()).await?;
+        let (logs, writing) = Logs::open(data)?;
+        let table = Arc::new(Table::create(config.workers)?);
+        let socket = Socket::bind(&control_socket(data))?;
+        let (code_needed, needs) = mpsc::channel(CODE_NEEDED_MAX);
+        let setup = WorkerSetup {
+            listener,
+            table,
+            log: config.log.clone(),
+            code_dir: store.code_dir().to_path_buf(),
+            code_key: store.code_key(),
+        };
+        let registry = Arc::new(registry);
+        let workers = Workers::start(setup, Arc::clone(&registry), logs.clone(), code_needed);
+        let deployer = Arc::new(Deployer {
+            keeper: Keeper::new(store.clone()),
+            compilers: Compilers::new(store.clone(), config.compiler.clone()),
+            store,
+            state,
+            registry,
+            workers,
+            logs,
+            ceilings: config.ceilings.clone(),
+            listen,
+            publishing: Mutex::new(()),
+            draining: AtomicBool::new(false),
+        });
+        let (ending, end) = watch::channel(false);
+        let app = Arc::new(App {
+            deployer: Arc::clone(&deployer),
+            data: data.to_path_buf(),
+            started_at: clock::now(),
+            ready: AtomicBool::new(false),
+            ending: end,
+        });
+        Ok(Self {
+            control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
+            helpers: [
+                tokio::spawn(repair(Arc::clone(&deployer), needs)),
+                tokio::spawn(sweep(deployer)),
+            ],
+            app,
+            writing,
+            ending,
+        })
+    }
+
+    /// Ends in order; see the top of this file.
+    async fn stop(self, drain_ms: u64, stop: &mut Stop) {
+        let deployer = &self.app.deployer;
+        deployer.draining.store(true, Ordering::SeqCst);
+        tracing::info!(drain_ms, "stopping: no new connections, running requests finish");
+        let draining = async {
+            // A publish under way is finished first, so that its client hears how it ended.
+            let published = Duration::from_millis(PUBLISH_MS_MAX);
+            let _alone = tokio::time::timeout(published, deployer.publishing.lock()).await;
+            deployer.workers.stop(drain_ms).await;
+        };
+        tokio::pin!(draining);
+        tokio::select! {
+            () = &mut draining => {}
+            () = stop.requested() => {
+                tracing::warn!("a second signal: ending at once");
+                deployer.workers.kill();
+                deployer.workers.reaped().await;
+            }
+        }
+        self.ending.send_replace(true);
+        match self.control.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the control API had failed"),
+            Err(error) => tracing::error!(%error, "the control API had panicked"),
+        }
+        for helper in self.helpers {
+            helper.abort();
+        }
+        self.writing.close(&deployer.logs).await;
+        if let Err(error) = deployer.state.close().await {
+            tracing::warn!(%error, "the state database keeps its log; nothing is lost");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Opens what is on disk; blocks elsewhere.
+async fn open(data: PathBuf) -> Result<(ArtifactStore, State, Registry), ServeError> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let store = ArtifactStore::open(&data)?;
+        // What a crash left behind; this directory's lock is held, so nobody else writes there.
+        store.sweep();
+        let state = State::open(&data)?;
+        let registry = Registry::load(state.load()?);
+        Ok((store, state, registry))
+    });
+    opened.await.map_err(io::Error::other)?
+}
+
+/// Removes artifacts that nobody deployed in time, at start-up and every hour.
+async fn sweep(deployer: Arc<Deployer>) {
+    let mut times = tokio::time::interval(Duration::from_secs(SWEEP_S));
+    loop {
+        times.tick().await;
+        let _alone = deployer.publishing.lock().await;
+        if let Err(error) = deployer.keeper.sweep(&deployer.state).await {
+            tracing::warn!(%error, "artifacts could not be swept; tried again in an hour");
+        }
+    }
+}

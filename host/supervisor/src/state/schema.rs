@@ -1,0 +1,68 @@
+//! The schema and its migrations.
+//!
+//! `PRAGMA user_version` says how many of [`MIGRATIONS`] a file has been through; the rest are applied
+//! at start-up, each in a transaction of its own together with its number. Entries are only ever
+//! appended.
+
+use super::StateError;
+use rusqlite::{Connection, TransactionBehavior};
+
+const MIGRATIONS: [&str; 1] = [
+    // 1: artifacts, tenants, revisions, routes.
+    "CREATE TABLE artifacts (
+        digest      TEXT PRIMARY KEY,           -- sha256:…
+        bytes       INTEGER NOT NULL,
+        kind        TEXT NOT NULL,              -- http-0.2, http-0.3
+        created_at  TEXT NOT NULL               -- RFC 3339, as all times
+     ) STRICT, WITHOUT ROWID;
+
+     CREATE TABLE tenants (
+        id          INTEGER PRIMARY KEY,
+        name        TEXT NOT NULL UNIQUE,
+        slot        INTEGER NOT NULL UNIQUE,    -- row of the shared table
+        active      INTEGER NOT NULL,           -- revision that requests go to
+        previous    INTEGER,                    -- revision that was active before
+        last        INTEGER NOT NULL,           -- highest number given; numbers are never reused
+        deployed_at TEXT NOT NULL,              -- when `active` became so
+        FOREIGN KEY (id, active) REFERENCES revisions (tenant, number)
+            DEFERRABLE INITIALLY DEFERRED
+     ) STRICT;
+
+     CREATE TABLE revisions (
+        tenant      INTEGER NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
+        number      INTEGER NOT NULL,
+        artifact    TEXT NOT NULL REFERENCES artifacts (digest),
+        manifest    TEXT NOT NULL,              -- JSON, as written
+        resolved    TEXT NOT NULL,              -- JSON, defaults filled in
+        created_at  TEXT NOT NULL,
+        PRIMARY KEY (tenant, number)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX revisions_by_artifact ON revisions (artifact);
+
+     CREATE TABLE routes (                      -- of active revisions
+        host        TEXT NOT NULL,
+        prefix      TEXT NOT NULL,
+        tenant      INTEGER NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
+        PRIMARY KEY (host, prefix)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX routes_by_tenant ON routes (tenant);",
+];
+
+/// Sets the connection up and applies the migrations that the file has not seen.
+pub(super) fn prepare(connection: &mut Connection) -> Result<(), StateError> {
+    // `journal_mode` answers with the mode it chose, so it is a query.
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(StateError::Newer { found, known });
+    }
+    for (number, migration) in (1u32..).zip(MIGRATIONS).skip(found as usize) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", number)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

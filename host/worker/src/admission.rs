@@ -1,0 +1,76 @@
+//! Admission: the right to run, before anything is instantiated.
+//!
+//! The tenant's concurrency is counted over all workers, in the shared table: add one, then sum the
+//! row. Of two workers that do so at once, at least one sees the other, so the limit is never
+//! passed. Beyond it a request waits in this worker's queue for the tenant: bounded in length by
+//! `queue`, in time by `queue_wait`, in order of arrival.
+
+use crate::tenant::Tenant;
+use crate::ticket::Ticket;
+use crate::worker::Worker;
+use insula_model::{Fault, Outcome, Usage};
+use insula_sandbox::engine::LIVE_INSTANCES_MAX;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Requests running in one worker: every one of them may hold an instance.
+const RUNNING_MAX: u64 = LIVE_INSTANCES_MAX as u64 - 96;
+/// How often a waiting request looks at the other workers, which cannot wake it.
+const RECHECK: Duration = Duration::from_millis(2);
+
+/// The permit to run one request of `tenant`, or why there is none.
+pub(crate) async fn admit(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault> {
+    let admitted = match try_enter(worker, tenant) {
+        Ok(ticket) => return Ok(ticket),
+        Err(Fault::Concurrency) => wait(worker, tenant).await,
+        Err(fault) => Err(fault),
+    };
+    if let Err(fault) = &admitted {
+        let cell = worker.table.cell(worker.index, tenant.entry.slot);
+        cell.record(Outcome::Shed(*fault), &Usage::default());
+    }
+    admitted
+}
+
+fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault> {
+    if worker.draining.get() {
+        return Err(Fault::Draining);
+    }
+    if worker.running.get() >= RUNNING_MAX {
+        return Err(Fault::WorkerFull);
+    }
+    let slot = tenant.entry.slot;
+    worker.table.cell(worker.index, slot).enter();
+    if worker.table.running(slot) > u64::from(tenant.entry.limits.concurrency) {
+        worker.table.cell(worker.index, slot).leave();
+        return Err(Fault::Concurrency);
+    }
+    Ok(Ticket::entered(worker.clone(), tenant.clone()))
+}
+
+/// One place in the queue, given back however the wait ends.
+struct Place<'a>(&'a Tenant);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
+
+async fn wait(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault> {
+    let limits = &tenant.entry.limits;
+    if tenant.waiting.get() >= limits.queue {
+        return Err(Fault::Concurrency);
+    }
+    tenant.waiting.set(tenant.waiting.get() + 1);
+    let _place = Place(tenant);
+    let until = Instant::now() + Duration::from_millis(limits.queue_wait_ms);
+    loop {
+        let _ = tokio::time::timeout(RECHECK, tenant.freed.notified()).await;
+        match try_enter(worker, tenant) {
+            Err(Fault::Concurrency) if Instant::now() < until => {}
+            decided => return decided,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Compiled code that this worker has mapped: loaded at a tenant's first request, evicted when others
+//! need the place.
+//!
+//! Bounded by [`LOADED_MAX`] components, the least recently used of which goes first (requests that
+//! run keep theirs until they end). Loading reads the disk but compiles nothing. Requests for code
+//! that is being loaded, or compiled again, wait for it up to [`CODE_WAIT`].
+
+use insula_model::Digest;
+use insula_model::wire::FromWorker;
+use insula_sandbox::code::{LoadError, Loaded, Loader};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// Components mapped in one worker: five mappings each of the 65,530 that a process may have.
+const LOADED_MAX: usize = 2_048;
+/// How long a request waits for code.
+const CODE_WAIT: Duration = Duration::from_secs(5);
+/// Code up to this size is loaded on the event loop, in well under a millisecond; larger code on a
+/// thread of its own, since hashing it takes long enough to be noticed.
+const INLINE_BYTES_MAX: u64 = 2 << 20;
+
+pub(crate) struct Codes {
+    loader: Loader,
+    loaded: RefCell<HashMap<Digest, Entry>>,
+    loading: RefCell<HashMap<Digest, Rc<Notify>>>,
+    clock: Cell<u64>,
+    to_supervisor: mpsc::Sender<FromWorker>,
+}
+
+struct Entry {
+    loaded: Arc<Loaded>,
+    used: Cell<u64>,
+}
+
+/// The code cannot be had now.
+pub(crate) struct Unavailable(pub(crate) String);
+
+impl Codes {
+    pub(crate) fn new(loader: Loader, to_supervisor: mpsc::Sender<FromWorker>) -> Self {
+        Self {
+            loader,
+            loaded: RefCell::default(),
+            loading: RefCell::default(),
+            clock: Cell::new(0),
+            to_supervisor,
+        }
+    }
+
+    /// How many components are mapped.
+    pub(crate) fn count(&self) -> u64 {
+        self.loaded.borrow().len() as u64
+    }
+
+    /// Marks code as used now.
+    pub(crate) fn touch(&self, digest: &Digest) {
+        if let Some(entry) = self.loaded.borrow().get(digest) {
+            entry.used.set(self.tick());
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.set(self.clock.get() + 1);
+        self.clock.get()
+    }
+
+    /// The code of an artifact, loaded if it is not.
+    pub(crate) async fn get(&self, digest: &Digest) -> Result<Arc<Loaded>, Unavailable> {
+        match tokio::time::timeout(CODE_WAIT, self.get_or_wait(digest)).await {
+            Ok(found) => found,
+            Err(_) => {
+                // The next request asks again: this compilation may have failed for good or for now.
+                self.ready(digest);
+                Err(Unavailable("the compiled code was not there in time".into()))
+            }
+        }
+    }
+
+    async fn get_or_wait(&self, digest: &Digest) -> Result<Arc<Loaded>, Unavailable> {
+        loop {
+            if let Some(entry) = self.loaded.borrow().get(digest) {
+                entry.used.set(self.tick());
+                return Ok(entry.loaded.clone());
+            }
+            let other = self.loading.borrow().get(digest).cloned();
+            if let Some(other) = other {
+                other.notified().await;
+                continue;
+            }
+            match self.load(digest).await {
+                Ok(loaded) => return Ok(loaded),
+                Err(error) if error.is_mended_by_compiling() => self.ask_for(digest, &error)?,
+                Err(error) => return Err(Unavailable(error.to_string())),
+            }
+        }
+    }
+
+    async fn load(&self, digest: &Digest) -> Result<Arc<Loaded>, LoadError> {
+        let small = self.loader.bytes(digest).is_none_or(|bytes| bytes <= INLINE_BYTES_MAX);
+        let loaded = if small {
+            self.loader.load(digest)?
+        } else {
+            self.loading.borrow_mut().insert(*digest, Rc::new(Notify::new()));
+            // Dropped with this future too: those who wait then try for themselves.
+            let _done = Done { codes: self, digest };
+            let (loader, of) = (self.loader.clone(), *digest);
+            tokio::task::spawn_blocking(move || loader.load(&of))
+                .await
+                .map_err(|error| LoadError::System(error.to_string()))??
+        };
+        let loaded = Arc::new(loaded);
+        let mut all = self.loaded.borrow_mut();
+        if all.len() >= LOADED_MAX {
+            let oldest = all.iter().min_by_key(|(_, entry)| entry.used.get()).map(|(key, _)| *key);
+            oldest.and_then(|key| all.remove(&key));
+        }
+        all.insert(*digest, Entry { loaded: loaded.clone(), used: Cell::new(self.tick()) });
+        Ok(loaded)
+    }
+
+    /// Has the artifact compiled again; those who want it wait until [`Codes::ready`].
+    fn ask_for(&self, digest: &Digest, error: &LoadError) -> Result<(), Unavailable> {
+        let message = FromWorker::CodeNeeded { digest: *digest, reason: error.to_string() };
+        self.to_supervisor
+            .try_send(message)
+            .map_err(|_| Unavailable("the supervisor does not take messages".into()))?;
+        self.loading.borrow_mut().insert(*digest, Rc::new(Notify::new()));
+        Ok(())
+    }
+
+    /// Code may be there now: compiled again, or loaded by another request.
+    pub(crate) fn ready(&self, digest: &Digest) {
+        if let Some(waiting) = self.loading.borrow_mut().remove(digest) {
+            waiting.notify_waiters();
+        }
+    }
+}
+
+struct Done<'a> {
+    codes: &'a Codes,
+    digest: &'a Digest,
+}
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.codes.ready(self.digest);
+    }
+}

@@ -1,0 +1,126 @@
+//! One client connection: HTTP/1.1 with keep-alive, or HTTP/2 with prior knowledge.
+//!
+//! Bounds: the constants below. Ends when the client closes, when it is idle for
+//! [`IDLE_MAX`], when its response stalls past its deadline, or when the worker drains.
+
+use crate::dispatch::dispatch;
+use crate::headers;
+use crate::worker::Worker;
+use http::header::HeaderValue;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// From a connection's first byte, or the end of the last request, to a whole request head.
+const HEADER_READ_MAX: Duration = Duration::from_secs(15);
+/// Without any request.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a request head that are read at all; a tenant's own limit is lower.
+const HEAD_BYTES_MAX: usize = 192 << 10;
+/// Fields of one head.
+const FIELDS_MAX: usize = 200;
+/// HTTP/2 requests at once on one connection.
+const STREAMS_MAX: u32 = 256;
+/// HTTP/2 bytes in flight towards one guest, and on one connection.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+/// What a request knows about its connection.
+pub(crate) struct Peer {
+    pub(crate) forwarded: HeaderValue,
+    /// Ends the connection at once.
+    pub(crate) kill: Rc<Notify>,
+    requests: Cell<u64>,
+    last_end: Cell<Instant>,
+}
+
+/// hyper's HTTP/2 streams, on this thread.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// Counts a request as running for the idle timer, until its response has ended.
+pub(crate) struct Busy(Rc<Peer>);
+
+impl Peer {
+    /// A request begins on this connection.
+    pub(crate) fn begin(self: &Rc<Self>) -> Busy {
+        self.requests.set(self.requests.get() + 1);
+        Busy(self.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.requests.set(self.0.requests.get() - 1);
+        self.0.last_end.set(Instant::now());
+    }
+}
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
+    // Small answers must not wait for the client's acknowledgements.
+    let _ = stream.set_nodelay(true);
+    let peer = Rc::new(Peer {
+        forwarded: headers::forwarded(from),
+        kill: Rc::new(Notify::new()),
+        requests: Cell::new(0),
+        last_end: Cell::new(Instant::now()),
+    });
+    let service = {
+        let (worker, peer) = (worker.clone(), peer.clone());
+        service_fn(move |request| dispatch(worker.clone(), peer.clone(), request))
+    };
+    let mut builder = auto::Builder::new(LocalExecutor);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(FIELDS_MAX)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEAD_BYTES_MAX as u32);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut draining = worker.draining.get();
+    if draining {
+        connection.as_mut().graceful_shutdown();
+    }
+    loop {
+        let idle_at = peer.last_end.get() + IDLE_MAX;
+        tokio::select! {
+            biased;
+            // A client's broken connection is its own affair; nothing is learned from the error.
+            _ = connection.as_mut() => return,
+            () = peer.kill.notified() => return,
+            () = worker.drain.notified(), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep_until(idle_at) => {
+                if peer.requests.get() > 0 {
+                    // A long request is not idleness; it has a deadline of its own.
+                    peer.last_end.set(Instant::now());
+                } else if peer.last_end.get() + IDLE_MAX <= Instant::now() {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The way of one request, every stage in order.
+
+use crate::admission::admit;
+use crate::connection::{Busy, Peer};
+use crate::headers::{self, content_length, head_bytes, prepare_request, strip_hop_by_hop};
+use crate::request_body::{BodyPhase, BodyState, RequestBody};
+use crate::respond;
+use crate::response_body::{ResponseBody, StreamParts};
+use crate::tenant::Tenant;
+use crate::ticket::Ticket;
+use crate::worker::Worker;
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, Uri};
+use http_body::Body;
+use hyper::body::Incoming;
+use insula_model::api::LogStream;
+use insula_model::route::normalise_host;
+use insula_model::{Fault, Outcome};
+use insula_sandbox::invoke::Finished;
+use insula_sandbox::{GuestBody, GuestFault, Invocation, Loaded, Running};
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// A response body up to this size that is complete when the head is, goes out with it in one write.
+const WHOLE_BYTES_MAX: usize = 64 << 10;
+
+/// Answers one request; never fails, because every failure is an answer.
+pub(crate) async fn dispatch(
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let id: Rc<str> = worker.request_id().into();
+    let id_value = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("unknown"));
+    Ok(answer(worker, peer, request, &id, &id_value).await.unwrap_or_else(|no| match no {
+        No::Route(host) => respond::no_route(&host, &id_value),
+        No::Fault(fault) => respond::fault(fault, &id_value),
+    }))
+}
+
+/// Why there is no answer of a guest's.
+enum No {
+    Route(String),
+    Fault(Fault),
+}
+
+impl From<Fault> for No {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+async fn answer(
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    request: Request<Incoming>,
+    id: &Rc<str>,
+    id_value: &HeaderValue,
+) -> Result<Response<ResponseBody>, No> {
+    // Route first: until then there is no tenant whose limits could apply.
+    let (mut parts, body) = request.into_parts();
+    let tenant = route(&worker, &mut parts)?;
+    let limits = &tenant.entry.limits;
+    // What can be refused by looking at the head is refused before it takes a permit.
+    if head_bytes(&parts) > limits.request_header_bytes as usize {
+        return Err(Fault::RequestHeaderTooLarge.into());
+    }
+    if content_length(&parts.headers).is_some_and(|length| length > limits.request_body_bytes) {
+        return Err(Fault::RequestBodyTooLarge.into());
+    }
+    // The permit before the code: loading is work, and admission bounds how much of it there is.
+    let mut ticket = admit(&worker, &tenant).await?;
+    let loaded = match load(&worker, &tenant).await {
+        Ok(loaded) => loaded,
+        Err(detail) => return Err(fail(ticket, id, Fault::CodeUnavailable, &detail).into()),
+    };
+    let busy = peer.begin();
+    let is_head = parts.method == Method::HEAD;
+    // The instance last: nothing is instantiated for a request that could still be refused.
+    prepare_request(&mut parts.headers, id_value, &peer.forwarded);
+    let (body, state) = guard_body(body, &mut ticket);
+    let request = Request::from_parts(parts, body);
+    let (reused, served) = match tenant.pool.take() {
+        Some((instance, served)) => (Some(instance), served),
+        None => (None, 0),
+    };
+    let invocation = Invocation {
+        memory_bytes: limits.memory_bytes,
+        fuel: limits.fuel,
+        deadline: ticket.deadline,
+        log: tenant.log.sink(Arc::from(&**id)),
+        gauge: ticket.gauge.clone(),
+    };
+    let mut running = Running::start(loaded, reused, request, invocation);
+    let head = invoke(&mut ticket, &mut running).await;
+    // What the client did wrong explains what the guest made of it.
+    let body_phase = state.as_ref().map_or(BodyPhase::Fine, |state| state.phase());
+    let (head, finished) = match head {
+        Ok(_) if body_phase == BodyPhase::TooLarge => {
+            running.abort();
+            return Err(fail(ticket, id, Fault::RequestBodyTooLarge, "").into());
+        }
+        Ok(answered) => answered,
+        Err(fault) => {
+            running.abort();
+            let blamed = match (fault.fault, body_phase) {
+                (_, BodyPhase::TooLarge) => Fault::RequestBodyTooLarge,
+                (_, BodyPhase::Broken) => Fault::RequestBodyBroken,
+                (Fault::Deadline, BodyPhase::Waiting) => Fault::RequestTimeout,
+                (fault, _) => fault,
+            };
+            return Err(fail(ticket, id, blamed, &fault.detail).into());
+        }
+    };
+    if let Some(instance) = finished.and_then(|finished| finished.instance)
+        && tenant.pool.put(instance, served + 1)
+    {
+        worker.sweep_later();
+    }
+    let answered = Answer { ticket, running, served, is_head, busy };
+    respond_with(answered, head, id, id_value, &peer).await
+}
+
+/// The tenant that a request is for. The authority of the target wins over `Host` (RFC 9112,
+/// section 3.2.2), and what wins is what the guest sees.
+fn route(worker: &Worker, parts: &mut http::request::Parts) -> Result<Rc<Tenant>, No> {
+    if parts.method == Method::CONNECT {
+        return Err(Fault::BadRequest.into());
+    }
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Fault::BadRequest.into());
+    }
+    if let Some(authority) = parts.uri.authority() {
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::BadRequest)?;
+        parts.headers.insert(header::HOST, value);
+    } else if host.is_none() {
+        return Err(Fault::BadRequest.into());
+    }
+    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host: Cow<'_, str> = host.and_then(normalise_host).ok_or(Fault::BadRequest)?;
+    let found = worker.router.borrow().find(&host, parts.uri.path()).cloned();
+    let tenant = found.ok_or_else(|| No::Route(host.into_owned()))?;
+    if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
+        // Guests see the origin form, whatever form the client chose.
+        let target = parts.uri.path_and_query().cloned();
+        let target = target.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(target);
+    }
+    Ok(tenant)
+}
+
+async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>, String> {
+    let known = tenant.loaded.borrow().upgrade();
+    if let Some(loaded) = known {
+        worker.codes.touch(&tenant.entry.digest);
+        return Ok(loaded);
+    }
+    let loaded = worker.codes.get(&tenant.entry.digest).await.map_err(|error| error.0)?;
+    *tenant.loaded.borrow_mut() = Arc::downgrade(&loaded);
+    worker.cell().set_loaded(worker.codes.count());
+    Ok(loaded)
+}
+
+fn guard_body(body: Incoming, ticket: &mut Ticket) -> (RequestBody, Option<Arc<BodyState>>) {
+    if body.is_end_stream() {
+        return (RequestBody::Empty, None);
+    }
+    let limit = ticket.tenant.entry.limits.request_body_bytes;
+    let (seen, state) = (Arc::default(), Arc::new(BodyState::default()));
+    ticket.bytes_in = Some(Arc::clone(&seen));
+    let body = RequestBody::Streaming { body, left: limit, limit, seen, state: state.clone() };
+    (body, Some(state))
+}
+
+/// Records a fault with everything known about it; the client gets the word only.
+fn fail(mut ticket: Ticket, id: &str, fault: Fault, detail: &str) -> Fault {
+    let text =
+        if detail.is_empty() { fault.code().into() } else { format!("{}: {detail}", fault.code()) };
+    ticket.tenant.log.line(LogStream::Host, id, &text);
+    ticket.end(respond::outcome(fault));
+    fault
+}
+
+type Answered = (Response<GuestBody>, Option<Finished>);
+
+/// Runs the guest until it has set the head, has ended, or the deadline passes.
+async fn invoke(ticket: &mut Ticket, running: &mut Running) -> Result<Answered, GuestFault> {
+    let deadline = ticket.deadline;
+    let mut finished: Option<Finished> = None;
+    // Made before, but registered with the timer only if the first slice does not settle it.
+    let mut timer = pin!(tokio::time::sleep_until(deadline.into()));
+    poll_fn(|cx| {
+        if finished.is_none() {
+            let polled =
+                catch_unwind(AssertUnwindSafe(|| ticket.poll(cx, |cx| running.poll_guest(cx))));
+            match polled {
+                Ok(Poll::Ready(end)) => finished = Some(end),
+                Ok(Poll::Pending) => {}
+                Err(_) => {
+                    let detail = "the host panicked; its own log has the details".into();
+                    return Poll::Ready(Err(GuestFault { fault: Fault::Panic, detail }));
+                }
+            }
+        }
+        if let Some(head) = running.try_head() {
+            // A guest that trapped after its head, with nothing sent yet, failed: say so.
+            let head = match finished.as_mut().and_then(|end| end.fault.take()) {
+                Some(fault) => Err(fault),
+                None => head,
+            };
+            return Poll::Ready(head.map(|head| (head, finished.take())));
+        }
+        if let Some(end) = finished.take() {
+            let detail = "the handler returned without setting a response".into();
+            let none = GuestFault { fault: Fault::NoResponse, detail };
+            return Poll::Ready(Err(end.fault.unwrap_or(none)));
+        }
+        std::task::ready!(timer.as_mut().poll(cx));
+        let detail = "the deadline passed before the guest answered".into();
+        Poll::Ready(Err(GuestFault { fault: Fault::Deadline, detail }))
+    })
+    .await
+}
+
+/// A request whose guest has set a head.
+struct Answer {
+    ticket: Ticket,
+    running: Running,
+    served: u32,
+    is_head: bool,
+    busy: Busy,
+}
+
+/// Sends the guest's head, and its body: whole if it is there and short, else as a stream.
+async fn respond_with(
+    answer: Answer,
+    head: Response<GuestBody>,
+    id: &Rc<str>,
+    id_value: &HeaderValue,
+    peer: &Peer,
+) -> Result<Response<ResponseBody>, No> {
+    let Answer { mut ticket, running, served, is_head, busy } = answer;
+    let (mut parts, mut body) = head.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    parts.headers.insert(headers::REQUEST_ID, id_value.clone());
+    // A length that is declared without a body is right in answers that never have one (RFC 9110,
+    // sections 9.3.2 and 15.4.5).
+    let bodiless = is_head || matches!(parts.status.as_u16(), 204 | 304);
+    let declared = content_length(&parts.headers).filter(|_| !bodiless);
+    if parts.status.is_informational() {
+        return Err(fail(ticket, id, Fault::BadResponse, "the status is below 200").into());
+    }
+    let limit = ticket.tenant.entry.limits.response_body_bytes;
+    if declared.is_some_and(|declared| declared > limit) {
+        let detail = format!("the declared body is longer than {limit} bytes");
+        return Err(fail(ticket, id, Fault::ResponseBodyTooLarge, &detail).into());
+    }
+    let mut early = VecDeque::new();
+    let mut body_ended = false;
+    if !running.is_running() {
+        let taken = poll_fn(|cx| Poll::Ready(take_early(cx, &mut body, &mut early))).await;
+        match taken {
+            Ok(ended) => body_ended = ended,
+            Err(detail) => return Err(fail(ticket, id, Fault::BadResponse, &detail).into()),
+        }
+        if let Some(whole) = body_ended.then(|| join(&early)).flatten() {
+            let length = whole.len() as u64;
+            if declared.is_some_and(|declared| declared != length) {
+                let detail = "the body is not as long as its content-length";
+                return Err(fail(ticket, id, Fault::BadResponse, detail).into());
+            }
+            if length > limit {
+                let detail = format!("the response body is longer than {limit} bytes");
+                return Err(fail(ticket, id, Fault::ResponseBodyTooLarge, &detail).into());
+            }
+            ticket.bytes_out = length;
+            ticket.end(Outcome::Response);
+            return Ok(Response::from_parts(parts, ResponseBody::whole(whole)));
+        }
+    }
+    let request_id = id.clone();
+    let stream = StreamParts {
+        ticket,
+        running,
+        body,
+        early,
+        body_ended,
+        served,
+        declared,
+        request_id,
+        busy,
+    };
+    Ok(Response::from_parts(parts, ResponseBody::stream(stream, peer.kill.clone())))
+}
+
+/// Takes what the body has ready, up to [`WHOLE_BYTES_MAX`]; whether it has ended.
+fn take_early(
+    cx: &mut Context<'_>,
+    body: &mut GuestBody,
+    early: &mut VecDeque<http_body::Frame<Bytes>>,
+) -> Result<bool, String> {
+    let mut bytes = 0;
+    while bytes <= WHOLE_BYTES_MAX {
+        match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(None) => return Ok(true),
+            Poll::Ready(Some(Err(error))) => return Err(error.to_string()),
+            Poll::Ready(Some(Ok(frame))) => {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                early.push_back(frame);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// The frames as one piece; none if there are trailers among them.
+fn join(frames: &VecDeque<http_body::Frame<Bytes>>) -> Option<Bytes> {
+    match (frames.front(), frames.len()) {
+        (None, _) => Some(Bytes::new()),
+        (Some(frame), 1) => frame.data_ref().cloned(),
+        _ => {
+            let mut joined = BytesMut::new();
+            for frame in frames {
+                joined.extend_from_slice(frame.data_ref()?);
+            }
+            Some(joined.freeze())
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The worker: one single-threaded process per core that accepts connections and runs guests.
+//!
+//! ```text
+//! listener → connection → dispatch { route → admit → revision → instance → invoke } → respond
+//! ```
+//! Owns: its connections, its instances, the code it has loaded. Bounded by the constants of each
+//! module; ends when the supervisor says `Drain` or is gone. It can die at any time: nothing that
+//! must last is in here. All state is reached through [`worker::Worker`], on one thread, without
+//! locks; only guests' futures and what they hold are `Send`.
+#![forbid(unsafe_code)]
+
+mod admission;
+mod codes;
+mod connection;
+mod dispatch;
+mod headers;
+mod link;
+mod listener;
+mod pool;
+mod request_body;
+mod respond;
+mod response_body;
+mod router;
+mod tenant;
+mod tenant_log;
+mod ticket;
+mod worker;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+/// The `__worker` role: takes the inherited descriptors and serves until drained or orphaned.
+pub fn main() -> ExitCode {
+    match link::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("worker: {error}");
+            // Without a subscriber the operator would see nothing.
+            let _ = writeln!(std::io::stderr(), "insula worker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

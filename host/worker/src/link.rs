@@ -1,0 +1,172 @@
+//! The line to the supervisor, and the worker's life along it.
+//!
+//! ```text
+//! Hello → engines, epoch, state → Publish* → Start → serving → Drain, or end of stream → drained
+//! ```
+//! A supervisor that is gone is a `Drain`: nothing more is accepted, what runs may finish, then the
+//! worker exits.
+
+use crate::codes::Codes;
+use crate::listener;
+use crate::tenant_log::LINES_QUEUED_MAX;
+use crate::worker::Worker;
+use insula_ipc::channel::{self, ChannelError};
+use insula_ipc::fds::{InheritError, inherited};
+use insula_ipc::table::{Table, TableError};
+use insula_model::wire::{FromWorker, ToWorker, WIRE_VERSION};
+use insula_sandbox::Engines;
+use insula_sandbox::code::Loader;
+use insula_sandbox::engine::EngineError;
+use insula_sandbox::epoch::Epoch;
+use std::net::TcpListener;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+/// How long an orphaned worker lets its requests finish, in milliseconds.
+const ORPHAN_DRAIN_MS: u64 = 10_000;
+/// How often a draining worker looks whether it is done.
+const DRAIN_CHECK: Duration = Duration::from_millis(5);
+
+/// Why a worker ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkerError {
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(
+        "the supervisor speaks version {0} of the protocol, this worker {WIRE_VERSION}; restart the host"
+    )]
+    Version(u32),
+    #[error("the supervisor's first message is not a greeting")]
+    Greeting,
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+pub(crate) fn run() -> Result<(), WorkerError> {
+    let inherited = inherited()?;
+    let table = Table::attach(inherited.table)?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Only loading large code uses these threads; they go when they are not needed.
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(5))
+        .build()?;
+    LocalSet::new().block_on(&runtime, live(inherited.socket, inherited.listener, table))
+}
+
+/// Every client connection is a descriptor; the hard limit is the operator's.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Ctrl-C in a terminal and a service manager's SIGTERM reach every process of the host; a worker
+/// ends when the supervisor says so, after its requests.
+fn hold_signals() -> std::io::Result<[Signal; 2]> {
+    Ok([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?])
+}
+
+async fn live(
+    socket: std::os::unix::net::UnixStream,
+    listener: TcpListener,
+    table: Table,
+) -> Result<(), WorkerError> {
+    let _held = hold_signals()?;
+    socket.set_nonblocking(true)?;
+    let (mut from, to) = UnixStream::from_std(socket)?.into_split();
+    let config = match channel::receive(&mut from).await? {
+        Some(ToWorker::Hello { version, config }) if version == WIRE_VERSION => config,
+        Some(ToWorker::Hello { version, .. }) => return Err(WorkerError::Version(version)),
+        None => return Ok(()),
+        Some(_) => return Err(WorkerError::Greeting),
+    };
+    let engines = Arc::new(Engines::new()?);
+    let loader = Loader::new(engines.clone(), Path::new(&config.code_dir), config.code_key);
+    let (sender, outgoing) = mpsc::channel(LINES_QUEUED_MAX);
+    let codes = Codes::new(loader, sender.clone());
+    let epoch = Epoch::start(engines)?;
+    let worker = Rc::new(Worker::new(config.index, table, epoch, codes, sender));
+    tokio::task::spawn_local(write(to, outgoing));
+    let within_ms = obey(&worker, &mut from, listener).await;
+    drain(&worker, Duration::from_millis(within_ms)).await;
+    Ok(())
+}
+
+async fn write(mut to: OwnedWriteHalf, mut outgoing: mpsc::Receiver<FromWorker>) {
+    while let Some(message) = outgoing.recv().await {
+        if channel::send(&mut to, &message).await.is_err() {
+            // The reading side notices the same end and drains.
+            return;
+        }
+    }
+}
+
+/// Does what the supervisor says until it says `Drain` or is gone; how long to drain.
+async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListener) -> u64 {
+    let mut listener = Some(listener);
+    loop {
+        match channel::receive(from).await {
+            Ok(Some(ToWorker::Publish { seq, tenants, removed })) => {
+                for slot in removed {
+                    worker.remove(slot);
+                }
+                for entry in tenants {
+                    worker.publish(entry);
+                }
+                say(worker, FromWorker::Ack { seq }).await;
+            }
+            Ok(Some(ToWorker::Start)) => {
+                if let Some(listener) = listener.take() {
+                    let accepting = listener::run(worker.clone(), listener);
+                    tokio::task::spawn_local(async move {
+                        if let Err(error) = accepting.await {
+                            tracing::error!("the listening socket cannot be used: {error}");
+                        }
+                    });
+                }
+                say(worker, FromWorker::Serving).await;
+            }
+            Ok(Some(ToWorker::CodeReady { digest })) => worker.codes.ready(&digest),
+            Ok(Some(ToWorker::Drain { within_ms })) => return within_ms,
+            Ok(Some(ToWorker::Hello { .. })) => {}
+            Ok(None) => return ORPHAN_DRAIN_MS,
+            Err(error) => {
+                tracing::error!("{error}");
+                return ORPHAN_DRAIN_MS;
+            }
+        }
+    }
+}
+
+/// Acknowledgements are never dropped: the queue's bound makes them wait behind log lines instead.
+async fn say(worker: &Worker, message: FromWorker) {
+    let _ = worker.to_supervisor.send(message).await;
+}
+
+async fn drain(worker: &Rc<Worker>, within: Duration) {
+    worker.draining.set(true);
+    worker.drain.notify_waiters();
+    let done = async {
+        while worker.connections.get() > 0 || worker.running.get() > 0 {
+            tokio::time::sleep(DRAIN_CHECK).await;
+        }
+    };
+    let _ = tokio::time::timeout(within, done).await;
+    worker.cell().set_serving(false);
+}

@@ -1,0 +1,107 @@
+//! A request body on its way to the guest: counted, bounded, and honest about how it ended.
+//!
+//! Bounded by the tenant's `request.body`; holds one frame at a time, so a slow guest slows the
+//! client down and nothing piles up.
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use insula_sandbox::invoke::RequestBodyError;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+/// How a request body stands, readable while the guest owns the body itself.
+#[derive(Default)]
+pub(crate) struct BodyState(AtomicU8);
+
+/// Where a body is in its life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyPhase {
+    /// Nothing is wrong.
+    Fine,
+    /// The guest waits for the client.
+    Waiting,
+    /// It passed its limit.
+    TooLarge,
+    /// The client broke off.
+    Broken,
+}
+
+impl BodyState {
+    fn set(&self, phase: BodyPhase) {
+        self.0.store(phase as u8, Relaxed);
+    }
+
+    pub(crate) fn phase(&self) -> BodyPhase {
+        match self.0.load(Relaxed) {
+            1 => BodyPhase::Waiting,
+            2 => BodyPhase::TooLarge,
+            3 => BodyPhase::Broken,
+            _ => BodyPhase::Fine,
+        }
+    }
+}
+
+/// What the guest reads from.
+pub(crate) enum RequestBody {
+    /// No body at all.
+    Empty,
+    /// The client's.
+    Streaming { body: Incoming, left: u64, limit: u64, seen: Arc<AtomicU64>, state: Arc<BodyState> },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let Self::Streaming { body, left, limit, seen, state } = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => {
+                state.set(BodyPhase::Waiting);
+                return Poll::Pending;
+            }
+            Poll::Ready(frame) => frame,
+        };
+        let checked = match frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                if length > *left {
+                    state.set(BodyPhase::TooLarge);
+                    return Poll::Ready(Some(Err(RequestBodyError::TooLarge(*limit))));
+                }
+                *left -= length;
+                seen.fetch_add(length, Relaxed);
+                Some(Ok(frame))
+            }
+            Some(Err(_)) => {
+                state.set(BodyPhase::Broken);
+                return Poll::Ready(Some(Err(RequestBodyError::Broken)));
+            }
+            None => None,
+        };
+        state.set(BodyPhase::Fine);
+        Poll::Ready(checked)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming { body, .. } => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! One tenant as this worker sees it: its active revision, and what waits or idles for it.
+//!
+//! A new revision is a new `Tenant`; requests keep the one they were routed to until they end, so
+//! each sees one revision from head to body.
+
+use crate::pool::Pool;
+use crate::tenant_log::TenantLog;
+use insula_model::wire::TenantEntry;
+use insula_sandbox::Loaded;
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Weak};
+use tokio::sync::Notify;
+
+pub(crate) struct Tenant {
+    pub(crate) entry: TenantEntry,
+    /// The loaded code, for as long as the cache keeps it.
+    pub(crate) loaded: RefCell<Weak<Loaded>>,
+    pub(crate) log: Arc<TenantLog>,
+    pub(crate) pool: Pool,
+    /// Requests of this worker in the tenant's queue.
+    pub(crate) waiting: Cell<u32>,
+    /// Told when a running request ends.
+    pub(crate) freed: Notify,
+}
+
+impl Tenant {
+    pub(crate) fn new(entry: TenantEntry, log: TenantLog) -> Self {
+        Self {
+            loaded: RefCell::new(Weak::new()),
+            log: Arc::new(log),
+            pool: Pool::new(entry.limits.reuse),
+            waiting: Cell::new(0),
+            freed: Notify::new(),
+            entry,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What one worker process holds, in one place.
+//!
+//! Everything is on one thread: cells instead of locks. Bounded by what each part is bounded by.
+
+use crate::codes::Codes;
+use crate::router::Router;
+use crate::tenant::Tenant;
+use crate::tenant_log::TenantLog;
+use insula_ipc::table::{Table, WorkerCell};
+use insula_model::wire::{FromWorker, TenantEntry};
+use insula_sandbox::epoch::Epoch;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+
+/// How often idle instances are looked at, while there are any.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+pub(crate) struct Worker {
+    pub(crate) index: u32,
+    pub(crate) table: Table,
+    pub(crate) epoch: Epoch,
+    pub(crate) codes: Codes,
+    pub(crate) router: RefCell<Router>,
+    tenants: RefCell<HashMap<u32, Rc<Tenant>>>,
+    pub(crate) running: Cell<u64>,
+    pub(crate) connections: Cell<u64>,
+    pub(crate) connection_closed: Notify,
+    pub(crate) draining: Cell<bool>,
+    /// Told once when draining starts.
+    pub(crate) drain: Notify,
+    pub(crate) to_supervisor: mpsc::Sender<FromWorker>,
+    sweeping: Cell<bool>,
+    request_ids: RequestIds,
+}
+
+/// Request ids: a random start per worker and a count, so that they are unique without coordination.
+struct RequestIds {
+    start: u64,
+    count: Cell<u64>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: u32,
+        table: Table,
+        epoch: Epoch,
+        codes: Codes,
+        to_supervisor: mpsc::Sender<FromWorker>,
+    ) -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        Self {
+            index,
+            table,
+            epoch,
+            codes,
+            router: RefCell::default(),
+            tenants: RefCell::default(),
+            running: Cell::new(0),
+            connections: Cell::new(0),
+            connection_closed: Notify::new(),
+            draining: Cell::new(false),
+            drain: Notify::new(),
+            to_supervisor,
+            sweeping: Cell::new(false),
+            request_ids: RequestIds {
+                start: RandomState::new().hash_one(std::process::id()),
+                count: Cell::new(0),
+            },
+        }
+    }
+
+    /// This worker's own cell of the shared table.
+    pub(crate) fn cell(&self) -> WorkerCell<'_> {
+        self.table.worker(self.index)
+    }
+
+    /// A new id, 24 hexadecimal digits.
+    pub(crate) fn request_id(&self) -> String {
+        let count = self.request_ids.count.get();
+        self.request_ids.count.set(count.wrapping_add(1));
+        format!("{:016x}{:08x}", self.request_ids.start, count & 0xffff_ffff)
+    }
+
+    /// Puts a tenant's new state in force: every request from now on sees it.
+    pub(crate) fn publish(&self, entry: TenantEntry) {
+        let slot = entry.slot;
+        let log =
+            TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
+        let tenant = Rc::new(Tenant::new(entry, log));
+        let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
+        let mut router = self.router.borrow_mut();
+        // New routes first: at no point does a route that both revisions have lead nowhere.
+        for route in &tenant.entry.routes {
+            router.insert(route, &tenant);
+        }
+        if let Some(before) = before {
+            Self::retire(&mut router, &before);
+        }
+    }
+
+    /// Takes a tenant out of service.
+    pub(crate) fn remove(&self, slot: u32) {
+        if let Some(before) = self.tenants.borrow_mut().remove(&slot) {
+            Self::retire(&mut self.router.borrow_mut(), &before);
+        }
+    }
+
+    fn retire(router: &mut Router, tenant: &Rc<Tenant>) {
+        for route in &tenant.entry.routes {
+            router.remove(route, tenant);
+        }
+        tenant.pool.close();
+    }
+
+    /// Starts looking after idle instances, unless someone does already. The task ends when none are
+    /// left, so that an idle worker sleeps.
+    pub(crate) fn sweep_later(self: &Rc<Self>) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                let now = Instant::now();
+                let mut any = false;
+                for tenant in worker.tenants.borrow().values() {
+                    any |= tenant.entry.limits.reuse.is_some() && tenant.pool.sweep(now);
+                }
+                if !any {
+                    worker.sweeping.set(false);
+                    return;
+                }
+            }
+        });
+    }
+}
