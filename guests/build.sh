@@ -27,7 +27,7 @@ hostile-recurse    rust wasm32-unknown-unknown
 hostile-spin       rust wasm32-unknown-unknown
 hostile-stall      rust wasm32-unknown-unknown
 hostile-start      rust wasm32-unknown-unknown
-hostile-tables     c    tables.c ../common-c/http.c
+hostile-tables     c    tables.c slots.s ../common-c/http.c
 hostile-trap       rust wasm32-unknown-unknown
 residue            c    residue.c state.s ../common-c/http.c
 sse                rust wasm32-wasip2
@@ -131,9 +131,10 @@ build_rust() { # target, name...
   upper=$(tr 'a-z-' 'A-Z_' <<<"$target")
   sysroot=INSULA_SYSROOT_$upper
   for name; do crates+=(-p "$name"); done
-  # Panic messages carry source paths: the same ones wherever the repository and cargo's home are.
+  # Panic messages carry source paths: the same ones wherever the repository is.
+  cargo fetch -q --locked
   env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS \
-    "CARGO_TARGET_${upper}_RUSTFLAGS=${!sysroot:+--sysroot=${!sysroot}} --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$PWD=/guests" \
+    "CARGO_TARGET_${upper}_RUSTFLAGS=${!sysroot:+--sysroot=${!sysroot}} --remap-path-prefix=$PWD=/guests$(./sysroot.sh remap)" \
     cargo build --locked --release --target "$target" "${crates[@]}"
   for name; do
     local file=$OUT/$target/release/$name.wasm

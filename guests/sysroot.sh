@@ -3,6 +3,7 @@
 #
 #   guests/sysroot.sh rust TARGET...   std for wasm32 targets; prints `export` lines for the caller to eval
 #   guests/sysroot.sh c                clang and wasi-libc;    prints `export` lines for the caller to eval
+#   guests/sysroot.sh remap            prints compiler flags that keep this machine's paths out of a guest
 #   guests/sysroot.sh clean            removes everything this script ever made
 #
 # rust: prints nothing when rustup has the targets already. Otherwise it builds std from Debian's
@@ -154,6 +155,13 @@ use_debian_compiler() {
 
 compiler() { "${RUSTC:-rustc}" "$@"; }
 
+# Panic messages carry source paths. The crates' directory is named after their registry and lies in
+# the user's home: neither belongs in a guest. Fetch first, because the directory must be there.
+remap_crates() {
+  local dir
+  for dir in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do printf ' --remap-path-prefix=%s=/crates' "$dir"; done
+}
+
 build_std() { # target...
   local version src package=rust-src seed=$DEST/seed target upper out
   open_apt
@@ -178,12 +186,14 @@ build_std() { # target...
   echo '#![no_std]' >"$seed/src/lib.rs"
   printf '[package]\nname = "seed"\nversion = "0.0.0"\nedition = "2024"\n[workspace]\n[profile.release]\npanic = "abort"\n' \
     >"$seed/Cargo.toml"
+  RUSTC_BOOTSTRAP=1 cargo fetch -q --manifest-path "$DEST/src/Cargo.toml" >&2 ||
+    die "the crates that std needs could not be fetched" "check the network"
   for target in "$@"; do
     say "building std for $target (about a minute)"
     upper=$(tr 'a-z-' 'A-Z_' <<<"$target")
     env -u RUSTFLAGS -u CARGO_BUILD_TARGET -u CARGO_ENCODED_RUSTFLAGS -u RUSTC_WRAPPER \
       RUSTC_BOOTSTRAP=1 __CARGO_TESTS_ONLY_SRC_ROOT="$DEST/src" CARGO_TARGET_DIR="$seed/target" \
-      "CARGO_TARGET_${upper}_RUSTFLAGS=-Cembed-bitcode=yes --remap-path-prefix=$DEST/src=/rustc/library --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
+      "CARGO_TARGET_${upper}_RUSTFLAGS=-Cembed-bitcode=yes --remap-path-prefix=$DEST/src=/rustc/library$(remap_crates)" \
       cargo build -q -j "$JOBS" --release --target "$target" -Zbuild-std=std,panic_abort,panic_unwind \
       --manifest-path "$seed/Cargo.toml" >&2 ||
       die "std for $target did not compile" "'guests/sysroot.sh clean', then run this again"
@@ -260,6 +270,7 @@ c() {
 case ${1:-} in
   rust) shift; rust "$@" ;;
   c) c ;;
+  remap) remap_crates ;;
   clean) rm -rf "$DEST" ;;
   *) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

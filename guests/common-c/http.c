@@ -1,16 +1,25 @@
 #include "http.h"
 #include <string.h>
 
-bool is_go(request_t request) {
+bool path_ends(request_t request, const char *suffix) {
   proxy_string_t target;
   if (!wasi_http_types_method_incoming_request_path_with_query(
           wasi_http_types_borrow_incoming_request(request), &target))
     return false;
   const uint8_t *query = memchr(target.ptr, '?', target.len);
-  size_t path_len = query ? (size_t)(query - target.ptr) : target.len;
-  bool go = path_len >= 3 && memcmp(target.ptr + path_len - 3, "/go", 3) == 0;
+  size_t path = query ? (size_t)(query - target.ptr) : target.len;
+  size_t end = strlen(suffix);
+  bool ends = path >= end && memcmp(target.ptr + path - end, suffix, end) == 0;
   proxy_string_free(&target);
-  return go;
+  return ends;
+}
+
+char *put_number(char *at, size_t number, unsigned base) {
+  if (number >= base)
+    at = put_number(at, number / base, base);
+  *at++ = "0123456789abcdef"[number % base];
+  *at = 0;
+  return at;
 }
 
 void answer(outparam_t out, const char *text) {

@@ -1,6 +1,6 @@
 //! Streams the request's body back as it arrives, and on GET describes the request.
 
-use common::{Reply, Target, text};
+use common::{Reply, text};
 use std::fmt::Write;
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::types::{IncomingRequest, Method, ResponseOutparam};
@@ -35,7 +35,8 @@ fn echo(request: IncomingRequest, out: ResponseOutparam) {
 }
 
 fn describe(request: &IncomingRequest) -> String {
-    let mut lines = format!("{} {}\n", method_name(&request.method()), Target::of(request).path());
+    let target = request.path_with_query().unwrap_or_default();
+    let mut lines = format!("{} {target}\n", method_name(&request.method()));
     for (name, value) in request.headers().entries() {
         let _ = writeln!(lines, "{name}: {}", String::from_utf8_lossy(&value));
     }

@@ -1,7 +1,7 @@
 //! Grows its memory and touches every page until that is denied; then traps, or never stops asking.
 
 use common::{Target, text};
-use std::arch::wasm32::{memory_grow, unreachable};
+use std::arch::wasm32::{memory_grow, memory_size, unreachable};
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
@@ -9,7 +9,7 @@ struct Grow;
 wasip2::http::proxy::export!(Grow);
 
 const ABOUT: &str = "hostile-grow: GET /go grows memory until that is denied, then traps; \
-    ?then=ask keeps asking for ever.\n";
+    ?then=ask keeps asking for ever; ?then=tell answers how far it came.\n";
 const PAGE_BYTES: usize = 64 * 1024;
 const STEP_PAGES: usize = 16;
 
@@ -19,15 +19,26 @@ impl Guest for Grow {
         if !target.is_go() {
             return text(out, ABOUT);
         }
-        let keep_asking = target.get("then") == Some("ask");
-        loop {
-            let first_page = memory_grow::<0>(STEP_PAGES);
-            if first_page != usize::MAX {
-                touch(first_page);
-            } else if !keep_asking {
-                unreachable();
+        grow_until_denied();
+        match target.get("then") {
+            Some("tell") => {
+                text(out, &format!("denied at {} bytes\n", memory_size::<0>() * PAGE_BYTES));
             }
+            Some("ask") => loop {
+                grow_until_denied();
+            },
+            _ => unreachable(),
         }
+    }
+}
+
+fn grow_until_denied() {
+    loop {
+        let first_page = memory_grow::<0>(STEP_PAGES);
+        if first_page == usize::MAX {
+            return;
+        }
+        touch(first_page);
     }
 }
 

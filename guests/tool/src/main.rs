@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(cause) => {
-            eprintln!("tool: {cause}\n{USAGE}");
+            eprintln!("tool: {cause}");
             ExitCode::FAILURE
         }
     }
@@ -34,6 +34,7 @@ fn run() -> Result<ExitCode, String> {
     while let Some(arg) = rest.next() {
         let mut value = || rest.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
+            "--help" => print!("{USAGE}"),
             "--cat" => drop(io::copy(&mut io::stdin(), &mut io::stdout()).map_err(text)?),
             "--ls" => list(value()?)?,
             "--alloc" => allocate(number(value()?)?)?,
