@@ -38,13 +38,17 @@ async fn deploy(
     Ok((answer, response))
 }
 
-/// Prints what a deploy or rollback did.
-pub(crate) fn announce(response: &DeployResponse) -> Result<()> {
+/// Prints what a deploy or rollback did; `verb` says which.
+pub(crate) fn announce(verb: &str, response: &DeployResponse) -> Result<()> {
     let paint = out::stdout_paint();
     let DeployResponse { name, revision, .. } = response;
     let mut lines = if response.changed {
-        let verb = paint.good("deployed");
-        format!("{verb} {name}, revision {revision} ({})", how(response))
+        let verb = paint.good(verb);
+        format!(
+            "{verb} {name}, revision {revision} ({}, {})",
+            response.kind.as_str(),
+            compiled(response)
+        )
     } else {
         format!("{name} is unchanged, revision {revision}")
     };
@@ -54,11 +58,10 @@ pub(crate) fn announce(response: &DeployResponse) -> Result<()> {
     out::line(&lines)
 }
 
-/// `http-0.2, compiled in 1.2 s`.
-pub(crate) fn how(response: &DeployResponse) -> String {
-    let compiled = match response.compile_ms {
+/// `compiled in 1.2 s`.
+pub(crate) fn compiled(response: &DeployResponse) -> String {
+    match response.compile_ms {
         Some(ms) => format!("compiled in {}", text::milliseconds(ms)),
         None => "already compiled".to_owned(),
-    };
-    format!("{}, {compiled}", response.kind.as_str())
+    }
 }

@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     for Loaded { manifest, component, .. } in wanted {
         match apply(&client, manifest, &component).await {
             Ok((answer, _)) if args.json => out::json(answer.json())?,
-            Ok((_, response)) => announce(&response)?,
+            Ok((_, response)) => announce("deployed", &response)?,
             // Without a host the others would fail alike.
             Err(error) if !several || failure::exit_of(&error) == Exit::Unreachable => {
                 return Err(error);

@@ -5,8 +5,9 @@ use crate::host_args::{absolute, default_data_dir};
 use anyhow::Result;
 use clap::Args;
 use clap::builder::ValueHint;
-use insula_model::DurationMs;
 use insula_model::config::ConfigFile;
+use insula_model::{ByteSize, DurationMs};
+use insula_sandbox::engine::MEMORY_BYTES_MAX;
 use insula_supervisor::HostConfig;
 use std::fs::File;
 use std::io::Read;
@@ -22,6 +23,10 @@ const WORKERS_MAX: u32 = 256;
 const DRAIN_MS_DEFAULT: u64 = 10_000;
 /// The longest drain that can be asked for.
 const DRAIN_MS_MAX: u64 = 3_600_000;
+/// The most a pooled slot can hold.
+const MEMORY_CEILING_MAX: ByteSize = ByteSize(MEMORY_BYTES_MAX as u64);
+/// The most that can be passed to a guest.
+const HEADER_CEILING_MAX: ByteSize = ByteSize(128 << 10);
 /// The largest configuration file that is read.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 
@@ -43,7 +48,8 @@ pub(crate) struct HostFlags {
     /// How long running requests may take to finish at shutdown [default: 10s]
     #[arg(long, value_name = "DURATION", env = "INSULA_DRAIN", value_parser = parse_drain)]
     drain: Option<DurationMs>,
-    /// Filter of the host's log on standard error: info, debug, insula_worker=trace … [default: info]
+    /// Filter of the host's log on standard error: info, debug, insula_worker=trace …
+    /// [default: info; `up`: warn]
     #[arg(long, value_name = "FILTER", env = "INSULA_LOG", value_parser = parse_log)]
     log: Option<String>,
     /// Configuration file (TOML): listen, data, workers, drain, log, [ceilings], [compiler]
@@ -97,12 +103,33 @@ pub(crate) fn read_file(path: &Path) -> Result<ConfigFile> {
     if text.len() > CONFIG_BYTES_MAX {
         return Err(wrong(&format!("has more than {CONFIG_BYTES_MAX} bytes")).into());
     }
-    toml::from_str(&text).map_err(|error| wrong("is wrong").caused_by(error).into())
+    let file: ConfigFile =
+        toml::from_str(&text).map_err(|error| wrong("is wrong").caused_by(error))?;
+    match out_of_bounds(&file) {
+        Some(why) => Err(wrong("asks for what no host can do").hint(why).into()),
+        None => Ok(file),
+    }
+}
+
+/// What of the tables is outside of what a host can do, and what would be inside.
+fn out_of_bounds(file: &ConfigFile) -> Option<String> {
+    let (ceilings, compiler) = (&file.ceilings, &file.compiler);
+    let too_much = |key: &str, asked: ByteSize, most: ByteSize| {
+        (asked > most).then(|| format!("`{key} = {asked}`: set at most {most}"))
+    };
+    too_much("ceilings.memory", ceilings.memory, MEMORY_CEILING_MAX)
+        .or_else(|| {
+            too_much("ceilings.request_header", ceilings.request_header, HEADER_CEILING_MAX)
+        })
+        .or_else(|| {
+            (compiler.at_once == 0).then(|| "`compiler.at_once = 0`: set at least 1".into())
+        })
 }
 
 impl HostFlags {
-    /// Flag over variable over file over default, and all of it checked.
-    pub(crate) fn resolve(self) -> Result<HostConfig> {
+    /// Flag over variable over file over default, and all of it checked. The log's default is the
+    /// verb's.
+    pub(crate) fn resolve(self, log_default: &str) -> Result<HostConfig> {
         let file = match &self.config {
             Some(path) => read_file(path)?,
             None => ConfigFile::default(),
@@ -131,7 +158,7 @@ impl HostFlags {
             data,
             workers: workers.unwrap_or_else(cores),
             drain_ms: drain.map_or(DRAIN_MS_DEFAULT, |drain| drain.0),
-            log: log.unwrap_or_else(|| "info".into()),
+            log: log.unwrap_or_else(|| log_default.into()),
             ceilings: file.ceilings,
             compiler: file.compiler,
         })

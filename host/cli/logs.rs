@@ -6,7 +6,7 @@
 use crate::failure::{Exit, Failure};
 use crate::host_args::HostArgs;
 use crate::out::{self, Paint};
-use crate::text::printable;
+use crate::text::{printable, printable_lines};
 use anyhow::Result;
 use http_body_util::BodyExt;
 use insula_model::TenantName;
@@ -97,7 +97,12 @@ fn print(records: &[u8], json: bool, paint: Paint) -> Result<()> {
 }
 
 fn readable(record: &LogRecord, paint: Paint) -> String {
-    let (at, text) = (paint.dim(&printable(&record.at)), printable(&record.text));
+    let at = paint.dim(&printable(&record.at));
+    let text = match record.stream {
+        LogStream::Stdout | LogStream::Stderr => printable(&record.text),
+        // The host's own words may take several lines; indented, none can pass for a record.
+        LogStream::Host => printable_lines(record.text.trim_end()).replace('\n', "\n    "),
+    };
     match record.stream {
         LogStream::Stdout => format!("{at} stdout {text}"),
         LogStream::Stderr => format!("{at} {}", paint.warn(&format!("stderr {text}"))),

@@ -38,6 +38,10 @@ mod validate;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// A request allocates and frees a few hundred small pieces, most of them wasmtime's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const AFTER_HELP: &str = "\
 Start here:
   insula up guests                      a host with every example tenant in ./guests

@@ -38,6 +38,12 @@ impl Progress {
         Self::start(bar, template, message.into())
     }
 
+    /// Work in `total` steps. Must be called within the runtime.
+    pub(crate) fn steps(message: impl Into<String>, total: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        Self::start(bar, "{msg} [{bar:30}] {pos} of {len} ({elapsed})", message.into())
+    }
+
     fn start(bar: ProgressBar, template: &str, message: String) -> Self {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));

@@ -86,11 +86,16 @@ fn tenants(all: &[TenantSummary]) -> String {
             counters.requests.to_string(),
             faults.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)).to_string(),
             counters.shed.to_string(),
-            text::bytes(counters.memory_peak_bytes),
+            peak(counters.memory_peak_bytes),
             text::age(&tenant.deployed_at),
         ]
     };
     table::render(columns, all.iter().map(row).collect())
+}
+
+/// Nothing has run yet, or how much it held.
+fn peak(bytes: u64) -> String {
+    if bytes == 0 { "-".into() } else { text::bytes(bytes) }
 }
 
 /// Routes on one line.

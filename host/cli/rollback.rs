@@ -42,5 +42,5 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let answer = client.send_json(Method::POST, &path, &request, DEPLOY_MS_MAX).await;
     drop(progress);
     let answer = answer.with_context(|| format!("cannot roll back `{}`", args.name))?;
-    if args.json { out::json(answer.json()) } else { announce(&answer.read()?) }
+    if args.json { out::json(answer.json()) } else { announce("rolled back", &answer.read()?) }
 }

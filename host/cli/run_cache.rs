@@ -9,7 +9,8 @@ use crate::host_args::default_cache_dir;
 use anyhow::{Context, Result};
 use insula_model::Digest;
 use insula_sandbox::store::ArtifactStore;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -22,6 +23,8 @@ const TEMPORARY_S_MAX: u64 = 24 * 3_600;
 pub(crate) fn keep(artifact: &Artifact) -> Result<ArtifactStore> {
     let dir = default_cache_dir()?.join("run");
     let unusable = || format!("cannot use the cache directory {}", dir.display());
+    // Code is authenticated, but what somebody runs is nobody else's business.
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir).with_context(unusable)?;
     let store = ArtifactStore::open(&dir).with_context(unusable)?;
     if !store.has_artifact(&artifact.digest) {
         let mut upload = store.upload().with_context(unusable)?;

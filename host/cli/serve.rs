@@ -10,6 +10,8 @@ use insula_supervisor::HostConfig;
 use std::path::Path;
 use tracing_subscriber::EnvFilter;
 
+const LOG_DEFAULT: &str = "info";
+
 const EXAMPLES: &str = "\
 Examples:
   insula serve
@@ -32,7 +34,7 @@ pub(crate) struct Args {
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    host(args.flags.resolve()?, |banner| {
+    host(args.flags.resolve(LOG_DEFAULT)?, |banner| {
         // A host goes on without a reader of its banner.
         let _ = out::line(&format!("{}\n{}", banner.here, banner.next));
     })

@@ -1,18 +1,22 @@
 //! `insula up`: a host in the foreground, and the manifests of a directory deployed to it.
 
-use crate::apply::{apply, how};
+use crate::apply::{apply, compiled};
 use crate::client::Client;
 use crate::failure::{self, Exit};
 use crate::host_config::HostFlags;
 use crate::manifests;
+use crate::progress::Progress;
 use crate::serve::{self, Banner};
-use crate::table::{self, number, shrinks, text as words};
+use crate::table::{self, number, text as words};
 use crate::{out, text};
 use anyhow::Result;
 use clap::builder::ValueHint;
 use insula_model::api::DeployResponse;
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
+
+/// `up` tells itself what it deploys; the host's log would tell it again.
+const LOG_DEFAULT: &str = "warn,insula_supervisor::serve=info";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,7 +41,7 @@ pub(crate) struct Args {
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let config = args.flags.resolve()?;
+    let config = args.flags.resolve(LOG_DEFAULT)?;
     // Before the host starts: nobody should wait for a host only to learn of a mistyped directory.
     let found = manifests::find(&args.dir)?;
     let client = Client::new(insula_supervisor::control_socket(&config.data));
@@ -63,6 +67,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 
 async fn deploy_all(client: &Client, found: &[PathBuf], banner: &Banner) {
     let (mut deployed, mut failed) = (Vec::new(), 0_u64);
+    let total = found.len() as u64;
+    let manifests = text::plural(total, "manifest");
+    let progress = Progress::steps(format!("deploying {total} {manifests}"), total);
     for path in found {
         match deploy_one(client, path).await {
             Ok(response) => deployed.push(response),
@@ -75,7 +82,9 @@ async fn deploy_all(client: &Client, found: &[PathBuf], banner: &Banner) {
                 failed += 1;
             }
         }
+        progress.bar().inc(1);
     }
+    drop(progress);
     let done = deployed.len() as u64;
     let mut summary = String::new();
     if done > 0 {
@@ -85,12 +94,9 @@ async fn deploy_all(client: &Client, found: &[PathBuf], banner: &Banner) {
     }
     let _ = out::line(&format!("{summary}\n{}", banner.next));
     if failed > 0 {
-        let of = text::plural(done + failed, "manifest");
         let warning = out::stderr_paint().warn("warning:");
-        out::note(&format!(
-            "{warning} {failed} of {} {of} failed (see above); the host serves the others",
-            done + failed
-        ));
+        let told = format!("{warning} {failed} of {total} {manifests} failed (see above)");
+        out::note(&format!("{told}; the host serves the others"));
     }
 }
 
@@ -101,7 +107,7 @@ async fn deploy_one(client: &Client, path: &Path) -> Result<DeployResponse> {
 }
 
 fn list(deployed: &[DeployResponse]) -> String {
-    let columns = [words("TENANT"), shrinks("URL"), number("REV").spare(1), words("STATE")];
+    let columns = [words("TENANT"), words("URL"), number("REV").spare(1), words("STATE").spare(2)];
     let row = |response: &DeployResponse| {
         let first = response.urls.first().map(|url| text::printable(url)).unwrap_or_default();
         let url = match response.urls.len() {
@@ -112,7 +118,7 @@ fn list(deployed: &[DeployResponse]) -> String {
             response.name.to_string(),
             url,
             response.revision.to_string(),
-            if response.changed { how(response) } else { "unchanged".into() },
+            if response.changed { compiled(response) } else { "unchanged".into() },
         ]
     };
     table::render(columns, deployed.iter().map(row).collect())

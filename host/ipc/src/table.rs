@@ -49,6 +49,8 @@ mod worker {
     pub(super) const LOADED: usize = 2;
     pub(super) const CURRENT: usize = 3;
     pub(super) const SERVING: usize = 4;
+    /// One more than the highest slot the worker has known.
+    pub(super) const SLOTS: usize = 5;
 }
 
 /// Why a table could not be made or joined.
@@ -178,12 +180,13 @@ impl Table {
     pub fn bury(&self, index: u32) -> Option<u32> {
         let own = self.worker(index);
         let current = own.current_slot();
+        // Looking at a row that was never used would cost a page of memory.
+        let slots = u32::try_from(own.0[worker::SLOTS].load(Relaxed)).unwrap_or(SLOTS_MAX);
         for word in own.0 {
             word.store(0, SeqCst);
         }
-        for slot in 0..SLOTS_MAX {
+        for slot in 0..slots.min(SLOTS_MAX) {
             let cell = self.cell(index, slot);
-            // Untouched pages stay untouched: reading a hole of a memfd maps the shared zero page.
             if cell.0[..tenant::USED].iter().all(|word| word.load(Relaxed) == 0) {
                 continue;
             }
@@ -255,6 +258,10 @@ impl WorkerCell<'_> {
     pub fn set_current(&self, slot: Option<u32>) {
         self.0[worker::CURRENT].store(slot.map_or(0, |slot| u64::from(slot) + 1), Relaxed);
     }
+    /// By the worker itself: it may use this slot from now on.
+    pub fn know_slot(&self, slot: u32) {
+        self.0[worker::SLOTS].fetch_max(u64::from(slot) + 1, Relaxed);
+    }
     /// By the worker itself: whether it accepts connections.
     pub fn set_serving(&self, serving: bool) {
         self.0[worker::SERVING].store(u64::from(serving), Relaxed);
@@ -315,6 +322,7 @@ mod tests {
     fn a_dead_worker_leaves_its_counters_and_takes_its_gauges() {
         let table = Table::create(2).unwrap();
         for worker in [0, 1] {
+            table.worker(worker).know_slot(9);
             table.cell(worker, 9).enter();
             table.cell(worker, 9).record(Outcome::Response, &usage(10 + u64::from(worker)));
         }

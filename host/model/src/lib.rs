@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod name;
 pub mod outcome;
 pub mod quantity;
+pub mod request_id;
 pub mod route;
 pub mod wire;
 
@@ -24,4 +25,5 @@ pub use manifest::Manifest;
 pub use name::TenantName;
 pub use outcome::{Fault, Outcome, Usage};
 pub use quantity::{ByteSize, Count, DurationMs};
+pub use request_id::RequestId;
 pub use route::Route;

@@ -4,7 +4,7 @@ use crate::limiter::Gauge;
 use insula_model::Fault;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
-use wasmtime::{Error, Trap};
+use wasmtime::{Error, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 /// The deadline passed while the guest computed.
@@ -55,8 +55,24 @@ impl GuestFault {
         } else {
             Fault::Trap
         };
-        Self::new(fault, format!("{error:?}"))
+        Self::new(fault, describe(error))
     }
+}
+
+/// The cause first, then what led to it, then where the guest was.
+fn describe(error: &Error) -> String {
+    use std::fmt::Write;
+    let mut text = error.root_cause().to_string();
+    for context in error.chain().filter(|context| !std::ptr::eq(*context, error.root_cause())) {
+        let context = context.to_string();
+        if !context.starts_with("error while executing") {
+            let _ = write!(text, "; {context}");
+        }
+    }
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        let _ = write!(text, "\n{backtrace}");
+    }
+    text
 }
 
 fn is_resource_limit(error: &Error) -> bool {

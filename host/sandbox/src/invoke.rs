@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use insula_model::Fault;
+use insula_model::{Fault, RequestId};
 use std::fmt;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
@@ -83,6 +83,8 @@ pub struct Invocation {
     pub deadline: Instant,
     /// Where the guest's output goes.
     pub log: LineSink,
+    /// Whose output it is.
+    pub request: RequestId,
     /// Readable at any moment.
     pub gauge: Arc<Gauge>,
 }
@@ -203,15 +205,16 @@ impl Instance {
             return Err(wasmtime::Error::msg("a command cannot serve requests"));
         };
         let limiter = MemoryLimiter::new(invocation.memory_bytes, invocation.gauge.clone());
-        let state = State::serving(limiter, invocation.fuel, invocation.deadline, &invocation.log);
+        let Invocation { fuel, deadline, ref log, request, .. } = *invocation;
+        let state = State::serving(limiter, fuel, deadline, log.clone(), request);
         let mut store = limited_store(&loaded.engine, state)?;
         let proxy = pre.instantiate_async(&mut store).await?;
         Ok(Self { store, proxy })
     }
 
     fn rebind(&mut self, invocation: &Invocation) -> wasmtime::Result<()> {
-        let Invocation { fuel, deadline, log, gauge, .. } = invocation;
-        self.store.data_mut().rebind(gauge.clone(), *fuel, *deadline, log);
+        let Invocation { fuel, deadline, request, gauge, .. } = invocation;
+        self.store.data_mut().rebind(gauge.clone(), *fuel, *deadline, *request);
         self.store.set_fuel(*fuel)?;
         self.store.set_epoch_deadline(SLICE_TICKS);
         Ok(())

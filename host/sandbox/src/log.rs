@@ -4,6 +4,7 @@
 //! tenant may write is the sink's business. Writing never waits, so a guest cannot stall on its log.
 
 use bytes::Bytes;
+use insula_model::RequestId;
 use insula_model::api::LogStream;
 use insula_model::wire::LOG_LINE_BYTES_MAX;
 use std::io;
@@ -18,8 +19,9 @@ use wasmtime_wasi_io::streams::{OutputStream, StreamResult};
 /// Bytes that a guest may write in one call.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
-/// Takes one line, without its end. Called on the worker's thread; must not block.
-pub type LineSink = Arc<dyn Fn(LogStream, &str) + Send + Sync>;
+/// Takes one line of one request's guest, without its end. Called on the worker's thread; must not
+/// block.
+pub type LineSink = Arc<dyn Fn(RequestId, LogStream, &str) + Send + Sync>;
 
 /// One stream of one instance.
 #[derive(Clone)]
@@ -28,6 +30,7 @@ pub(crate) struct GuestStream(Arc<Mutex<Lines>>);
 struct Lines {
     stream: LogStream,
     sink: LineSink,
+    request: RequestId,
     partial: Vec<u8>,
 }
 
@@ -49,7 +52,7 @@ impl Lines {
     }
 
     fn emit(&mut self) {
-        (self.sink)(self.stream, &String::from_utf8_lossy(&self.partial));
+        (self.sink)(self.request, self.stream, &String::from_utf8_lossy(&self.partial));
         self.partial.clear();
     }
 }
@@ -63,17 +66,17 @@ impl Drop for Lines {
 }
 
 impl GuestStream {
-    pub(crate) fn new(stream: LogStream, sink: LineSink) -> Self {
-        Self(Arc::new(Mutex::new(Lines { stream, sink, partial: Vec::new() })))
+    pub(crate) fn new(stream: LogStream, sink: LineSink, request: RequestId) -> Self {
+        Self(Arc::new(Mutex::new(Lines { stream, sink, request, partial: Vec::new() })))
     }
 
-    /// Sends all further lines to another sink: the instance serves another request now.
-    pub(crate) fn rebind(&self, sink: LineSink) {
+    /// All further lines belong to another request: the instance is reused.
+    pub(crate) fn rebind(&self, request: RequestId) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !lines.partial.is_empty() {
             lines.emit();
         }
-        lines.sink = sink;
+        lines.request = request;
     }
 
     fn write_lines(&self, bytes: &[u8]) {

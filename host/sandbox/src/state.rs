@@ -6,6 +6,7 @@
 use crate::limiter::{Gauge, MemoryLimiter};
 use crate::log::{GuestStream, LineSink};
 use http::header::HeaderName;
+use insula_model::RequestId;
 use insula_model::api::LogStream;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,46 +25,36 @@ const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
 /// The data of a [`wasmtime::Store`].
 pub(crate) struct State {
-    wasi: WasiCtx,
+    wasi: Wasi,
     http: WasiHttpCtx,
-    table: ResourceTable,
+    pub(crate) table: ResourceTable,
     hooks: Hooks,
-    streams: Option<[GuestStream; 2]>,
     pub(crate) limiter: MemoryLimiter,
     pub(crate) deadline: Instant,
     /// Fuel the current request started with.
     pub(crate) fuel: u64,
 }
 
+/// WASI's context is a dozen allocations and two seeded generators, and most requests never look at
+/// it: it is made when a guest first does.
+struct Wasi {
+    ctx: Option<Box<WasiCtx>>,
+    streams: Option<[GuestStream; 2]>,
+    log: LineSink,
+    request: RequestId,
+}
+
 impl State {
-    /// Everything denied, standard output and error to `log`.
+    /// For a request of a tenant.
     pub(crate) fn serving(
         limiter: MemoryLimiter,
         fuel: u64,
         deadline: Instant,
-        log: &LineSink,
+        log: LineSink,
+        request: RequestId,
     ) -> Self {
-        let out = GuestStream::new(LogStream::Stdout, log.clone());
-        let err = GuestStream::new(LogStream::Stderr, log.clone());
-        let mut wasi = WasiCtxBuilder::new();
-        wasi.stdout(out.clone()).stderr(err.clone());
-        Self { streams: Some([out, err]), ..Self::with(&mut wasi, limiter, fuel, deadline) }
-    }
-
-    /// Prepares a reused instance for its next request.
-    pub(crate) fn rebind(
-        &mut self,
-        gauge: Arc<Gauge>,
-        fuel: u64,
-        deadline: Instant,
-        log: &LineSink,
-    ) {
-        self.limiter.rebind(gauge);
-        self.fuel = fuel;
-        self.deadline = deadline;
-        for stream in self.streams.iter().flatten() {
-            stream.rebind(log.clone());
-        }
+        let wasi = Wasi { ctx: None, streams: None, log, request };
+        Self::with(wasi, limiter, fuel, deadline)
     }
 
     /// A command with this process's standard streams.
@@ -73,38 +64,60 @@ impl State {
         deadline: Instant,
         args: &[String],
     ) -> Self {
-        let mut wasi = WasiCtxBuilder::new();
-        wasi.inherit_stdio().args(args);
-        Self::with(&mut wasi, limiter, fuel, deadline)
+        let mut builder = WasiCtxBuilder::new();
+        builder.inherit_stdio().args(args).max_random_size(RANDOM_BYTES_MAX);
+        let wasi = Wasi {
+            ctx: Some(Box::new(builder.build())),
+            streams: None,
+            log: Arc::new(|_, _, _| ()),
+            request: RequestId::new(0, 0),
+        };
+        Self::with(wasi, limiter, fuel, deadline)
     }
 
-    fn with(
-        wasi: &mut WasiCtxBuilder,
-        limiter: MemoryLimiter,
-        fuel: u64,
-        deadline: Instant,
-    ) -> Self {
-        wasi.max_random_size(RANDOM_BYTES_MAX);
+    fn with(wasi: Wasi, limiter: MemoryLimiter, fuel: u64, deadline: Instant) -> Self {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self {
-            wasi: wasi.build(),
-            http,
-            table,
-            hooks: Hooks,
-            streams: None,
-            limiter,
-            deadline,
-            fuel,
+        Self { wasi, http, table, hooks: Hooks, limiter, deadline, fuel }
+    }
+
+    /// Prepares a reused instance for its next request.
+    pub(crate) fn rebind(
+        &mut self,
+        gauge: Arc<Gauge>,
+        fuel: u64,
+        deadline: Instant,
+        next: RequestId,
+    ) {
+        self.limiter.rebind(gauge);
+        self.fuel = fuel;
+        self.deadline = deadline;
+        self.wasi.request = next;
+        for stream in self.wasi.streams.iter().flatten() {
+            stream.rebind(next);
         }
+    }
+}
+
+impl Wasi {
+    fn ctx(&mut self) -> &mut WasiCtx {
+        let Self { ctx, streams, log, request } = self;
+        ctx.get_or_insert_with(|| {
+            let out = GuestStream::new(LogStream::Stdout, log.clone(), *request);
+            let err = GuestStream::new(LogStream::Stderr, log.clone(), *request);
+            let mut wasi = WasiCtxBuilder::new();
+            wasi.stdout(out.clone()).stderr(err.clone()).max_random_size(RANDOM_BYTES_MAX);
+            *streams = Some([out, err]);
+            Box::new(wasi.build())
+        })
     }
 }
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView { ctx: self.wasi.ctx(), table: &mut self.table }
     }
 }
 

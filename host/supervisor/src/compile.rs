@@ -145,6 +145,7 @@ async fn run_child(
 ) -> Result<GuestKind, CompileError> {
     let start = |error| CompileError::Start(Arc::new(error));
     let mut child = Command::new("/proc/self/exe")
+        .arg0("insula")
         .arg("__compile")
         .args([input, output])
         .arg(limits.memory.0.to_string())

@@ -16,7 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use insula_model::api::LogStream;
 use insula_model::route::normalise_host;
-use insula_model::{Fault, Outcome};
+use insula_model::{Fault, Outcome, RequestId};
 use insula_sandbox::invoke::Finished;
 use insula_sandbox::{GuestBody, GuestFault, Invocation, Loaded, Running};
 use std::borrow::Cow;
@@ -38,9 +38,10 @@ pub(crate) async fn dispatch(
     peer: Rc<Peer>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let id: Rc<str> = worker.request_id().into();
-    let id_value = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("unknown"));
-    Ok(answer(worker, peer, request, &id, &id_value).await.unwrap_or_else(|no| match no {
+    let id = worker.request_id();
+    let id_value =
+        HeaderValue::from_str(id.as_str()).unwrap_or(HeaderValue::from_static("unknown"));
+    Ok(answer(worker, peer, request, id, &id_value).await.unwrap_or_else(|no| match no {
         No::Route(host) => respond::no_route(&host, &id_value),
         No::Fault(fault) => respond::fault(fault, &id_value),
     }))
@@ -62,7 +63,7 @@ async fn answer(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
-    id: &Rc<str>,
+    id: RequestId,
     id_value: &HeaderValue,
 ) -> Result<Response<ResponseBody>, No> {
     // Route first: until then there is no tenant whose limits could apply.
@@ -96,7 +97,8 @@ async fn answer(
         memory_bytes: limits.memory_bytes,
         fuel: limits.fuel,
         deadline: ticket.deadline,
-        log: tenant.log.sink(Arc::from(&**id)),
+        log: tenant.sink.clone(),
+        request: id,
         gauge: ticket.gauge.clone(),
     };
     let mut running = Running::start(loaded, reused, request, invocation);
@@ -183,10 +185,10 @@ fn guard_body(body: Incoming, ticket: &mut Ticket) -> (RequestBody, Option<Arc<B
 }
 
 /// Records a fault with everything known about it; the client gets the word only.
-fn fail(mut ticket: Ticket, id: &str, fault: Fault, detail: &str) -> Fault {
+fn fail(mut ticket: Ticket, id: RequestId, fault: Fault, detail: &str) -> Fault {
     let text =
         if detail.is_empty() { fault.code().into() } else { format!("{}: {detail}", fault.code()) };
-    ticket.tenant.log.line(LogStream::Host, id, &text);
+    ticket.tenant.log.line(id, LogStream::Host, &text);
     ticket.end(respond::outcome(fault));
     fault
 }
@@ -245,7 +247,7 @@ struct Answer {
 async fn respond_with(
     answer: Answer,
     head: Response<GuestBody>,
-    id: &Rc<str>,
+    id: RequestId,
     id_value: &HeaderValue,
     peer: &Peer,
 ) -> Result<Response<ResponseBody>, No> {
@@ -288,7 +290,7 @@ async fn respond_with(
             return Ok(Response::from_parts(parts, ResponseBody::whole(whole)));
         }
     }
-    let request_id = id.clone();
+    let request_id = id;
     let stream = StreamParts {
         ticket,
         running,

@@ -17,7 +17,7 @@ use crate::ticket::Ticket;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use insula_model::api::LogStream;
-use insula_model::{Fault, Outcome};
+use insula_model::{Fault, Outcome, RequestId};
 use insula_sandbox::{GuestBody, Running};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -66,7 +66,7 @@ pub(crate) struct Stream {
     served: u32,
     declared: Option<u64>,
     limit: u64,
-    request_id: Rc<str>,
+    request_id: RequestId,
     fault: Option<Fault>,
     waker: Option<Waker>,
     /// The connection is not idle while this stands.
@@ -81,7 +81,7 @@ pub(crate) struct StreamParts {
     pub(crate) body_ended: bool,
     pub(crate) served: u32,
     pub(crate) declared: Option<u64>,
-    pub(crate) request_id: Rc<str>,
+    pub(crate) request_id: RequestId,
     pub(crate) busy: Busy,
 }
 
@@ -131,8 +131,8 @@ impl Stream {
         self.running.abort();
         if let Some(mut ticket) = self.ticket.take() {
             ticket.tenant.log.line(
+                self.request_id,
                 LogStream::Host,
-                &self.request_id,
                 &format!("{}: {detail}", fault.code()),
             );
             ticket.end(respond::outcome(fault));

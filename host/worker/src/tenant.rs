@@ -7,6 +7,7 @@ use crate::pool::Pool;
 use crate::tenant_log::TenantLog;
 use insula_model::wire::TenantEntry;
 use insula_sandbox::Loaded;
+use insula_sandbox::log::LineSink;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
@@ -16,6 +17,8 @@ pub(crate) struct Tenant {
     /// The loaded code, for as long as the cache keeps it.
     pub(crate) loaded: RefCell<Weak<Loaded>>,
     pub(crate) log: Arc<TenantLog>,
+    /// The same, as guests write to it; made once, shared by every instance.
+    pub(crate) sink: LineSink,
     pub(crate) pool: Pool,
     /// Requests of this worker in the tenant's queue.
     pub(crate) waiting: Cell<u32>,
@@ -25,9 +28,13 @@ pub(crate) struct Tenant {
 
 impl Tenant {
     pub(crate) fn new(entry: TenantEntry, log: TenantLog) -> Self {
+        let log = Arc::new(log);
+        let to = log.clone();
+        let sink: LineSink = Arc::new(move |id, stream, text| to.line(id, stream, text));
         Self {
             loaded: RefCell::new(Weak::new()),
-            log: Arc::new(log),
+            log,
+            sink,
             pool: Pool::new(entry.limits.reuse),
             waiting: Cell::new(0),
             freed: Notify::new(),

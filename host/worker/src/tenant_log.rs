@@ -4,11 +4,10 @@
 //! queue of [`LINES_QUEUED_MAX`] lines. Beyond either, lines are dropped and counted, and the count
 //! goes into the log; a guest never waits and never fills the disk.
 
-use insula_model::TenantName;
 use insula_model::api::LogStream;
 use insula_model::wire::{FromWorker, LOG_LINE_BYTES_MAX, LogLine};
-use insula_sandbox::log::LineSink;
-use std::sync::{Arc, Mutex, PoisonError};
+use insula_model::{RequestId, TenantName};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
@@ -84,19 +83,13 @@ impl TenantLog {
         Self { slot, name, revision, to_supervisor: to, state: Mutex::new(state) }
     }
 
-    /// Where one request's guest writes.
-    pub(crate) fn sink(self: &Arc<Self>, request: Arc<str>) -> LineSink {
-        let log = self.clone();
-        Arc::new(move |stream, text| log.line(stream, &request, text))
-    }
-
     /// A line, from a guest or from the host.
-    pub(crate) fn line(&self, stream: LogStream, request: &str, text: &str) {
+    pub(crate) fn line(&self, request: RequestId, stream: LogStream, text: &str) {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = text.len() as u64 + LINE_BYTES;
         let bucket = if stream == LogStream::Host { &mut state.host } else { &mut state.guest };
-        let sent = bucket.take(bytes, now) && self.send(stream, request, text);
+        let sent = bucket.take(bytes, now) && self.send(request, stream, text);
         if !sent {
             state.dropped += 1;
         }
@@ -109,13 +102,13 @@ impl TenantLog {
                 "{dropped} lines dropped: more than {} KiB a second, or more than the host could take",
                 GUEST_BYTES_PER_SECOND_MAX >> 10
             );
-            if !self.send(LogStream::Host, request, &text) {
+            if !self.send(request, LogStream::Host, &text) {
                 state.dropped = dropped;
             }
         }
     }
 
-    fn send(&self, stream: LogStream, request: &str, text: &str) -> bool {
+    fn send(&self, request: RequestId, stream: LogStream, text: &str) -> bool {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let end = text.floor_char_boundary(LOG_LINE_BYTES_MAX);
         let line = LogLine {
@@ -124,7 +117,7 @@ impl TenantLog {
             revision: self.revision,
             at_ms: u64::try_from(since.as_millis()).unwrap_or(0),
             stream,
-            request: request.into(),
+            request: request.to_string(),
             text: text[..end].into(),
         };
         self.to_supervisor.try_send(FromWorker::Log(line)).is_ok()

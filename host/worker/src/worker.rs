@@ -7,6 +7,7 @@ use crate::router::Router;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
 use insula_ipc::table::{Table, WorkerCell};
+use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
 use insula_sandbox::epoch::Epoch;
 use std::cell::{Cell, RefCell};
@@ -39,7 +40,7 @@ pub(crate) struct Worker {
 /// Request ids: a random start per worker and a count, so that they are unique without coordination.
 struct RequestIds {
     start: u64,
-    count: Cell<u64>,
+    count: Cell<u32>,
 }
 
 impl Worker {
@@ -77,16 +78,17 @@ impl Worker {
         self.table.worker(self.index)
     }
 
-    /// A new id, 24 hexadecimal digits.
-    pub(crate) fn request_id(&self) -> String {
+    /// A new id.
+    pub(crate) fn request_id(&self) -> RequestId {
         let count = self.request_ids.count.get();
         self.request_ids.count.set(count.wrapping_add(1));
-        format!("{:016x}{:08x}", self.request_ids.start, count & 0xffff_ffff)
+        RequestId::new(self.request_ids.start, count)
     }
 
     /// Puts a tenant's new state in force: every request from now on sees it.
     pub(crate) fn publish(&self, entry: TenantEntry) {
         let slot = entry.slot;
+        self.cell().know_slot(slot);
         let log =
             TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
         let tenant = Rc::new(Tenant::new(entry, log));

@@ -60,7 +60,7 @@ impl Deployer {
         };
         let (active, entry) = (Active::of(&tenant, true), tenant.entry.clone());
         self.log_change(&tenant);
-        self.registry.put(tenant);
+        self.registry.put(*tenant);
         self.workers.publish(vec![entry], Vec::new()).await?;
         self.keeper.remove(forgotten).await;
         Ok(active)

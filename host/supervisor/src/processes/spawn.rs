@@ -40,6 +40,7 @@ pub(super) fn spawn(inherited: &Inheritance) -> io::Result<(Child, UnixStream)> 
     ];
     let mut command = Command::new("/proc/self/exe");
     command
+        .arg0("insula")
         .arg("__worker")
         .env_clear()
         .env("INSULA_LOG", &inherited.log)

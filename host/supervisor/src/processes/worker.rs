@@ -4,7 +4,7 @@ use super::backoff::{Backoff, Death};
 use super::link::{self, Link};
 use super::{Inner, OUTGOING_MAX, Phase, REAP_MS_MAX, spawn};
 use bytes::Bytes;
-use insula_ipc::channel::encode;
+use insula_ipc::channel::{ChannelError, encode};
 use insula_model::api::WorkerState;
 use insula_model::wire::{ToWorker, WorkerConfig};
 use std::collections::HashMap;
@@ -131,7 +131,7 @@ struct Watched<'a> {
     phase: &'a mut watch::Receiver<Phase>,
 }
 
-type Reading = tokio::task::JoinHandle<Result<(), insula_ipc::channel::ChannelError>>;
+type Reading = tokio::task::JoinHandle<Result<(), ChannelError>>;
 
 impl Watched<'_> {
     async fn until_it_ends(mut self, child: &mut Child, reading: &mut Reading) -> End {
@@ -177,8 +177,15 @@ impl Watched<'_> {
                 }
                 end = &mut *reading, if !socketless => {
                     socketless = true;
-                    if let Ok(Err(error)) = end {
-                        tracing::warn!(worker = self.index, %error, "a worker's socket failed");
+                    match end {
+                        // It died with messages unread; the death is reported as such.
+                        Ok(Ok(()) | Err(ChannelError::Io(_))) => {}
+                        Ok(Err(error)) => {
+                            tracing::error!(worker = self.index, %error, "a worker's message is unreadable");
+                        }
+                        Err(error) => {
+                            tracing::error!(worker = self.index, %error, "reading a worker's messages failed");
+                        }
                     }
                     deadline = Some((after(SOCKETLESS_MS_MAX), "closed its socket and lived on"));
                 }

@@ -38,7 +38,7 @@ pub(crate) enum Published {
     /// The tenant as it is now.
     Changed {
         /// To be put in force.
-        tenant: Tenant,
+        tenant: Box<Tenant>,
         /// Artifacts without a reference now.
         forgotten: Vec<Digest>,
     },
@@ -182,7 +182,7 @@ fn roll_back(
 }
 
 /// The tenant as the transaction has it now.
-fn active(connection: &Connection, id: i64) -> Result<Tenant, StateError> {
+fn active(connection: &Connection, id: i64) -> Result<Box<Tenant>, StateError> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM tenants t
          JOIN revisions r ON r.tenant = t.id AND r.number = t.active
@@ -190,7 +190,7 @@ fn active(connection: &Connection, id: i64) -> Result<Tenant, StateError> {
     ))?;
     let mut rows = statement.query([id])?;
     let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    tenant_from(row)
+    tenant_from(row).map(Box::new)
 }
 
 /// Makes these, and no others, the routes of a tenant.
