@@ -9,7 +9,7 @@ use crate::code::flavour;
 use crate::engine::{Flavour, compiling};
 use crate::linker;
 use insula_model::api::GuestKind;
-use rustix::process::{Resource, Rlimit, nice, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::Write;
@@ -83,6 +83,11 @@ fn failed(message: &str) -> ExitCode {
 }
 
 fn confine(memory_bytes: u64, cpu_seconds: u64) -> rustix::io::Result<()> {
+    // Without its supervisor nobody wants the result, or enforces the wall-clock limit.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let _ = std::fs::write("/proc/self/comm", "insula-compile");
+    // When memory runs out, let it be the compiler that goes.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "800");
     let at = |value| Rlimit { current: Some(value), maximum: Some(value) };
     setrlimit(Resource::Core, at(0))?;
     setrlimit(Resource::As, at(memory_bytes))?;

@@ -8,7 +8,7 @@
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::worker::Worker;
-use insula_model::{Fault, Outcome, Usage};
+use insula_model::Fault;
 use insula_sandbox::engine::LIVE_INSTANCES_MAX;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,16 +21,10 @@ const RECHECK: Duration = Duration::from_millis(2);
 
 /// The permit to run one request of `tenant`, or why there is none.
 pub(crate) async fn admit(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault> {
-    let admitted = match try_enter(worker, tenant) {
-        Ok(ticket) => return Ok(ticket),
+    match try_enter(worker, tenant) {
         Err(Fault::Concurrency) => wait(worker, tenant).await,
-        Err(fault) => Err(fault),
-    };
-    if let Err(fault) = &admitted {
-        let cell = worker.table.cell(worker.index, tenant.entry.slot);
-        cell.record(Outcome::Shed(*fault), &Usage::default());
+        decided => decided,
     }
-    admitted
 }
 
 fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault> {

@@ -16,7 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use insula_model::api::LogStream;
 use insula_model::route::normalise_host;
-use insula_model::{Fault, Outcome, RequestId};
+use insula_model::{Fault, Outcome, RequestId, Usage};
 use insula_sandbox::invoke::Finished;
 use insula_sandbox::{GuestBody, GuestFault, Invocation, Loaded, Running};
 use std::borrow::Cow;
@@ -71,14 +71,20 @@ async fn answer(
     let tenant = route(&worker, &mut parts)?;
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
-    if head_bytes(&parts) > limits.request_header_bytes as usize {
-        return Err(Fault::RequestHeaderTooLarge.into());
+    let head = head_bytes(&parts);
+    if head > limits.request_header_bytes as usize {
+        let detail = format!("{head} bytes, more than {}", limits.request_header_bytes);
+        return Err(refuse(&worker, &tenant, id, Fault::RequestHeaderTooLarge, &detail).into());
     }
-    if content_length(&parts.headers).is_some_and(|length| length > limits.request_body_bytes) {
-        return Err(Fault::RequestBodyTooLarge.into());
+    let declared = content_length(&parts.headers);
+    if let Some(length) = declared.filter(|length| *length > limits.request_body_bytes) {
+        let detail = format!("{length} bytes declared, more than {}", limits.request_body_bytes);
+        return Err(refuse(&worker, &tenant, id, Fault::RequestBodyTooLarge, &detail).into());
     }
     // The permit before the code: loading is work, and admission bounds how much of it there is.
-    let mut ticket = admit(&worker, &tenant).await?;
+    let mut ticket = admit(&worker, &tenant)
+        .await
+        .map_err(|fault| refuse(&worker, &tenant, id, fault, &why_shed(&tenant)))?;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(detail) => return Err(fail(ticket, id, Fault::CodeUnavailable, &detail).into()),
@@ -182,6 +188,23 @@ fn guard_body(body: Incoming, ticket: &mut Ticket) -> (RequestBody, Option<Arc<B
     ticket.bytes_in = Some(Arc::clone(&seen));
     let body = RequestBody::Streaming { body, left: limit, limit, seen, state: state.clone() };
     (body, Some(state))
+}
+
+/// Records a request that got no permit, and says why.
+fn refuse(worker: &Worker, tenant: &Tenant, id: RequestId, fault: Fault, detail: &str) -> Fault {
+    tenant.log.line(id, LogStream::Host, &format!("{}: {detail}", fault.code()));
+    let cell = worker.table.cell(worker.index, tenant.entry.slot);
+    cell.record(respond::outcome(fault), &Usage::default());
+    fault
+}
+
+fn why_shed(tenant: &Tenant) -> String {
+    let limits = &tenant.entry.limits;
+    format!(
+        "refused before it ran; the tenant may run {} at once, queue {} in each worker, and keep them \
+         waiting for {} ms",
+        limits.concurrency, limits.queue, limits.queue_wait_ms
+    )
 }
 
 /// Records a fault with everything known about it; the client gets the word only.

@@ -59,6 +59,7 @@ pub(crate) fn run() -> Result<(), WorkerError> {
     let inherited = inherited()?;
     let table = Table::attach(inherited.table)?;
     raise_descriptor_limit();
+    introduce();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Only loading large code uses these threads; they go when they are not needed.
@@ -66,6 +67,13 @@ pub(crate) fn run() -> Result<(), WorkerError> {
         .thread_keep_alive(Duration::from_secs(5))
         .build()?;
     LocalSet::new().block_on(&runtime, live(inherited.socket, inherited.listener, table))
+}
+
+/// For people and for the kernel: a name in `ps` and `top`, and the word that, when memory runs out,
+/// a worker is to be killed before the supervisor that would replace it. Neither is worth failing for.
+fn introduce() {
+    let _ = std::fs::write("/proc/self/comm", "insula-worker");
+    let _ = std::fs::write("/proc/self/oom_score_adj", "300");
 }
 
 /// Every client connection is a descriptor; the hard limit is the operator's.

@@ -28,8 +28,8 @@ pub(crate) fn outcome(fault: Fault) -> Outcome {
         | F::Exit
         | F::ResponseBodyTooLarge
         | F::BadResponse => Outcome::GuestFault(fault),
-        F::CodeUnavailable | F::WorkerFull | F::Panic => Outcome::HostFault(fault),
-        F::Concurrency | F::Draining => Outcome::Shed(fault),
+        F::CodeUnavailable | F::Panic => Outcome::HostFault(fault),
+        F::Concurrency | F::WorkerFull | F::Draining => Outcome::Shed(fault),
     }
 }
 
