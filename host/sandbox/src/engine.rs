@@ -33,8 +33,8 @@ pub const WASM_STACK_BYTES_MAX: usize = 512 << 10;
 pub const NATIVE_STACK_BYTES: usize = 2 << 20;
 
 /// Slots kept with their pages after use, and how much of each: resetting known pages in place costs
-/// about half of what unmapping and faulting them in again does (measured; see `FACTS` in
-/// `host/ARCHITECTURE.md`). At most 100 × 2 MiB stay resident per worker.
+/// about half of what unmapping them and faulting them in again does. At most 100 × 2 MiB stay
+/// resident in a worker.
 const WARM_SLOTS_MAX: u32 = 100;
 const MEMORY_KEEP_RESIDENT_BYTES: usize = 2 << 20;
 const TABLE_KEEP_RESIDENT_BYTES: usize = 64 << 10;

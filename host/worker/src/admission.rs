@@ -5,6 +5,7 @@
 //! passed. Beyond it a request waits in this worker's queue for the tenant: bounded in length by
 //! `queue`, in time by `queue_wait`, in order of arrival.
 
+use crate::pool::IDLE_MAX;
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::worker::Worker;
@@ -14,8 +15,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Requests running in one worker: every one of them may hold an instance.
-const RUNNING_MAX: u64 = LIVE_INSTANCES_MAX as u64 - 96;
+/// Requests running in one worker: every one of them may hold an instance, beside the idle ones.
+const RUNNING_MAX: u64 = (LIVE_INSTANCES_MAX - IDLE_MAX) as u64;
 /// How often a waiting request looks at the other workers, which cannot wake it.
 const RECHECK: Duration = Duration::from_millis(2);
 

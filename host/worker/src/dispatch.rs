@@ -3,7 +3,7 @@
 use crate::admission::admit;
 use crate::connection::{Busy, Peer};
 use crate::headers::{self, content_length, head_bytes, prepare_request, strip_hop_by_hop};
-use crate::request_body::{BodyPhase, BodyState, RequestBody};
+use crate::request_body::{BodyState, RequestBody};
 use crate::respond;
 use crate::response_body::{ResponseBody, StreamParts};
 use crate::tenant::Tenant;
@@ -110,30 +110,24 @@ async fn answer(
     let mut running = Running::start(loaded, reused, request, invocation);
     let head = invoke(&mut ticket, &mut running).await;
     // What the client did wrong explains what the guest made of it.
-    let body_phase = state.as_ref().map_or(BodyPhase::Fine, |state| state.phase());
     let (head, finished) = match head {
-        Ok(_) if body_phase == BodyPhase::TooLarge => {
-            running.abort();
-            return Err(fail(ticket, id, Fault::RequestBodyTooLarge, "").into());
-        }
-        Ok(answered) => answered,
+        Ok(answered) => match state.as_ref().and_then(|state| state.spoiled()) {
+            None => answered,
+            Some(fault) => {
+                running.abort();
+                return Err(fail(ticket, id, fault, "").into());
+            }
+        },
         Err(fault) => {
             running.abort();
-            let blamed = match (fault.fault, body_phase) {
-                (_, BodyPhase::TooLarge) => Fault::RequestBodyTooLarge,
-                (_, BodyPhase::Broken) => Fault::RequestBodyBroken,
-                (Fault::Deadline, BodyPhase::Waiting) => Fault::RequestTimeout,
-                (fault, _) => fault,
-            };
+            let blamed = BodyState::blame(state.as_deref(), fault.fault);
             return Err(fail(ticket, id, blamed, &fault.detail).into());
         }
     };
-    if let Some(instance) = finished.and_then(|finished| finished.instance)
-        && tenant.pool.put(instance, served + 1)
-    {
-        worker.sweep_later();
+    if let Some(instance) = finished.and_then(|finished| finished.instance) {
+        worker.keep(&tenant, instance, served + 1);
     }
-    let answered = Answer { ticket, running, served, is_head, busy };
+    let answered = Answer { ticket, running, served, is_head, busy, state };
     respond_with(answered, head, id, id_value, &peer).await
 }
 
@@ -264,6 +258,7 @@ struct Answer {
     served: u32,
     is_head: bool,
     busy: Busy,
+    state: Option<Arc<BodyState>>,
 }
 
 /// Sends the guest's head, and its body: whole if it is there and short, else as a stream.
@@ -274,14 +269,20 @@ async fn respond_with(
     id_value: &HeaderValue,
     peer: &Peer,
 ) -> Result<Response<ResponseBody>, No> {
-    let Answer { mut ticket, running, served, is_head, busy } = answer;
+    let Answer { mut ticket, running, served, is_head, busy, state } = answer;
     let (mut parts, mut body) = head.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.insert(headers::REQUEST_ID, id_value.clone());
+    // Ours alone to say.
+    parts.headers.remove(headers::FAULT);
     // A length that is declared without a body is right in answers that never have one (RFC 9110,
     // sections 9.3.2 and 15.4.5).
     let bodiless = is_head || matches!(parts.status.as_u16(), 204 | 304);
-    let declared = content_length(&parts.headers).filter(|_| !bodiless);
+    let Some(declared) = headers::one_content_length(&parts.headers) else {
+        let detail = "content-length is not one number";
+        return Err(fail(ticket, id, Fault::BadResponse, detail).into());
+    };
+    let declared = declared.filter(|_| !bodiless);
     if parts.status.is_informational() {
         return Err(fail(ticket, id, Fault::BadResponse, "the status is below 200").into());
     }
@@ -324,6 +325,7 @@ async fn respond_with(
         declared,
         request_id,
         busy,
+        request_body: state,
     };
     Ok(Response::from_parts(parts, ResponseBody::stream(stream, peer.kill.clone())))
 }

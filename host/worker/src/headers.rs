@@ -80,7 +80,20 @@ pub(crate) fn head_bytes(parts: &http::request::Parts) -> usize {
     target + fields
 }
 
+/// The length a response declares: none, or one number. A second value, or anything else, would let
+/// two readers disagree about where the body ends (RFC 9112, section 6.3).
+pub(crate) fn one_content_length(headers: &HeaderMap) -> Option<Option<u64>> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Some(None),
+        (Some(_), None) => content_length(headers).map(Some),
+        (Some(_), Some(_)) => None,
+    }
+}
+
 /// The declared length of a body, if it is declared and readable.
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    let value = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
+    // `parse` alone would take a sign.
+    value.bytes().all(|b| b.is_ascii_digit()).then(|| value.parse().ok())?
 }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use insula_model::Fault;
 use insula_sandbox::invoke::RequestBodyError;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ pub(crate) struct BodyState(AtomicU8);
 
 /// Where a body is in its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BodyPhase {
+enum BodyPhase {
     /// Nothing is wrong.
     Fine,
     /// The guest waits for the client.
@@ -34,7 +35,24 @@ impl BodyState {
         self.0.store(phase as u8, Relaxed);
     }
 
-    pub(crate) fn phase(&self) -> BodyPhase {
+    /// What the client did to this request, whatever the guest made of it.
+    pub(crate) fn spoiled(&self) -> Option<Fault> {
+        match self.phase() {
+            BodyPhase::TooLarge => Some(Fault::RequestBodyTooLarge),
+            BodyPhase::Broken => Some(Fault::RequestBodyBroken),
+            BodyPhase::Fine | BodyPhase::Waiting => None,
+        }
+    }
+
+    /// Whose fault it is: what the client did wrong explains how the guest ended.
+    pub(crate) fn blame(state: Option<&Self>, fault: Fault) -> Fault {
+        match (fault, state.map(Self::phase)) {
+            (Fault::Deadline, Some(BodyPhase::Waiting)) => Fault::RequestTimeout,
+            _ => state.and_then(Self::spoiled).unwrap_or(fault),
+        }
+    }
+
+    fn phase(&self) -> BodyPhase {
         match self.0.load(Relaxed) {
             1 => BodyPhase::Waiting,
             2 => BodyPhase::TooLarge,

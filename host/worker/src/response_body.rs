@@ -12,6 +12,7 @@
 //! `response.body` and `timeout`.
 
 use crate::connection::Busy;
+use crate::request_body::BodyState;
 use crate::respond;
 use crate::ticket::Ticket;
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -69,6 +71,8 @@ pub(crate) struct Stream {
     request_id: RequestId,
     fault: Option<Fault>,
     waker: Option<Waker>,
+    /// How the request's body stands.
+    request_body: Option<Arc<BodyState>>,
     /// The connection is not idle while this stands.
     _busy: Busy,
 }
@@ -83,6 +87,7 @@ pub(crate) struct StreamParts {
     pub(crate) declared: Option<u64>,
     pub(crate) request_id: RequestId,
     pub(crate) busy: Busy,
+    pub(crate) request_body: Option<Arc<BodyState>>,
 }
 
 impl ResponseBody {
@@ -106,6 +111,7 @@ impl ResponseBody {
             request_id: parts.request_id,
             fault: None,
             waker: None,
+            request_body: parts.request_body,
             _busy: parts.busy,
         }));
         let watched = Rc::downgrade(&stream);
@@ -129,6 +135,7 @@ impl Stream {
     /// Ends the request with a fault, once; the guest goes, the permit is given back.
     fn fail(&mut self, fault: Fault, detail: &str) {
         self.running.abort();
+        let fault = BodyState::blame(self.request_body.as_deref(), fault);
         if let Some(mut ticket) = self.ticket.take() {
             ticket.tenant.log.line(
                 self.request_id,
@@ -197,10 +204,8 @@ impl Stream {
                     return Some((fault.fault, fault.detail));
                 }
                 let served = self.served + 1;
-                if let Some(instance) = finished.instance
-                    && ticket.tenant.pool.put(instance, served)
-                {
-                    ticket.worker.sweep_later();
+                if let Some(instance) = finished.instance {
+                    ticket.worker.keep(&ticket.tenant, instance, served);
                 }
                 None
             }
@@ -237,6 +242,10 @@ impl Stream {
         let sent = self.ticket.as_ref().map_or(0, |ticket| ticket.bytes_out);
         if self.declared.is_some_and(|declared| sent < declared) {
             return self.cut(Fault::BadResponse, "the body is shorter than its content-length");
+        }
+        if let Some(fault) = self.request_body.as_ref().and_then(|body| body.spoiled()) {
+            // The guest made an answer of the part it got; nobody should take that for the whole.
+            return self.cut(fault, "the response was under way already");
         }
         if let Some(mut ticket) = self.ticket.take() {
             ticket.end(Outcome::Response);

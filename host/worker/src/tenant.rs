@@ -9,6 +9,7 @@ use insula_model::wire::TenantEntry;
 use insula_sandbox::Loaded;
 use insula_sandbox::log::LineSink;
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
 
@@ -20,6 +21,8 @@ pub(crate) struct Tenant {
     /// The same, as guests write to it; made once, shared by every instance.
     pub(crate) sink: LineSink,
     pub(crate) pool: Pool,
+    /// Whether someone looks after the pool already.
+    pub(crate) swept: Cell<bool>,
     /// Requests of this worker in the tenant's queue.
     pub(crate) waiting: Cell<u32>,
     /// Told when a running request ends.
@@ -27,7 +30,7 @@ pub(crate) struct Tenant {
 }
 
 impl Tenant {
-    pub(crate) fn new(entry: TenantEntry, log: TenantLog) -> Self {
+    pub(crate) fn new(entry: TenantEntry, log: TenantLog, idle_total: Rc<Cell<u32>>) -> Self {
         let log = Arc::new(log);
         let to = log.clone();
         let sink: LineSink = Arc::new(move |id, stream, text| to.line(id, stream, text));
@@ -35,7 +38,8 @@ impl Tenant {
             loaded: RefCell::new(Weak::new()),
             log,
             sink,
-            pool: Pool::new(entry.limits.reuse),
+            pool: Pool::new(entry.limits.reuse, idle_total),
+            swept: Cell::new(false),
             waiting: Cell::new(0),
             freed: Notify::new(),
             entry,

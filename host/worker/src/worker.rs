@@ -10,6 +10,7 @@ use insula_ipc::table::{Table, WorkerCell};
 use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
 use insula_sandbox::epoch::Epoch;
+use insula_sandbox::invoke::Instance;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -33,7 +34,10 @@ pub(crate) struct Worker {
     /// Told once when draining starts.
     pub(crate) drain: Notify,
     pub(crate) to_supervisor: mpsc::Sender<FromWorker>,
-    sweeping: Cell<bool>,
+    /// Idle instances of all tenants.
+    idle_total: Rc<Cell<u32>>,
+    /// Tenants with idle instances; looked after while there are any.
+    with_idle: RefCell<Vec<Rc<Tenant>>>,
     request_ids: RequestIds,
 }
 
@@ -65,7 +69,8 @@ impl Worker {
             draining: Cell::new(false),
             drain: Notify::new(),
             to_supervisor,
-            sweeping: Cell::new(false),
+            idle_total: Rc::default(),
+            with_idle: RefCell::default(),
             request_ids: RequestIds {
                 start: RandomState::new().hash_one(std::process::id()),
                 count: Cell::new(0),
@@ -91,7 +96,7 @@ impl Worker {
         self.cell().know_slot(slot);
         let log =
             TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
-        let tenant = Rc::new(Tenant::new(entry, log));
+        let tenant = Rc::new(Tenant::new(entry, log, self.idle_total.clone()));
         let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
         let mut router = self.router.borrow_mut();
         // New routes first: at no point does a route that both revisions have lead nowhere.
@@ -117,26 +122,32 @@ impl Worker {
         tenant.pool.close();
     }
 
-    /// Starts looking after idle instances, unless someone does already. The task ends when none are
-    /// left, so that an idle worker sleeps.
-    pub(crate) fn sweep_later(self: &Rc<Self>) {
-        if self.sweeping.replace(true) {
+    /// Keeps an instance for the tenant's next request, if its manifest allows that.
+    pub(crate) fn keep(self: &Rc<Self>, tenant: &Rc<Tenant>, instance: Instance, served: u32) {
+        if !tenant.pool.put(instance, served) || tenant.swept.replace(true) {
             return;
         }
-        let worker = self.clone();
-        tokio::task::spawn_local(async move {
-            loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
-                let now = Instant::now();
-                let mut any = false;
-                for tenant in worker.tenants.borrow().values() {
-                    any |= tenant.entry.limits.reuse.is_some() && tenant.pool.sweep(now);
-                }
-                if !any {
-                    worker.sweeping.set(false);
-                    return;
-                }
+        let mut with_idle = self.with_idle.borrow_mut();
+        with_idle.push(tenant.clone());
+        if with_idle.len() == 1 {
+            tokio::task::spawn_local(self.clone().sweep());
+        }
+    }
+
+    /// Retires idle instances in time. Ends when none are left, so that an idle worker sleeps.
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            let now = Instant::now();
+            let mut with_idle = self.with_idle.borrow_mut();
+            with_idle.retain(|tenant| {
+                let any = tenant.pool.sweep(now);
+                tenant.swept.set(any);
+                any
+            });
+            if with_idle.is_empty() {
+                return;
             }
-        });
+        }
     }
 }
