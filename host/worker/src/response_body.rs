@@ -233,7 +233,12 @@ impl Stream {
             && self.early.is_empty()
         {
             // hyper asks for nothing beyond the declared length, so this is the end.
-            ticket.end(Outcome::Response);
+            ticket.end(
+                self.request_body
+                    .as_ref()
+                    .and_then(|body| body.spoiled())
+                    .map_or(Outcome::Response, respond::outcome),
+            );
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -270,8 +275,9 @@ impl Drop for StreamBody {
             stream.ticket = None;
             return;
         }
+        let spoiled = stream.request_body.as_ref().and_then(|body| body.spoiled());
         if let Some(ticket) = stream.ticket.as_mut() {
-            ticket.end(Outcome::Response);
+            ticket.end(spoiled.map_or(Outcome::Response, respond::outcome));
         }
         let draining = stream.ticket.as_ref().is_none_or(|ticket| ticket.worker.draining.get());
         if !stream.running.is_running() || draining {

@@ -1,0 +1,55 @@
+//! HTTP/2 with prior knowledge.
+
+use crate::wait::PATIENCE;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::net::SocketAddr;
+
+/// A connection; clones share it.
+#[derive(Clone)]
+pub struct Http2(SendRequest<Full<Bytes>>);
+
+/// An answer, or how its stream broke off.
+#[derive(Debug)]
+pub struct Stream {
+    /// Head, without body.
+    pub head: Response<()>,
+    /// The body, if it ended as it should; otherwise the error.
+    pub body: Result<Bytes, hyper::Error>,
+}
+
+/// Runs `work` on an event loop of this thread, for [`PATIENCE`] at most.
+#[track_caller]
+pub fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let bounded = async { tokio::time::timeout(PATIENCE, work).await };
+    runtime.expect("runtime").block_on(bounded).expect("HTTP/2 exchange in time")
+}
+
+impl Http2 {
+    /// Connects and shakes hands.
+    pub async fn open(to: SocketAddr) -> Self {
+        let stream = tokio::net::TcpStream::connect(to).await.expect("connect");
+        let (sender, connection) =
+            handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("handshake");
+        // Its end shows in whatever is asked of it.
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    /// One request, and all of its answer.
+    pub async fn ask(&self, method: &str, host: &str, target: &str, body: &[u8]) -> Stream {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{host}{target}"))
+            .body(Full::new(Bytes::copy_from_slice(body)))
+            .expect("request");
+        let response = self.0.clone().send_request(request).await.expect("a head");
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes());
+        Stream { head: Response::from_parts(parts, ()), body }
+    }
+}

@@ -1,0 +1,1 @@
+//! Guests written in text.
