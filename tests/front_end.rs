@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use insula_tests::h2::{self, Http2};
+use insula_tests::wait::eventually;
 use insula_tests::{Answer, Host, repo};
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
 static HOST: LazyLock<Host> =
-    LazyLock::new(|| Host::with_guests(&["hello", "echo", "sse", "hostile-trap"]));
+    LazyLock::new(|| Host::with_guests(&["hello", "echo", "hostile-trap", "sse"]));
 
 /// What the echo guest says about the GET that it was given, one field a line.
 #[track_caller]
@@ -62,7 +63,10 @@ fn head_is_get_without_a_body() {
         let head = connection.ask("HEAD", "hello.localhost", "/", &[], None);
         assert_eq!((head.status(), head.field("content-length")), (200, Some("19")));
         // Any byte of a body would be taken for the next status line.
-        assert_eq!(connection.get("hello.localhost", "/").expect_ok().text(), "Hello from Insula!\n");
+        assert_eq!(
+            connection.get("hello.localhost", "/").expect_ok().text(),
+            "Hello from Insula!\n"
+        );
     }
     let head = connection.ask("HEAD", "echo.localhost", "/", &[], None);
     assert_eq!(head.status(), 200);
@@ -108,7 +112,8 @@ fn the_absolute_form_names_the_tenant_and_reaches_the_guest_as_origin_form() {
 #[test]
 fn no_match_is_404_with_a_hint_and_never_another_tenant() {
     let mut connection = HOST.connect();
-    for host in ["localhost", "x.hello.localhost", "ello.localhost", "127.0.0.1", "[::1]", "hello"] {
+    for host in ["localhost", "x.hello.localhost", "ello.localhost", "127.0.0.1", "[::1]", "hello"]
+    {
         let answer = connection.get(host, "/");
         answer.expect_fault("no-route");
         let text = answer.text();
@@ -210,15 +215,19 @@ fn fields_of_one_hop_are_not_passed_on() {
     ));
     let has = |name: &str| lines.iter().any(|line| line.starts_with(&format!("{name}: ")));
     for name in [
-        "connection", "x-secret", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings",
+        "connection",
+        "x-secret",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "upgrade",
+        "http2-settings",
     ] {
         assert!(!has(name), "{name} reached the guest: {lines:?}");
     }
     assert!(has("x-kept") && has("cookie") && has("host"), "{lines:?}");
     // Taking `Host` away by naming it in `Connection` is an attack.
-    let lines = seen(&raw(
-        "GET / HTTP/1.1\r\nhost: echo.localhost\r\nconnection: host\r\n\r\n",
-    ));
+    let lines = seen(&raw("GET / HTTP/1.1\r\nhost: echo.localhost\r\nconnection: host\r\n\r\n"));
     assert!(lines.contains(&"host: echo.localhost".to_owned()), "{lines:?}");
 }
 
@@ -279,10 +288,10 @@ fn http2_with_prior_knowledge_serves_many_streams_at_once() {
             tokio::spawn(async move {
                 if i % 2 == 0 {
                     let stream = http2.ask("POST", "echo.localhost", "/", &[i; 5_000]).await;
-                    assert_eq!((stream.head.status(), stream.body.unwrap().as_ref()), (
-                        http_ok(),
-                        &[i; 5_000][..],
-                    ));
+                    assert_eq!(
+                        (stream.head.status(), stream.body.unwrap().as_ref()),
+                        (http_ok(), &[i; 5_000][..],)
+                    );
                 } else {
                     let stream = http2.ask("GET", "HELLO.localhost:81", "/", b"").await;
                     assert_eq!(stream.head.status(), 200);
@@ -294,14 +303,17 @@ fn http2_with_prior_knowledge_serves_many_streams_at_once() {
             stream.await.unwrap();
         }
         let nobody = http2.ask("GET", "nobody.localhost", "/", b"").await;
-        assert_eq!((nobody.head.status().as_u16(), &nobody.head.headers()["insula-fault"]), (
-            404,
-            &"no-route".parse().unwrap(),
-        ));
+        assert_eq!(
+            (nobody.head.status().as_u16(), &nobody.head.headers()["insula-fault"]),
+            (404, &"no-route".parse().unwrap(),)
+        );
         // What guests see of it is no different.
         let seen = http2.ask("GET", "echo.localhost", "/p?q", b"").await.body.unwrap();
         let seen = String::from_utf8_lossy(&seen).into_owned();
-        assert!(seen.starts_with("GET /p?q\n") && seen.contains("\nhost: echo.localhost\n"), "{seen}");
+        assert!(
+            seen.starts_with("GET /p?q\n") && seen.contains("\nhost: echo.localhost\n"),
+            "{seen}"
+        );
     });
 }
 
@@ -331,5 +343,52 @@ fn http2_bodies_larger_than_a_window_stream_through() {
         let body: Vec<u8> = (0..4_000_000_u32).map(|i| (i % 251) as u8).collect();
         let echoed = http2.ask("POST", "echo.localhost", "/", &body).await;
         assert!(echoed.body.unwrap() == body);
+    });
+}
+
+#[test]
+fn heads_that_never_end_are_given_up() {
+    let mut half = HOST.connect();
+    half.send("GET / HTTP/1.1\r\nhost: hello.localhost\r\n");
+    // It is told that it took too long, or only cut off; what counts is that it does not stay.
+    match half.try_answer(false) {
+        Ok(answer) => assert_eq!(answer.status(), 408),
+        Err(error) => assert!(!insula_tests::http::is_timeout(&error), "it stays open"),
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_lose_their_connection_at_the_deadline() {
+    let flags = ["--timeout", "1s", "--response-body", "1Gi", "--fuel", "1T", "--memory", "32Mi"];
+    HOST.deploy("unread", &repo::guest("hostile-endless"), &flags);
+    let mut connection = HOST.connect();
+    connection.send("GET /go HTTP/1.1\r\nhost: unread.localhost\r\n\r\n");
+    let counters = eventually("the request has ended", || {
+        let counters = HOST.counters("unread");
+        (counters.requests == 1 && counters.running == 0).then_some(counters)
+    });
+    assert_eq!(counters.guest_faults, 1, "{counters:?}");
+    assert!(counters.bytes_out < 64 << 20, "{counters:?}");
+    assert!(!connection.answer().whole);
+}
+
+#[test]
+fn http2_streams_that_are_given_up_end_their_guests() {
+    HOST.deploy("given-up", &repo::guest("sse"), &["--timeout", "1m"]);
+    h2::run(async {
+        let http2 = Http2::open(HOST.addr()).await;
+        http2.begin("GET", "given-up.localhost", "/?n=1000&ms=100").await;
+        // Its body is dropped, unread; the connection goes on.
+        let hello = http2.ask("GET", "hello.localhost", "/", b"").await;
+        assert_eq!(hello.body.unwrap(), "Hello from Insula!\n");
+        tokio::task::spawn_blocking(|| {
+            let counters = eventually("the guest has ended", || {
+                let counters = HOST.counters("given-up");
+                (counters.requests == 1 && counters.running == 0).then_some(counters)
+            });
+            assert_eq!((counters.client_faults, counters.guest_faults), (1, 0), "{counters:?}");
+        })
+        .await
+        .unwrap();
     });
 }

@@ -100,7 +100,10 @@ fn handles_and_fields_are_bounded_like_memory() {
     for call in ["handles", "fields", "random"] {
         let answer = HOST.get("hostile-hostcalls", &format!("/go?call={call}"));
         let word = answer.fault().unwrap_or_default().to_owned();
-        assert!(["out-of-memory", "trap", "deadline"].contains(&word.as_str()), "{call}: {answer:?}");
+        assert!(
+            ["out-of-memory", "trap", "deadline"].contains(&word.as_str()),
+            "{call}: {answer:?}"
+        );
         answer.expect_fault(&word);
         aftermath("hostile-hostcalls", &answer, &word);
     }
@@ -149,7 +152,8 @@ fn response_bodies() {
 
 #[test]
 fn no_response() {
-    let file = HOST.file("silent.wasm", wasm::handler(r#"(func (export "handle") (param i32 i32))"#));
+    let file =
+        HOST.file("silent.wasm", wasm::handler(r#"(func (export "handle") (param i32 i32))"#));
     HOST.deploy("silent", &file, &[]);
     let answer = HOST.get("silent", "/");
     answer.expect_fault("no-response");
@@ -166,7 +170,8 @@ fn request_bodies_that_are_declared() {
     assert_eq!(ask(&mut connection, &[b'x'; 1024]).expect_ok().body.len(), 1024);
     ask(&mut HOST.connect(), &[b'x'; 1025]).expect_fault("request-body-too-large");
     // The answer does not wait for a body that is not wanted.
-    connection.send("POST / HTTP/1.1\r\nhost: small.localhost\r\ncontent-length: 9999999999\r\n\r\n");
+    connection
+        .send("POST / HTTP/1.1\r\nhost: small.localhost\r\ncontent-length: 9999999999\r\n\r\n");
     connection.answer().expect_fault("request-body-too-large");
     let mut connection = HOST.connect();
     assert_eq!(ask(&mut connection, b"x").expect_ok().body, b"x");
@@ -282,8 +287,7 @@ fn a_queue_is_bounded_in_length_and_time() {
     let _holder = hold("queued", 1_500);
     // One place to wait in each of two workers; who finds none is refused at once.
     let answers: Vec<Answer> = std::thread::scope(|scope| {
-        let asking: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| HOST.get("queued", "/?n=1"))).collect();
+        let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| HOST.get("queued", "/?n=1"))).collect();
         asking.into_iter().map(|asking| asking.join().unwrap()).collect()
     });
     let served = answers.iter().filter(|answer| answer.status() == 200).count();
@@ -323,7 +327,8 @@ fn logs_are_bounded_and_unforgeable() {
     // Several at once, until their deadline.
     std::thread::scope(|scope| {
         for target in ["/go", "/go", "/go", "/go?newline=no"] {
-            scope.spawn(move || HOST.get("hostile-flood", target).expect_fault("deadline").status());
+            scope
+                .spawn(move || HOST.get("hostile-flood", target).expect_fault("deadline").status());
         }
     });
     HOST.get("hostile-flood", "/go?forge").expect_ok();

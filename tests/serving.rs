@@ -75,7 +75,7 @@ fn events_arrive_one_by_one() {
 }
 
 const UPLOAD_BYTES: u64 = 256 << 20;
-const PIECE: [u8; 64 << 10] = {
+static PIECE: [u8; 64 << 10] = {
     let mut piece = [0; 64 << 10];
     let mut at = 0;
     while at < piece.len() {

@@ -42,17 +42,22 @@ impl Output {
     }
 }
 
-/// `insula` with an environment that holds nothing of the caller's but a home directory, and the
-/// variable that makes error values expensive: neither may change what anybody sees.
+/// `insula` in `home`.
 pub fn insula(home: &Path) -> Command {
     let mut command = Command::new(binary::insula());
+    surroundings(&mut command, home);
+    command
+}
+
+/// An environment that holds nothing of the caller's but a home directory, and the variable that makes
+/// error values expensive: neither may change what anybody sees.
+pub fn surroundings(command: &mut Command, home: &Path) {
     command
         .env_clear()
         .env("HOME", home)
-        .env("PATH", "/usr/bin:/bin")
+        .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
         .env("RUST_BACKTRACE", "1")
         .current_dir(home);
-    command
 }
 
 /// Runs `insula` with `args` in `home`.

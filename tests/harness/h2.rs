@@ -40,16 +40,30 @@ impl Http2 {
         Self(sender)
     }
 
+    /// One request whose answer is given up when its head has come.
+    pub async fn begin(&self, method: &str, host: &str, target: &str) {
+        self.send(method, host, target, b"").await;
+    }
+
     /// One request, and all of its answer.
     pub async fn ask(&self, method: &str, host: &str, target: &str, body: &[u8]) -> Stream {
+        let (parts, body) = self.send(method, host, target, body).await.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes());
+        Stream { head: Response::from_parts(parts, ()), body }
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        host: &str,
+        target: &str,
+        body: &[u8],
+    ) -> Response<hyper::body::Incoming> {
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{host}{target}"))
             .body(Full::new(Bytes::copy_from_slice(body)))
             .expect("request");
-        let response = self.0.clone().send_request(request).await.expect("a head");
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes());
-        Stream { head: Response::from_parts(parts, ()), body }
+        self.0.clone().send_request(request).await.expect("a head")
     }
 }

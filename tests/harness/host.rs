@@ -2,7 +2,7 @@
 
 use crate::process::Server;
 use crate::wait::{eventually, within};
-use crate::{Answer, Connection, Output, cli, repo};
+use crate::{Answer, Connection, Output, binary, cli, repo};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -24,6 +24,7 @@ pub struct Setup {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     config: Option<String>,
+    disk_bytes: Option<u64>,
 }
 
 impl Default for Setup {
@@ -34,6 +35,7 @@ impl Default for Setup {
             args: Vec::new(),
             env: Vec::new(),
             config: None,
+            disk_bytes: None,
         }
     }
 }
@@ -74,10 +76,27 @@ impl Setup {
         self
     }
 
+    /// With the data directory on a disk of its own, of this size. Needs a kernel that lets users
+    /// mount; see [`can_mount`].
+    pub fn disk(mut self, bytes: u64) -> Self {
+        self.disk_bytes = Some(bytes);
+        self
+    }
+
     /// The command that starts a host on `home/data`.
     pub fn command(&self, home: &Path) -> Command {
-        let mut command = cli::insula(home);
-        command.args(&self.verb).arg("--data").arg(home.join("data"));
+        let data = home.join("data");
+        let mut command = match self.disk_bytes {
+            None => cli::insula(home),
+            Some(bytes) => {
+                fs::create_dir_all(&data).expect("data");
+                let mut command = unshared(bytes, &data);
+                command.arg(binary::insula());
+                cli::surroundings(&mut command, home);
+                command
+            }
+        };
+        command.args(&self.verb).arg("--data").arg(data);
         if let Some(listen) = &self.listen {
             command.args(["--listen", listen]);
         }
@@ -99,6 +118,21 @@ impl Setup {
         host.ready();
         host
     }
+}
+
+/// A command, to be completed, that runs with a small disk of its own mounted on `dir`.
+fn unshared(disk_bytes: u64, dir: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    let script = r#"mount -t tmpfs -o "size=$1,mode=700" tmpfs "$2" && shift 2 && exec "$@""#;
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    command.arg(disk_bytes.to_string()).arg(dir);
+    command
+}
+
+/// Whether hosts can have a disk of their own here: some containers forbid it.
+pub fn can_mount() -> bool {
+    let dir = tempfile::tempdir().expect("directory");
+    unshared(1 << 20, dir.path()).arg("true").status().is_ok_and(|status| status.success())
 }
 
 fn launch(setup: &Setup, home: &Path) -> Server {
@@ -157,9 +191,16 @@ impl Host {
         self.dir.path()
     }
 
-    /// The data directory.
+    /// The data directory, as it is seen from here.
     pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        let data = self.dir.path().join("data");
+        match self.setup.disk_bytes {
+            None => data,
+            Some(_) => {
+                let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+                root.join(data.strip_prefix("/").expect("absolute"))
+            }
+        }
     }
 
     /// What the host has logged on standard error.
@@ -247,6 +288,11 @@ impl Host {
     /// SIGKILL for the supervisor.
     pub fn kill(&mut self) {
         self.server.kill();
+    }
+
+    /// Has the next start listen here.
+    pub fn relisten(&mut self, listen: &str) {
+        self.setup.listen = Some(listen.to_owned());
     }
 
     /// Starts a host again that has ended, on the same data.

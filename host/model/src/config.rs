@@ -37,7 +37,7 @@ pub struct CompilerLimits {
     pub timeout: DurationMs,
     /// CPU time for one artifact, over all threads. Default 60s.
     pub cpu: DurationMs,
-    /// Address space of the compiler process. Default 4Gi.
+    /// Memory of the compiler process. Default 4Gi.
     pub memory: ByteSize,
 }
 

@@ -1,12 +1,12 @@
 //! The compiler: a short-lived child process that turns one artifact into machine code.
 //!
 //! Compilation cannot be interrupted from inside, and its cost is not bounded by the artifact's size
-//! (see `host/ARCHITECTURE.md`), so it happens here and nowhere else: under limits on address space
+//! (see `host/ARCHITECTURE.md`), so it happens here and nowhere else: under limits on memory
 //! and CPU time that this process sets for itself before it reads a byte, and a wall-clock limit
 //! that the parent enforces. It has no sockets and no secrets. It ends after one artifact.
 
 use crate::code::flavour;
-use crate::engine::{Flavour, compiling};
+use crate::engine::{Flavour, checking};
 use crate::linker;
 use insula_model::api::GuestKind;
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
@@ -90,7 +90,8 @@ fn confine(memory_bytes: u64, cpu_seconds: u64) -> rustix::io::Result<()> {
     let _ = std::fs::write("/proc/self/oom_score_adj", "800");
     let at = |value| Rlimit { current: Some(value), maximum: Some(value) };
     setrlimit(Resource::Core, at(0))?;
-    setrlimit(Resource::As, at(memory_bytes))?;
+    // Writable memory, not address space: the engine reserves much of that, and touches none of it.
+    setrlimit(Resource::Data, at(memory_bytes))?;
     // The soft limit's SIGXCPU ends the process; the hard limit is for a handler that ignores it.
     let cpu = Rlimit { current: Some(cpu_seconds), maximum: Some(cpu_seconds.saturating_add(1)) };
     setrlimit(Resource::Cpu, cpu)?;
@@ -121,15 +122,15 @@ fn compile(bytes: &[u8]) -> Result<(GuestKind, Vec<u8>), Refusal> {
     check_preamble(bytes)?;
     // Most components are 0.2, and one that needs the async component model is turned down by the
     // first validation pass, long before anything is compiled.
-    match compile_as(bytes, Flavour::Wasi02) {
-        Err(first) => compile_as(bytes, Flavour::Wasi03).map_err(|second| match second {
-            Attempt::Refused(refusal) => refusal,
-            Attempt::Invalid(_) => match first {
-                Attempt::Refused(refusal) | Attempt::Invalid(refusal) => refusal,
-            },
-        }),
-        Ok(done) => Ok(done),
-    }
+    let first = match compile_as(bytes, Flavour::Wasi02) {
+        Ok(done) => return Ok(done),
+        Err(Attempt::Refused(refusal)) => return Err(refusal),
+        Err(Attempt::OtherEngine(refusal)) => refusal,
+    };
+    compile_as(bytes, Flavour::Wasi03).map_err(|second| match second {
+        Attempt::Refused(refusal) => refusal,
+        Attempt::OtherEngine(_) => first,
+    })
 }
 
 fn check_preamble(bytes: &[u8]) -> Result<(), Refusal> {
@@ -172,9 +173,9 @@ fn check_preamble(bytes: &[u8]) -> Result<(), Refusal> {
 }
 
 enum Attempt {
-    /// The bytes do not validate, or use proposals that this engine does not offer.
-    Invalid(Refusal),
-    /// They do, and yet cannot be served.
+    /// It does not validate for this engine, or is a kind of guest that the other one runs.
+    OtherEngine(Refusal),
+    /// It validates, and yet cannot be served.
     Refused(Refusal),
 }
 
@@ -185,11 +186,17 @@ fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8
             hint: None,
         })
     };
-    let engine = Engine::new(&compiling(flavour_tried)).map_err(internal)?;
+    let engine = Engine::new(&checking(flavour_tried)).map_err(internal)?;
     let component = Component::new(&engine, bytes).map_err(|error| {
         let message = format!("{error:#}");
+        if message.contains("exceeds") {
+            return Attempt::OtherEngine(Refusal::new(
+                format!("the component is larger than this host runs: {message}"),
+                "split it, or build it with smaller tables and memories; the bounds are part of the host",
+            ));
+        }
         let truncated = message.contains("unexpected end") || message.contains("out of bounds");
-        Attempt::Invalid(if truncated {
+        Attempt::OtherEngine(if truncated {
             Refusal::new(
                 format!("the component is truncated or damaged: {message}"),
                 "copy it again, or build it again",
@@ -200,9 +207,9 @@ fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8
     })?;
     let kind = kind(&engine, &component).map_err(Attempt::Refused)?;
     if flavour(kind) != flavour_tried {
-        return Err(Attempt::Refused(Refusal {
+        return Err(Attempt::OtherEngine(Refusal {
             message: format!(
-                "a {} component cannot also need the async component model",
+                "the component is {}, and yet needs the async component model of 0.3",
                 kind.as_str()
             ),
             hint: Some("build all of it for one version of WASI".into()),

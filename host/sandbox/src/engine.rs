@@ -77,13 +77,36 @@ fn serving(flavour: Flavour) -> Config {
         Flavour::Wasi02 => LIVE_INSTANCES_MAX,
         Flavour::Wasi03 => LIVE_INSTANCES_03_MAX,
     };
-    let mut pool = PoolingAllocationConfig::new();
+    let mut pool = bounds();
     pool.total_component_instances(instances)
         .total_core_instances(instances * 4)
         .total_memories(instances)
         .total_tables(instances * 4)
         .total_stacks(instances)
-        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_unused_warm_slots(WARM_SLOTS_MAX)
+        .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT_BYTES)
+        .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
+        .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)
+        .pagemap_scan(if swap_is_active() { Enabled::No } else { Enabled::Auto });
+    with_pool(flavour, pool)
+}
+
+/// Settings of the compiler's engine: it refuses what a worker's would, but has room for one
+/// instance only.
+pub(crate) fn checking(flavour: Flavour) -> Config {
+    let mut pool = bounds();
+    pool.total_component_instances(1)
+        .total_core_instances(CORE_INSTANCES_MAX)
+        .total_memories(MEMORIES_MAX)
+        .total_tables(TABLES_MAX)
+        .total_stacks(1);
+    with_pool(flavour, pool)
+}
+
+/// What one component may consist of.
+fn bounds() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)
         .max_memories_per_module(MEMORIES_MAX)
@@ -91,12 +114,11 @@ fn serving(flavour: Flavour) -> Config {
         .max_component_instance_size(1 << 20)
         .max_core_instance_size(1 << 20)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .max_memory_size(MEMORY_BYTES_MAX)
-        .max_unused_warm_slots(WARM_SLOTS_MAX)
-        .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT_BYTES)
-        .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
-        .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)
-        .pagemap_scan(if swap_is_active() { Enabled::No } else { Enabled::Auto });
+        .max_memory_size(MEMORY_BYTES_MAX);
+    pool
+}
+
+fn with_pool(flavour: Flavour, pool: PoolingAllocationConfig) -> Config {
     let mut config = compiling(flavour);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config

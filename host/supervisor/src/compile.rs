@@ -1,6 +1,6 @@
 //! One compiler child: one artifact in, sealed code out, or the reason why not.
 //!
-//! Owns the child and its temporary output. Bounded by the child's own limits (address space, CPU
+//! Owns the child and its temporary output. Bounded by the child's own limits (memory, CPU
 //! time), by a wall clock here, and by caps on what is read from it. Ends with the child: dropping the
 //! future kills it and removes what it wrote.
 

@@ -26,7 +26,7 @@ const INLINE_BYTES_MAX: u64 = 2 << 20;
 pub(crate) struct Codes {
     loader: Loader,
     loaded: RefCell<HashMap<Digest, Entry>>,
-    loading: RefCell<HashMap<Digest, Rc<Notify>>>,
+    loading: RefCell<HashMap<Digest, Rc<Loading>>>,
     clock: Cell<u64>,
     to_supervisor: mpsc::Sender<FromWorker>,
 }
@@ -34,6 +34,12 @@ pub(crate) struct Codes {
 struct Entry {
     loaded: Arc<Loaded>,
     used: Cell<u64>,
+}
+
+/// Code that someone has set out to get.
+struct Loading {
+    done: Notify,
+    why: String,
 }
 
 /// The code cannot be had now.
@@ -73,8 +79,10 @@ impl Codes {
             Ok(found) => found,
             Err(_) => {
                 // The next request asks again: this compilation may have failed for good or for now.
+                let why = self.loading.borrow().get(digest).map(|loading| loading.why.clone());
                 self.ready(digest);
-                Err(Unavailable("the compiled code was not there in time".into()))
+                let why = why.unwrap_or_else(|| "others were quicker".into());
+                Err(Unavailable(format!("the compiled code was not there in time: {why}")))
             }
         }
     }
@@ -87,7 +95,7 @@ impl Codes {
             }
             let other = self.loading.borrow().get(digest).cloned();
             if let Some(other) = other {
-                other.notified().await;
+                other.done.notified().await;
                 continue;
             }
             match self.load(digest).await {
@@ -103,7 +111,7 @@ impl Codes {
         let loaded = if small {
             self.loader.load(digest)?
         } else {
-            self.loading.borrow_mut().insert(*digest, Rc::new(Notify::new()));
+            self.set_out(digest, "it is being loaded".into());
             // Dropped with this future too: those who wait then try for themselves.
             let _done = Done { codes: self, digest };
             let (loader, of) = (self.loader.clone(), *digest);
@@ -127,14 +135,19 @@ impl Codes {
         self.to_supervisor
             .try_send(message)
             .map_err(|_| Unavailable("the supervisor does not take messages".into()))?;
-        self.loading.borrow_mut().insert(*digest, Rc::new(Notify::new()));
+        self.set_out(digest, error.to_string());
         Ok(())
+    }
+
+    fn set_out(&self, digest: &Digest, why: String) {
+        let loading = Rc::new(Loading { done: Notify::new(), why });
+        self.loading.borrow_mut().insert(*digest, loading);
     }
 
     /// Code may be there now: compiled again, or loaded by another request.
     pub(crate) fn ready(&self, digest: &Digest) {
         if let Some(waiting) = self.loading.borrow_mut().remove(digest) {
-            waiting.notify_waiters();
+            waiting.done.notify_waiters();
         }
     }
 }
