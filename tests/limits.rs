@@ -284,7 +284,7 @@ fn concurrency_counts_over_all_workers() {
 fn a_queue_is_bounded_in_length_and_time() {
     let flags = ["--concurrency", "1", "--queue", "1", "--queue-wait", "20s", "--timeout", "30s"];
     HOST.deploy("queued", &repo::guest("sse"), &flags);
-    let _holder = hold("queued", 1_500);
+    let _holder = hold("queued", 3_000);
     // One place to wait in each of two workers; who finds none is refused at once.
     let answers: Vec<Answer> = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| HOST.get("queued", "/?n=1"))).collect();

@@ -77,6 +77,10 @@ fn components_that_cannot_be_served() {
             (core instance $i (instantiate $m))"#;
         refused(name, &wasm::component(import, "", cores), 3, &[named, "import"]);
     }
+}
+
+#[test]
+fn handlers_that_nobody_can_call() {
     let wrong = wasm::binary(
         r#"(component
           (core module $m (func (export "handle")))
@@ -86,6 +90,10 @@ fn components_that_cannot_be_served() {
           (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#,
     );
     refused("wrong-type", &wrong, 3, &["handle"]);
+    let hollow = wasm::binary(
+        r#"(component (instance $h) (export "wasi:http/incoming-handler@0.2.0" (instance $h)))"#,
+    );
+    refused("hollow", &hollow, 3, &["handle"]);
 }
 
 /// Writes a manifest beside a component, and deploys it.

@@ -275,9 +275,10 @@ impl Cell<'_> {
         self.0[tenant::RUNNING].fetch_add(1, SeqCst);
     }
 
-    /// One fewer.
+    /// One fewer; never below none.
     pub fn leave(&self) {
-        self.0[tenant::RUNNING].fetch_sub(1, SeqCst);
+        let left = self.0[tenant::RUNNING].load(SeqCst).saturating_sub(1);
+        self.0[tenant::RUNNING].store(left, SeqCst);
     }
 
     /// How one request ended, and what it cost.

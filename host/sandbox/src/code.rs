@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre};
+use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2, p3};
 
@@ -60,7 +61,18 @@ pub struct Loaded {
 
 pub(crate) enum Pre {
     Http(ProxyPre<State>),
-    Command(InstancePre<State>),
+    Command(CommandPre<State>),
+}
+
+impl Pre {
+    /// Fails if what the component exports under its kind's name does not have the type of that.
+    pub(crate) fn new(kind: GuestKind, pre: InstancePre<State>) -> wasmtime::Result<Self> {
+        Ok(match kind {
+            GuestKind::Http02 => Self::Http(ProxyPre::P2(p2::bindings::ProxyPre::new(pre)?)),
+            GuestKind::Http03 => Self::Http(ProxyPre::P3(p3::bindings::ServicePre::new(pre)?)),
+            GuestKind::Command => Self::Command(CommandPre::new(pre)?),
+        })
+    }
 }
 
 impl Loader {
@@ -95,15 +107,7 @@ impl Loader {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let component = deserialize(&runtime.engine, Path::new(&path)).map_err(rejected)?;
         let pre = runtime.linker.instantiate_pre(&component).map_err(rejected)?;
-        let pre = match seal.kind {
-            GuestKind::Http02 => {
-                Pre::Http(ProxyPre::P2(p2::bindings::ProxyPre::new(pre).map_err(rejected)?))
-            }
-            GuestKind::Http03 => {
-                Pre::Http(ProxyPre::P3(p3::bindings::ServicePre::new(pre).map_err(rejected)?))
-            }
-            GuestKind::Command => Pre::Command(pre),
-        };
+        let pre = Pre::new(seal.kind, pre).map_err(rejected)?;
         Ok(Loaded { engine: runtime.engine.clone(), pre, bytes: seal.length })
     }
 
@@ -146,6 +150,7 @@ fn rejected(error: wasmtime::Error) -> LoadError {
     // mmap's ENOMEM is this process running out of mappings, not a fault of the file.
     let is_system = error
         .downcast_ref::<std::io::Error>()
-        .is_some_and(|io| io.kind() == std::io::ErrorKind::OutOfMemory);
+        .is_some_and(|io| io.kind() == std::io::ErrorKind::OutOfMemory)
+        || text.contains("Cannot allocate memory");
     if is_system { LoadError::System(text) } else { LoadError::Rejected(text) }
 }

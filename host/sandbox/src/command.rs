@@ -16,7 +16,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime_wasi::I32Exit;
-use wasmtime_wasi::p2::bindings::CommandPre;
 
 /// What to run a command with.
 #[derive(Debug, Clone)]
@@ -87,7 +86,6 @@ pub async fn run(
     let loader = Loader::new(engines.clone(), store.code_dir(), store.code_key());
     let loaded = loader.load(digest)?;
     let Pre::Command(pre) = loaded.pre else { return Err(CommandError::NotACommand) };
-    let pre = CommandPre::new(pre).map_err(|error| LoadError::Rejected(format!("{error:#}")))?;
     let epoch = Epoch::start(engines)?;
     let gauge = Arc::new(Gauge::default());
     let ended = |error: &wasmtime::Error| CommandError::Ended(GuestFault::classify(error, &gauge));

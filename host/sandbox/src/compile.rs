@@ -5,7 +5,7 @@
 //! and CPU time that this process sets for itself before it reads a byte, and a wall-clock limit
 //! that the parent enforces. It has no sockets and no secrets. It ends after one artifact.
 
-use crate::code::flavour;
+use crate::code::{Pre, flavour};
 use crate::engine::{Flavour, checking};
 use crate::linker;
 use insula_model::api::GuestKind;
@@ -62,6 +62,10 @@ pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(()) => Report::Compiled { kind },
             Err(error) => return failed(&format!("{}: {error}", output.display())),
         },
+        // The engine's own reservations hit the limit on memory: the parent knows those words.
+        Err(Refusal { message, .. }) if message.contains("Cannot allocate memory") => {
+            return failed(&message);
+        }
         Err(Refusal { message, hint }) => Report::Refused { message, hint },
     };
     match serde_json::to_string(&report) {
@@ -216,11 +220,17 @@ fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8
         }));
     }
     let linker = linker::baseline(&engine, flavour_tried).map_err(internal)?;
-    linker.instantiate_pre(&component).map_err(|error| {
+    let pre = linker.instantiate_pre(&component).map_err(|error| {
         Attempt::Refused(Refusal::new(
             format!("the component imports what this host does not offer: {error:#}"),
             "Insula offers WASI 0.2 (cli, clocks, filesystem, http, io, random, sockets) and 0.3; \
              build without the named import, or compose the component with one that provides it",
+        ))
+    })?;
+    Pre::new(kind, pre).map_err(|error| {
+        Attempt::Refused(Refusal::new(
+            format!("what the component exports to be called is not what WASI defines: {error:#}"),
+            BUILD_HINT,
         ))
     })?;
     let code = component.serialize().map_err(internal)?;

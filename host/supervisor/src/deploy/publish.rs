@@ -12,6 +12,10 @@ use crate::state::Published;
 use insula_model::TenantName;
 use insula_model::wire::{TenantEntry, ToWorker};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a removed tenant's slot is looked at while its last requests run.
+const SLOT_RECHECK: Duration = Duration::from_millis(100);
 
 impl Deployer {
     pub(super) async fn publish(
@@ -74,12 +78,25 @@ impl Deployer {
         if let Some(tenant) = self.registry.remove(&name) {
             let slot = tenant.entry.slot;
             self.workers.publish(Vec::new(), vec![slot]).await?;
-            self.workers.clear_slot(slot);
-            self.registry.free(slot);
+            self.quarantine(slot);
         }
         self.logs.remove(name).await;
         self.keeper.remove(forgotten).await;
         Ok(())
+    }
+
+    /// Frees a slot once nothing runs in it any more. Requests of a removed tenant may finish, and
+    /// until then they count in its slot: a new owner would inherit them.
+    fn quarantine(&self, slot: u32) {
+        let (workers, registry) = (self.workers.clone(), Arc::clone(&self.registry));
+        tokio::spawn(async move {
+            // Ends with the longest deadline a manifest may have, or with the worker.
+            while workers.counters(slot).running > 0 {
+                tokio::time::sleep(SLOT_RECHECK).await;
+            }
+            workers.clear_slot(slot);
+            registry.free(slot);
+        });
     }
 
     fn log_change(&self, tenant: &Tenant) {
