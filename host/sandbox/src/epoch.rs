@@ -1,7 +1,7 @@
 //! The clock of preemption: while a guest runs, the epoch advances every [`TICK`], and a guest that
 //! crosses a tick gives the event loop a turn.
 //!
-//! One thread per process. It sleeps for good once no guest has run for [`LINGER_TICKS`], so an idle
+//! One thread per process. It sleeps for good once no guest has run for `LINGER_TICKS`, so an idle
 //! host uses no CPU; it lingers because waking a thread for each request would cost more than the
 //! request.
 

@@ -5,7 +5,7 @@
 //! ```
 //! Owns: its connections, its instances, the code it has loaded. Bounded by the constants of each
 //! module; ends when the supervisor says `Drain` or is gone. It can die at any time: nothing that
-//! must last is in here. All state is reached through [`worker::Worker`], on one thread, without
+//! must last is in here. All state is reached through `worker::Worker`, on one thread, without
 //! locks; only guests' futures and what they hold are `Send`.
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,7 @@
 //! Owns the queue, the writing thread and the files. Bounded by [`QUEUE_LINES_MAX`] lines in the queue
 //! (what does not fit is dropped, counted, and the count is written to the tenant's log) and twice
 //! [`LOG_FILE_BYTES_MAX`] bytes of disk a tenant. The event loop never waits for the disk. Ends with
-//! [`Logs::close`], which writes what is queued.
+//! [`Writing::close`], which writes what is queued.
 //!
 //! A guest's words are one JSON string on one line, whatever they hold, and the file is chosen by what
 //! the worker says: nobody can write a line that looks like somebody else's.
