@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 static HOST: LazyLock<Host> = LazyLock::new(|| Host::with_guests(&["hello", "echo", "sse"]));
 
@@ -260,6 +261,30 @@ fn what_is_removed_is_gone() {
     let both = host.cli(["rm", "gone", "never-there"]);
     both.expect(4, &["never-there"]);
     assert!(host.tenants().iter().all(|tenant| tenant.name.as_str() != "gone"));
+}
+
+#[test]
+fn a_deploy_does_not_wait_for_those_that_compute() {
+    let host = Host::with_guests(&["hello"]);
+    let flags = ["--timeout", "20s", "--fuel", "1T"];
+    host.deploy("spin", &repo::guest("hostile-spin"), &flags);
+    let spinning: Vec<Connection> = (0..6)
+        .map(|_| {
+            let mut connection = host.connect();
+            connection.send("GET /go HTTP/1.1\r\nhost: spin.localhost\r\n\r\n");
+            connection
+        })
+        .collect();
+    eventually("all spin", || (host.counters("spin").running == 6).then_some(()));
+    for turn in 0..4 {
+        let deployed = host.deploy("quick", &repo::guest(["hello", "echo"][turn % 2]), &[]);
+        assert!(deployed.took < Duration::from_secs(10), "{deployed:?}");
+        assert_eq!(is_echo(&host.get("quick", "/")), turn % 2 == 1);
+    }
+    assert_eq!(host.counters("spin").running, 6, "they were over before");
+    // Who gives up waiting ends what computes for it.
+    drop(spinning);
+    eventually("nobody spins", || (host.counters("spin").running == 0).then_some(()));
 }
 
 #[test]

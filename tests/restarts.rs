@@ -230,3 +230,23 @@ fn a_host_with_one_worker_gets_another_when_it_dies() {
     let counters = host.counters("hello");
     assert!(counters.requests >= 5 && counters.running == 0, "{counters:?}");
 }
+
+#[test]
+fn a_deploy_reaches_workers_that_are_being_replaced() {
+    let host = Host::with_guests(&["hello", "echo"]);
+    let files = [repo::guest("hello"), repo::guest("echo")];
+    for turn in 0..20 {
+        let workers = children(host.pid());
+        signal(workers[turn % workers.len()], Signal::KILL);
+        host.deploy("turns", &files[turn % 2], &[]);
+        for _ in 0..6 {
+            // A connection may break with the worker that held it; an older revision may not answer.
+            let answer = eventually("an answer", || {
+                let mut connection = Connection::try_open(host.addr()).ok()?;
+                connection.try_ask("GET", "turns.localhost", "/", &[], None).ok()
+            });
+            let is_echo = answer.expect_ok().text().starts_with("GET ");
+            assert_eq!(is_echo, turn % 2 == 1, "turn {turn}: an older revision answered");
+        }
+    }
+}

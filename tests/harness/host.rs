@@ -112,6 +112,8 @@ impl Setup {
     /// Starts a host in a directory of its own.
     #[track_caller]
     pub fn start(self) -> Host {
+        // Built first: whoever interrupts the build leaves no directory behind.
+        binary::insula();
         let dir = tempfile::Builder::new().prefix("insula-test-").tempdir().expect("directory");
         let server = launch(&self, dir.path());
         let mut host = Host { server, addr: ([0, 0, 0, 0], 0).into(), dir, setup: self };

@@ -22,7 +22,7 @@ pub fn component(imports: &str, types: &str, cores: &str) -> Vec<u8> {
           {imports}
           (import "wasi:http/types@0.2.0" (instance $types
             (export "incoming-request" (type $request (sub resource)))
-            (export "response-outparam" (type (sub resource)))
+            (export "response-outparam" (type $outparam (sub resource)))
             {types}))
           (alias export $types "incoming-request" (type $request))
           (alias export $types "response-outparam" (type $out))
