@@ -25,6 +25,8 @@ pub mod http;
 pub mod process;
 #[path = "harness/repo.rs"]
 pub mod repo;
+#[path = "harness/respond.rs"]
+pub mod respond;
 #[path = "harness/wait.rs"]
 pub mod wait;
 #[path = "harness/wasm.rs"]

@@ -161,6 +161,7 @@ impl HostFlags {
             log: log.unwrap_or_else(|| log_default.into()),
             ceilings: file.ceilings,
             compiler: file.compiler,
+            outbound_ca: String::new(),
         })
     }
 }

@@ -11,7 +11,7 @@ use clap::builder::ValueHint;
 use insula_model::api::GuestKind;
 use insula_model::config::CompilerLimits;
 use insula_model::manifest::ManifestError;
-use insula_model::{Ceilings, Limits, Manifest};
+use insula_model::{Ceilings, Grants, Limits, Manifest};
 use insula_sandbox::command::{self, CommandSpec};
 use insula_supervisor::CompileError;
 use std::path::PathBuf;
@@ -79,7 +79,8 @@ async fn run_guest(args: Args) -> Result<u8> {
     }
     let name =
         args.file.file_name().unwrap_or(args.file.as_os_str()).to_string_lossy().into_owned();
-    let spec = CommandSpec { args: [vec![name], args.args].concat(), limits };
+    let grants = Grants { args: args.args, ..Grants::default() };
+    let spec = CommandSpec { name, grants, limits };
     Ok(command::run(&store, &digest, spec).await?)
 }
 

@@ -11,11 +11,17 @@
 //! DELETE /v1/tenants/{name}                204
 //! GET    /v1/tenants/{name}/revisions      [RevisionInfo], newest first
 //! POST   /v1/tenants/{name}/rollback       RollbackRequest → DeployResponse
+//! GET    /v1/tenants/{name}/secrets        [SecretInfo]; values are never returned
+//! PUT    /v1/tenants/{name}/secrets/{key}  the value, as it is → 204
+//! DELETE /v1/tenants/{name}/secrets/{key}  204
+//! POST   /v1/tenants/{name}/runs           run a job now → 202 JobRun
 //! GET    /v1/tenants/{name}/logs           LogRecord, one JSON object a line; ?tail=N&follow=true
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
-use crate::{Ceilings, Digest, Limits, Manifest, Route, TenantName};
+use crate::grants::schedule::Schedule;
+use crate::grants::secrets::{SecretKey, SecretVia};
+use crate::{Ceilings, Digest, Grants, Limits, Manifest, Route, TenantName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -50,6 +56,10 @@ pub enum ErrorCode {
     DigestMismatch,
     /// Another tenant has this route: 409.
     RouteTaken,
+    /// A secret that the manifest names was never set, or one to be removed is in use: 409.
+    Secret,
+    /// What was asked for does not fit what is there: a run of what is not a job, or runs already: 409.
+    Conflict,
     /// No such tenant, revision, artifact or path: 404.
     NotFound,
     /// More than a ceiling or bound: 413.
@@ -73,7 +83,7 @@ impl ErrorCode {
             | Self::InvalidArtifact
             | Self::CompileLimit
             | Self::DigestMismatch => 422,
-            Self::RouteTaken => 409,
+            Self::RouteTaken | Self::Secret | Self::Conflict => 409,
             Self::NotFound => 404,
             Self::TooLarge => 413,
             Self::Busy => 429,
@@ -171,6 +181,78 @@ pub struct TenantSummary {
     pub deployed_at: String,
     /// What it has done since the host started.
     pub counters: Counters,
+    /// How it fares as a job, if it has a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobStatus>,
+}
+
+/// A tenant that runs by a schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobStatus {
+    /// When it runs, in UTC.
+    #[schema(value_type = String)]
+    pub schedule: Schedule,
+    /// The next time (RFC 3339); none if its schedule names no more.
+    pub next_at: Option<String>,
+    /// The run that goes on now.
+    pub running: Option<JobRun>,
+    /// The run that ended last.
+    pub last: Option<JobRun>,
+}
+
+/// One run of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobRun {
+    /// 1, 2, 3 … for each tenant.
+    pub run: u64,
+    /// The revision that ran.
+    pub revision: u32,
+    /// Why it ran.
+    pub cause: JobCause,
+    /// When it started (RFC 3339).
+    pub started_at: String,
+    /// When it ended.
+    pub ended_at: Option<String>,
+    /// How it ended; none while it runs.
+    pub result: Option<JobResult>,
+}
+
+/// Why a job ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobCause {
+    /// Its schedule.
+    Schedule,
+    /// Somebody asked for it.
+    Request,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum JobResult {
+    /// The program ended by itself.
+    Exited {
+        /// Its exit code.
+        code: u8,
+    },
+    /// It was ended, or never started.
+    Failed {
+        /// A word as in `insula-fault`, or `worker-died`.
+        fault: String,
+    },
+}
+
+/// One secret of a tenant, without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretInfo {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub key: SecretKey,
+    /// When its value was last set (RFC 3339).
+    pub set_at: String,
+    /// How the active revision gets it; none if it does not.
+    pub via: Option<SecretVia>,
 }
 
 /// What a tenant has done since the host started, over all workers, dead ones included.
@@ -211,9 +293,15 @@ pub enum GuestKind {
     /// A component that exports `wasi:http/handler@0.3.x`.
     #[serde(rename = "http-0.3")]
     Http03,
-    /// A component that exports `wasi:cli/run`: for `insula run`, not for serving.
+    /// A component that exports `wasi:cli/run@0.2.x`: served as CGI, run as a job, or once.
     #[serde(rename = "command")]
     Command,
+    /// A component that exports `wasi:cli/run@0.3.x`; the same.
+    #[serde(rename = "command-0.3")]
+    Command03,
+    /// A core module of WASI preview 1 with a `_start`; the same.
+    #[serde(rename = "wasi-p1")]
+    Preview1,
 }
 
 impl GuestKind {
@@ -223,7 +311,18 @@ impl GuestKind {
             Self::Http02 => "http-0.2",
             Self::Http03 => "http-0.3",
             Self::Command => "command",
+            Self::Command03 => "command-0.3",
+            Self::Preview1 => "wasi-p1",
         }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Http02, Self::Http03, Self::Command, Self::Command03, Self::Preview1];
+
+    /// Whether it is a program with a start and an end: served as CGI, and able to be a job.
+    pub fn is_command(self) -> bool {
+        matches!(self, Self::Command | Self::Command03 | Self::Preview1)
     }
 }
 
@@ -237,6 +336,8 @@ pub struct TenantDetail {
     pub urls: Vec<String>,
     /// The limits in force, defaults filled in.
     pub limits: Limits,
+    /// Everything it may reach; values of secrets are not part of it.
+    pub grants: Grants,
     /// What was written.
     pub manifest: Manifest,
     /// Bytes of the artifact.
@@ -262,6 +363,8 @@ pub struct RevisionInfo {
     pub routes: Vec<Route>,
     /// Its limits.
     pub limits: Limits,
+    /// What it may reach.
+    pub grants: Grants,
 }
 
 /// `PUT /v1/tenants/{name}`. The artifact must have been uploaded before.

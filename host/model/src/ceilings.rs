@@ -45,6 +45,20 @@ pub struct Ceilings {
     /// Bytes of one artifact. Default 128Mi.
     #[schema(value_type = String)]
     pub artifact: ByteSize,
+    /// Directories of the host under which `mounts` may lie. Default: `["/"]`, all of them; `[]` allows
+    /// none.
+    pub mounts: Vec<String>,
+    /// `scratch.quota` and the `quota` of a mount. Default 1Gi.
+    #[schema(value_type = String)]
+    pub storage: ByteSize,
+    /// `keyvalue.quota`. Default 1Gi.
+    #[schema(value_type = String)]
+    pub keyvalue: ByteSize,
+    /// `outbound.concurrency`. Default 256.
+    pub outbound_concurrency: u32,
+    /// `outbound.request` and `outbound.response` bytes. Default 1Gi.
+    #[schema(value_type = String)]
+    pub outbound_body: ByteSize,
 }
 
 impl Default for Ceilings {
@@ -63,6 +77,11 @@ impl Default for Ceilings {
             reuse_idle: DurationMs(3_600_000),
             routes: 64,
             artifact: ByteSize(128 << 20),
+            mounts: vec!["/".into()],
+            storage: ByteSize(1 << 30),
+            keyvalue: ByteSize(1 << 30),
+            outbound_concurrency: 256,
+            outbound_body: ByteSize(1 << 30),
         }
     }
 }

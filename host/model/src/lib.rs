@@ -9,6 +9,7 @@ pub mod api;
 pub mod ceilings;
 pub mod config;
 pub mod digest;
+pub mod grants;
 pub mod limits;
 pub mod manifest;
 pub mod name;
@@ -20,6 +21,7 @@ pub mod wire;
 
 pub use ceilings::Ceilings;
 pub use digest::Digest;
+pub use grants::Grants;
 pub use limits::{Limits, Reuse};
 pub use manifest::Manifest;
 pub use name::TenantName;

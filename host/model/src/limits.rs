@@ -36,4 +36,11 @@ pub struct Reuse {
     pub requests: u32,
     /// Milliseconds without a request after which it is retired.
     pub idle_ms: u64,
+    /// Requests that it serves at the same time.
+    #[serde(default = "one")]
+    pub concurrent: u32,
+}
+
+fn one() -> u32 {
+    1
 }

@@ -4,9 +4,16 @@
 //! in), [`Manifest::resolve`] fills in defaults and holds the result against the host's
 //! [`Ceilings`].
 
+use crate::grants::mounts::{MountSpec, ScratchSpec};
+use crate::grants::outbound::OutboundSpec;
+use crate::grants::schedule::Schedule;
+use crate::grants::secrets::{SecretKey, SecretVia};
+use crate::grants::sockets::SocketRule;
+use crate::grants::{BuildSpec, ClockSpec, Grants, KeyValueSpec};
 use crate::quantity::{ByteSize, Count, DurationMs};
 use crate::{Ceilings, Limits, Reuse, Route, TenantName};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// The name of a manifest file.
@@ -60,6 +67,49 @@ pub struct Manifest {
     /// Let one instance serve several requests. Default: a fresh instance for every request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse: Option<ReuseSpec>,
+    /// Arguments after the program's name. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    /// Environment variables. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<BTreeMap<String, String>>,
+    /// What the guest reads through `wasi:config/store`. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<BTreeMap<String, String>>,
+    /// Secrets that the guest gets, and how: `{ API_KEY = "env" }`, or `"config"`. Their values are set
+    /// with `insula secret set`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, SecretVia>>)]
+    pub secrets: Option<BTreeMap<SecretKey, SecretVia>>,
+    /// Directories of the host. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounts: Option<Vec<MountSpec>>,
+    /// A private directory. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<ScratchSpec>,
+    /// HTTP calls to other hosts and tenants. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbound: Option<OutboundSpec>,
+    /// `wasi:keyvalue`. Default: no store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyvalue: Option<KeyValueSpec>,
+    /// What clocks show. Default: the time, to the millisecond.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<ClockSpec>,
+    /// Draw all randomness from this seed. Default: real randomness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Peers that raw sockets may reach. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub sockets: Option<Vec<SocketRule>>,
+    /// Run a command at these times instead of serving it. Default: it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub schedule: Option<Schedule>,
+    /// How the component is made: for `insula dev`; the host ignores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<BuildSpec>,
 }
 
 /// `[request]`.
@@ -98,9 +148,15 @@ pub struct ReuseSpec {
     #[serde(default = "ReuseSpec::default_idle")]
     #[schema(value_type = String)]
     pub idle: DurationMs,
+    /// Requests that one instance serves at the same time; more than one needs WASI 0.3. Default 1.
+    #[serde(default = "ReuseSpec::default_concurrent")]
+    pub concurrent: u32,
 }
 
 impl ReuseSpec {
+    fn default_concurrent() -> u32 {
+        1
+    }
     fn default_requests() -> Count {
         Count(1_000)
     }
@@ -114,10 +170,16 @@ impl ReuseSpec {
 pub struct Resolved {
     /// The tenant's name.
     pub name: TenantName,
-    /// At least one route, without repetitions.
+    /// Routes, without repetitions. At least one, unless it has a schedule.
     pub routes: Vec<Route>,
     /// All limits.
     pub limits: Limits,
+    /// All that it may reach.
+    #[serde(default)]
+    pub grants: Grants,
+    /// When it runs, if it is a job.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
 }
 
 /// Why a manifest was refused.
@@ -162,9 +224,17 @@ pub enum ManifestError {
     /// The same route twice.
     #[error("route `{0}` is named twice")]
     RepeatedRoute(Route),
+    /// A grant that cannot be given as it is written.
+    #[error("`{field}`: {why}")]
+    Grant {
+        /// The manifest's field.
+        field: &'static str,
+        /// The cause and the mend.
+        why: String,
+    },
 }
 
-fn within<T: Ord + Copy + ToString>(
+pub(crate) fn within<T: Ord + Copy + ToString>(
     field: &'static str,
     key: &'static str,
     asked: T,
@@ -205,6 +275,19 @@ impl Manifest {
             request: None,
             response: None,
             reuse: None,
+            args: None,
+            env: None,
+            config: None,
+            secrets: None,
+            mounts: None,
+            scratch: None,
+            outbound: None,
+            keyvalue: None,
+            clock: None,
+            seed: None,
+            sockets: None,
+            schedule: None,
+            build: None,
         }
     }
 
@@ -223,12 +306,13 @@ impl Manifest {
         let request = self.request.clone().unwrap_or_default();
         let response = self.response.clone().unwrap_or_default();
         let routes = match &self.routes {
+            None if self.schedule.is_some() => Vec::new(),
             None => vec![Route::default_for(&self.name)],
             Some(routes) if routes.is_empty() => return Err(ManifestError::NoRoutes),
             Some(routes) => routes.clone(),
         };
         let count = u32::try_from(routes.len()).unwrap_or(u32::MAX);
-        within("routes", "routes", count, 1, c.routes)?;
+        within("routes", "routes", count, 0, c.routes)?;
         if let Some((i, again)) = routes.iter().enumerate().find(|(i, r)| routes[..*i].contains(r))
         {
             debug_assert!(i > 0);
@@ -264,6 +348,13 @@ impl Manifest {
                 Some(Reuse {
                     requests: u32::try_from(requests.0).unwrap_or(u32::MAX),
                     idle_ms: idle.0,
+                    concurrent: within(
+                        "reuse.concurrent",
+                        "concurrency",
+                        r.concurrent,
+                        1,
+                        c.concurrency,
+                    )?,
                 })
             }
         };
@@ -300,7 +391,14 @@ impl Manifest {
             .0,
             reuse,
         };
-        Ok(Resolved { name: self.name.clone(), routes, limits })
+        let grants = self.resolve_grants(limits.timeout_ms, c)?;
+        Ok(Resolved {
+            name: self.name.clone(),
+            routes,
+            limits,
+            grants,
+            schedule: self.schedule.clone(),
+        })
     }
 }
 

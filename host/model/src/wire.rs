@@ -3,12 +3,13 @@
 //! `ipc` frames them: a length, then postcard. Both ends are the same binary, so the version is
 //! checked once, in [`ToWorker::Hello`], and a mismatch ends the worker.
 
-use crate::api::{GuestKind, LogStream};
-use crate::{Digest, Limits, Route, TenantName};
+use crate::api::{GuestKind, JobResult, LogStream};
+use crate::grants::secrets::{SecretKey, SecretValue};
+use crate::{Digest, Grants, Limits, Route, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
@@ -44,6 +45,13 @@ pub enum ToWorker {
         /// Which artifact.
         digest: Digest,
     },
+    /// Run a tenant's program once, now; answered by [`FromWorker::JobEnded`].
+    RunJob {
+        /// The tenant's slot.
+        slot: u32,
+        /// Echoed in the answer.
+        run: u64,
+    },
     /// Accept nothing more, finish what runs within this time, then exit.
     Drain {
         /// Milliseconds from now.
@@ -71,6 +79,15 @@ pub enum FromWorker {
         /// What was wrong, for the operator.
         reason: String,
     },
+    /// A run has ended, or could not be started.
+    JobEnded {
+        /// The tenant's slot.
+        slot: u32,
+        /// Which run.
+        run: u64,
+        /// How.
+        result: JobResult,
+    },
 }
 
 /// What a worker is told at its start.
@@ -84,6 +101,10 @@ pub struct WorkerConfig {
     pub code_dir: String,
     /// The key that authenticates compiled code.
     pub code_key: [u8; 32],
+    /// Directory of what tenants keep: key-value stores and scratch directories.
+    pub tenants_dir: String,
+    /// Certificates (PEM) that outbound TLS trusts beside the public ones; empty for none.
+    pub outbound_ca: String,
 }
 
 /// One tenant, as the data plane sees it: its active revision.
@@ -103,6 +124,12 @@ pub struct TenantEntry {
     pub routes: Vec<Route>,
     /// Its limits.
     pub limits: Limits,
+    /// What it may reach; none for nothing, which costs a deployed tenant nothing.
+    pub grants: Option<Box<Grants>>,
+    /// The secrets that it is granted, with their values.
+    pub secrets: Vec<(SecretKey, SecretValue)>,
+    /// Whether it runs as a job and is not served.
+    pub job: bool,
 }
 
 /// A line on its way to a tenant's log.

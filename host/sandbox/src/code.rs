@@ -71,6 +71,9 @@ impl Pre {
             GuestKind::Http02 => Self::Http(ProxyPre::P2(p2::bindings::ProxyPre::new(pre)?)),
             GuestKind::Http03 => Self::Http(ProxyPre::P3(p3::bindings::ServicePre::new(pre)?)),
             GuestKind::Command => Self::Command(CommandPre::new(pre)?),
+            GuestKind::Command03 | GuestKind::Preview1 => {
+                return Err(wasmtime::Error::msg("this kind of program cannot be run yet"));
+            }
         })
     }
 }
@@ -132,8 +135,8 @@ impl Loader {
 /// The engine that a kind of guest runs in.
 pub(crate) fn flavour(kind: GuestKind) -> Flavour {
     match kind {
-        GuestKind::Http02 | GuestKind::Command => Flavour::Wasi02,
-        GuestKind::Http03 => Flavour::Wasi03,
+        GuestKind::Http02 | GuestKind::Command | GuestKind::Preview1 => Flavour::Wasi02,
+        GuestKind::Http03 | GuestKind::Command03 => Flavour::Wasi03,
     }
 }
 

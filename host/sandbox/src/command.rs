@@ -2,6 +2,7 @@
 //!
 //! The same engine, limits and loader as for tenants. Ends when the command does, or with a limit.
 
+use crate::capabilities::Capabilities;
 use crate::code::{LoadError, Loader, Pre};
 use crate::engine::{EngineError, Engines};
 use crate::epoch::Epoch;
@@ -10,7 +11,7 @@ use crate::invoke::{Gauge, limited_store};
 use crate::limiter::MemoryLimiter;
 use crate::state::State;
 use crate::store::ArtifactStore;
-use insula_model::{Digest, Fault, Limits};
+use insula_model::{Digest, Fault, Grants, Limits};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,8 +21,10 @@ use wasmtime_wasi::I32Exit;
 /// What to run a command with.
 #[derive(Debug, Clone)]
 pub struct CommandSpec {
-    /// Arguments; the first is the program's name.
-    pub args: Vec<String>,
+    /// The program's name.
+    pub name: String,
+    /// Its arguments, and everything that it may reach.
+    pub grants: Grants,
     /// Memory, fuel and timeout apply.
     pub limits: Limits,
 }
@@ -93,7 +96,8 @@ pub async fn run(
     let timeout = Duration::from_millis(spec.limits.timeout_ms);
     let deadline = Instant::now() + timeout;
     let limiter = MemoryLimiter::new(spec.limits.memory_bytes, gauge.clone());
-    let state = State::command(limiter, spec.limits.fuel, deadline, &spec.args);
+    let capabilities = Arc::new(Capabilities::new(&spec.name, &spec.grants, &[]));
+    let state = State::command(limiter, spec.limits.fuel, deadline, capabilities);
     let mut store = limited_store(&loaded.engine, state).map_err(|error| ended(&error))?;
     let mut guest = pin!(async {
         let command = pre.instantiate_async(&mut store).await?;

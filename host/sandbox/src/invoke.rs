@@ -10,6 +10,7 @@
 //! it ends the guest. Nothing is spawned. Bounds: the limits in [`Invocation`]; instantiation and
 //! start functions run under them too.
 
+use crate::capabilities::Capabilities;
 use crate::code::{Loaded, Pre};
 use crate::fault::{DeadlinePassed, GuestFault};
 use crate::limiter::MemoryLimiter;
@@ -87,6 +88,8 @@ pub struct Invocation {
     pub request: RequestId,
     /// Readable at any moment.
     pub gauge: Arc<Gauge>,
+    /// What the guest may reach.
+    pub capabilities: Arc<Capabilities>,
 }
 
 /// A live instance between two requests.
@@ -205,8 +208,9 @@ impl Instance {
             return Err(wasmtime::Error::msg("a command cannot serve requests"));
         };
         let limiter = MemoryLimiter::new(invocation.memory_bytes, invocation.gauge.clone());
-        let Invocation { fuel, deadline, ref log, request, .. } = *invocation;
-        let state = State::serving(limiter, fuel, deadline, log.clone(), request);
+        let Invocation { fuel, deadline, ref log, request, ref capabilities, .. } = *invocation;
+        let capabilities = capabilities.clone();
+        let state = State::serving(limiter, fuel, deadline, log.clone(), request, capabilities);
         let mut store = limited_store(&loaded.engine, state)?;
         let proxy = pre.instantiate_async(&mut store).await?;
         Ok(Self { store, proxy })

@@ -8,6 +8,7 @@
 //! Unsafe code stands in `code` alone: mapping compiled code that this host authenticated.
 #![deny(unsafe_code)]
 
+pub mod capabilities;
 pub mod code;
 pub mod command;
 pub mod compile;
@@ -22,6 +23,7 @@ mod seal;
 mod state;
 pub mod store;
 
+pub use capabilities::Capabilities;
 pub use code::{LoadError, Loaded};
 pub use engine::Engines;
 pub use fault::GuestFault;

@@ -42,12 +42,8 @@ impl Seal {
 
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix(MAGIC)?.strip_suffix('\n')?.strip_prefix(' ')?.split(' ');
-        let kind = match words.next()? {
-            "http-0.2" => GuestKind::Http02,
-            "http-0.3" => GuestKind::Http03,
-            "command" => GuestKind::Command,
-            _ => return None,
-        };
+        let word = words.next()?;
+        let kind = GuestKind::ALL.into_iter().find(|kind| kind.as_str() == word)?;
         let length = words.next()?.parse().ok()?;
         let tag = blake3::Hash::from_hex(words.next()?).ok()?;
         words.next().is_none().then_some(Self { kind, length, tag })

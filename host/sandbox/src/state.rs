@@ -3,6 +3,7 @@
 //! Bounds: [`RESOURCES_MAX`] table entries, [`FIELDS_BYTES_MAX`] for header fields; memory through the
 //! limiter. Belongs to one tenant and one revision; ends with the store.
 
+use crate::capabilities::Capabilities;
 use crate::limiter::{Gauge, MemoryLimiter};
 use crate::log::{GuestStream, LineSink};
 use http::header::HeaderName;
@@ -11,7 +12,7 @@ use insula_model::api::LogStream;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -20,8 +21,6 @@ use wasmtime_wasi_http::{
 const RESOURCES_MAX: usize = 4_096;
 /// In-memory bytes of one set of header fields; above what [`insula_model::Ceilings`] lets in.
 const FIELDS_BYTES_MAX: usize = 128 << 10;
-/// Bytes of randomness in one call.
-const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
 /// The data of a [`wasmtime::Store`].
 pub(crate) struct State {
@@ -42,6 +41,7 @@ struct Wasi {
     streams: Option<[GuestStream; 2]>,
     log: LineSink,
     request: RequestId,
+    capabilities: Arc<Capabilities>,
 }
 
 impl State {
@@ -52,8 +52,9 @@ impl State {
         deadline: Instant,
         log: LineSink,
         request: RequestId,
+        capabilities: Arc<Capabilities>,
     ) -> Self {
-        let wasi = Wasi { ctx: None, streams: None, log, request };
+        let wasi = Wasi { ctx: None, streams: None, log, request, capabilities };
         Self::with(wasi, limiter, fuel, deadline)
     }
 
@@ -62,15 +63,16 @@ impl State {
         limiter: MemoryLimiter,
         fuel: u64,
         deadline: Instant,
-        args: &[String],
+        capabilities: Arc<Capabilities>,
     ) -> Self {
-        let mut builder = WasiCtxBuilder::new();
-        builder.inherit_stdio().args(args).max_random_size(RANDOM_BYTES_MAX);
+        let mut builder = capabilities.wasi();
+        builder.inherit_stdio();
         let wasi = Wasi {
             ctx: Some(Box::new(builder.build())),
             streams: None,
             log: Arc::new(|_, _, _| ()),
             request: RequestId::new(0, 0),
+            capabilities,
         };
         Self::with(wasi, limiter, fuel, deadline)
     }
@@ -103,12 +105,12 @@ impl State {
 
 impl Wasi {
     fn ctx(&mut self) -> &mut WasiCtx {
-        let Self { ctx, streams, log, request } = self;
+        let Self { ctx, streams, log, request, capabilities } = self;
         ctx.get_or_insert_with(|| {
             let out = GuestStream::new(LogStream::Stdout, log.clone(), *request);
             let err = GuestStream::new(LogStream::Stderr, log.clone(), *request);
-            let mut wasi = WasiCtxBuilder::new();
-            wasi.stdout(out.clone()).stderr(err.clone()).max_random_size(RANDOM_BYTES_MAX);
+            let mut wasi = capabilities.wasi();
+            wasi.stdout(out.clone()).stderr(err.clone());
             *streams = Some([out, err]);
             Box::new(wasi.build())
         })

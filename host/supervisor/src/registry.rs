@@ -12,6 +12,7 @@
 use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
 use insula_model::TenantName;
+use insula_model::grants::schedule::Schedule;
 use insula_model::wire::TenantEntry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,8 @@ use std::sync::{Arc, Mutex};
 pub(crate) struct Tenant {
     /// What workers are told.
     pub(crate) entry: TenantEntry,
+    /// When it runs, if it is a job.
+    pub(crate) schedule: Option<Schedule>,
     /// When the active revision was published (RFC 3339).
     pub(crate) deployed_at: String,
 }

@@ -58,6 +58,8 @@ pub struct HostConfig {
     pub ceilings: Ceilings,
     /// How hard compilers may work.
     pub compiler: CompilerLimits,
+    /// Certificates (PEM) that outbound TLS trusts beside the public ones; may be empty.
+    pub outbound_ca: String,
 }
 
 /// Why a host does not run.
@@ -194,6 +196,8 @@ impl Host {
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
             code_key: store.code_key(),
+            tenants_dir: data.join("tenants"),
+            outbound_ca: config.outbound_ca.clone(),
         };
         let registry = Arc::new(registry);
         let workers = Workers::start(setup, Arc::clone(&registry), logs.clone(), code_needed);

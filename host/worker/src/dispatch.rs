@@ -106,6 +106,7 @@ async fn answer(
         log: tenant.sink.clone(),
         request: id,
         gauge: ticket.gauge.clone(),
+        capabilities: tenant.capabilities.clone(),
     };
     let mut running = Running::start(loaded, reused, request, invocation);
     let head = invoke(&mut ticket, &mut running).await;

@@ -151,6 +151,8 @@ async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListen
                 say(worker, FromWorker::Serving).await;
             }
             Ok(Some(ToWorker::CodeReady { digest })) => worker.codes.ready(&digest),
+            // Nothing starts jobs yet.
+            Ok(Some(ToWorker::RunJob { .. })) => {}
             Ok(Some(ToWorker::Drain { within_ms })) => return within_ms,
             Ok(Some(ToWorker::Hello { .. })) => {}
             Ok(None) => return ORPHAN_DRAIN_MS,

@@ -5,9 +5,10 @@
 
 use crate::pool::Pool;
 use crate::tenant_log::TenantLog;
+use insula_model::Grants;
 use insula_model::wire::TenantEntry;
-use insula_sandbox::Loaded;
 use insula_sandbox::log::LineSink;
+use insula_sandbox::{Capabilities, Loaded};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -20,6 +21,8 @@ pub(crate) struct Tenant {
     pub(crate) log: Arc<TenantLog>,
     /// The same, as guests write to it; made once, shared by every instance.
     pub(crate) sink: LineSink,
+    /// Everything that its instances may reach; made once, shared by every instance.
+    pub(crate) capabilities: Arc<Capabilities>,
     pub(crate) pool: Pool,
     /// Whether someone looks after the pool already.
     pub(crate) swept: Cell<bool>,
@@ -33,11 +36,15 @@ impl Tenant {
     pub(crate) fn new(entry: TenantEntry, log: TenantLog, idle_total: Rc<Cell<u32>>) -> Self {
         let log = Arc::new(log);
         let to = log.clone();
+        let none = Grants::default();
+        let grants = entry.grants.as_deref().unwrap_or(&none);
+        let capabilities = Capabilities::new(entry.name.as_str(), grants, &entry.secrets);
         let sink: LineSink = Arc::new(move |id, stream, text| to.line(id, stream, text));
         Self {
             loaded: RefCell::new(Weak::new()),
             log,
             sink,
+            capabilities: Arc::new(capabilities),
             pool: Pool::new(entry.limits.reuse, idle_total),
             swept: Cell::new(false),
             waiting: Cell::new(0),

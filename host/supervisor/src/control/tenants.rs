@@ -24,6 +24,7 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
         routes: tenant.entry.routes.clone(),
         deployed_at: tenant.deployed_at.clone(),
         counters: app.deployer.workers.counters(tenant.entry.slot),
+        job: None,
     }
 }
 
@@ -95,6 +96,7 @@ pub(super) async fn inspect(
         summary: summary(&app, &tenant),
         urls: deployer.urls(&tenant.entry.routes),
         limits: tenant.entry.limits.clone(),
+        grants: tenant.entry.grants.as_deref().cloned().unwrap_or_default(),
         manifest: revision.manifest,
         artifact_bytes: revision.artifact_bytes,
         code_bytes,

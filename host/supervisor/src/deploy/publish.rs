@@ -36,6 +36,9 @@ impl Deployer {
             kind: compiled.code.kind,
             routes: plan.routes.clone(),
             limits: plan.limits.clone(),
+            grants: Some(Box::new(plan.grants.clone())),
+            secrets: Vec::new(),
+            job: plan.schedule.is_some(),
         })?;
         let (revision, _pin) = compiled.revision(slot);
         let published = self.state.publish(revision).await?;

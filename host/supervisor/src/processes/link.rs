@@ -128,6 +128,8 @@ pub(super) async fn read(
                 // behind it.
                 let _ = inner.code_needed.send(CodeNeeded { digest, reason }).await;
             }
+            // Nothing starts jobs yet.
+            FromWorker::JobEnded { .. } => {}
         }
     }
     Ok(())

@@ -79,6 +79,10 @@ pub(crate) struct WorkerSetup {
     pub(crate) code_dir: std::path::PathBuf,
     /// The key that authenticates it.
     pub(crate) code_key: [u8; 32],
+    /// Directory of what tenants keep.
+    pub(crate) tenants_dir: std::path::PathBuf,
+    /// Certificates (PEM) that outbound TLS trusts beside the public ones.
+    pub(crate) outbound_ca: String,
 }
 
 /// All workers of this host; clones share them.
@@ -89,6 +93,8 @@ struct Inner {
     inheritance: spawn::Inheritance,
     code_dir: String,
     code_key: [u8; 32],
+    tenants_dir: String,
+    outbound_ca: String,
     table: Arc<Table>,
     registry: Arc<Registry>,
     logs: Logs,
@@ -144,6 +150,8 @@ impl Workers {
         let inner = Arc::new(Inner {
             code_dir: path_text(&setup.code_dir),
             code_key: setup.code_key,
+            tenants_dir: path_text(&setup.tenants_dir),
+            outbound_ca: setup.outbound_ca,
             registry,
             logs,
             code_needed,

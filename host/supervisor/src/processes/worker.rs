@@ -106,6 +106,8 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
         workers: inner.table.workers(),
         code_dir: inner.code_dir.clone(),
         code_key: inner.code_key,
+        tenants_dir: inner.tenants_dir.clone(),
+        outbound_ca: inner.outbound_ca.clone(),
     };
     let (from, to) = socket.into_split();
     let writing = tokio::spawn(link::write(to, config, snapshot, queued));

@@ -24,8 +24,7 @@ pub(super) fn parsed<T, E: ToString>(tenant: &str, value: Result<T, E>) -> Resul
 }
 
 pub(super) fn kind_from(tenant: &str, text: &str) -> Result<GuestKind, StateError> {
-    let kinds = [GuestKind::Http02, GuestKind::Http03, GuestKind::Command];
-    let kind = kinds.into_iter().find(|kind| kind.as_str() == text);
+    let kind = GuestKind::ALL.into_iter().find(|kind| kind.as_str() == text);
     parsed(tenant, kind.ok_or_else(|| format!("unknown kind `{text}`")))
 }
 
@@ -49,8 +48,12 @@ pub(super) fn tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
             kind: kind_from(&name, &kind)?,
             routes: resolved.routes,
             limits: resolved.limits,
+            job: resolved.schedule.is_some(),
+            grants: (!resolved.grants.is_empty()).then(|| Box::new(resolved.grants)),
+            secrets: Vec::new(),
             name: parsed(&name, name.parse())?,
         },
+        schedule: resolved.schedule,
         deployed_at: row.get(6)?,
     })
 }
@@ -150,6 +153,7 @@ impl State {
                     created_at: row.get(2)?,
                     routes: resolved.routes,
                     limits: resolved.limits,
+                    grants: resolved.grants,
                 });
             }
             Ok(revisions)

@@ -1,0 +1,76 @@
+//! What a tenant's instances are given: its grants, made ready once for each revision and worker.
+//!
+//! Every part is closed by default. A [`Capabilities`] is shared by all instances of a revision and
+//! never changes; a changed secret or manifest makes a new one. Ends with its last user.
+
+mod clock;
+mod random;
+mod sockets;
+
+use insula_model::Grants;
+use insula_model::grants::Clock;
+use insula_model::grants::secrets::{SecretKey, SecretValue, SecretVia};
+use insula_model::grants::sockets::SocketRule;
+use std::fmt;
+use std::sync::Arc;
+use wasmtime_wasi::WasiCtxBuilder;
+
+/// Bytes of randomness in one call.
+const RANDOM_BYTES_MAX: u64 = 64 << 10;
+
+/// Everything that instances of one revision may reach.
+#[derive(Clone, Default)]
+pub struct Capabilities {
+    /// The program's name and its arguments.
+    pub(crate) args: Vec<String>,
+    /// Environment variables, secrets among them.
+    pub(crate) env: Vec<(String, String)>,
+    /// `wasi:config/store`, secrets among it.
+    pub(crate) config: Vec<(String, String)>,
+    clock: Clock,
+    seed: Option<u64>,
+    sockets: Arc<[SocketRule]>,
+}
+
+/// Names only: values may be secrets.
+impl fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Capabilities").finish_non_exhaustive()
+    }
+}
+
+impl Capabilities {
+    /// Makes grants ready for the program called `name`.
+    pub fn new(name: &str, grants: &Grants, secrets: &[(SecretKey, SecretValue)]) -> Self {
+        let mut args = vec![name.to_owned()];
+        args.extend(grants.args.iter().cloned());
+        let (mut env, mut config) = (grants.env.clone(), grants.config.clone());
+        for (key, value) in secrets {
+            let via = grants.secrets.iter().find(|(granted, _)| granted == key).map(|(_, via)| via);
+            let entry = || (key.to_string(), value.reveal().to_owned());
+            match via {
+                Some(SecretVia::Env) => env.push(entry()),
+                Some(SecretVia::Config) => config.push(entry()),
+                None => {}
+            }
+        }
+        Self {
+            args,
+            env,
+            config,
+            clock: grants.clock.clone(),
+            seed: grants.seed,
+            sockets: grants.sockets.as_slice().into(),
+        }
+    }
+
+    /// A WASI context with all of this and no standard streams.
+    pub(crate) fn wasi(&self) -> WasiCtxBuilder {
+        let mut builder = WasiCtxBuilder::new();
+        builder.args(&self.args).envs(&self.env).max_random_size(RANDOM_BYTES_MAX);
+        clock::apply(&self.clock, &mut builder);
+        random::apply(self.seed, &mut builder);
+        sockets::apply(&self.sockets, &mut builder);
+        builder
+    }
+}
