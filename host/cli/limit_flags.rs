@@ -114,6 +114,7 @@ impl TenantFlags {
             manifest.reuse = Some(ReuseSpec {
                 requests: reuse_requests.unwrap_or(before.requests),
                 idle: reuse_idle.unwrap_or(before.idle),
+                concurrent: before.concurrent,
             });
         }
         Ok(())
