@@ -3,10 +3,11 @@
 
 use insula_model::api::{DeployResponse, RevisionInfo};
 use insula_tests::wait::eventually;
-use insula_tests::{Answer, Connection, Host, repo};
+use insula_tests::{Answer, Connection, Host, repo, wasm};
 use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -418,6 +419,50 @@ fn code_that_was_tampered_with_is_made_again_and_never_run() {
         assert!(is_echo(&host.get("echo", "/")), "{what}");
         assert_eq!(fs::read(&hello[0]).unwrap(), sound[0], "{what}: the code was not mended");
     }
+}
+
+/// Large code is marked, so that loading it need not read all of it. The mark must say no more than that
+/// the file is as it was.
+#[test]
+fn a_mark_spares_no_changed_file() {
+    let mut host = Host::start();
+    let data = "x".repeat(3 << 20);
+    let large = wasm::handler(&format!(
+        r#"(memory 64) (data (i32.const 0) "{data}") (func (export "handle") (param i32 i32))"#
+    ));
+    let file = host.file("large.wasm", large);
+    host.deploy("large", &file, &[]);
+    host.get("large", "/").expect_fault("no-response");
+    let [file, seal] = code(&host, "large");
+    let sound = fs::read(&file).unwrap();
+    assert_eq!(fs::read_to_string(&seal).unwrap().split_whitespace().count(), 9, "no mark");
+
+    // Moved to another disk and back: another file, the same bytes.
+    assert!(host.stop(Signal::TERM).success());
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, &sound).unwrap();
+    host.restart();
+    host.get("large", "/").expect_fault("no-response");
+    assert!(!host.log().contains("made again"), "{}", host.log());
+
+    // Made again by the host, so marked again; then changed in place, with its old time put back.
+    assert!(host.stop(Signal::TERM).success());
+    fs::remove_file(&file).unwrap();
+    host.restart();
+    host.get("large", "/").expect_fault("no-response");
+    assert!(host.stop(Signal::TERM).success());
+    let told = host.log().matches("made again").count();
+    assert_eq!(told, 1, "{}", host.log());
+    let written = fs::metadata(&file).unwrap().modified().unwrap();
+    let changed = fs::File::options().write(true).open(&file).unwrap();
+    let middle = sound.len() / 2;
+    changed.write_all_at(&[sound[middle] ^ 1], middle as u64).unwrap();
+    changed.set_modified(written).unwrap();
+    drop(changed);
+    host.restart();
+    host.get("large", "/").expect_fault("no-response");
+    assert!(host.log().matches("made again").count() > told, "{}", host.log());
+    assert_eq!(fs::read(&file).unwrap(), sound, "the code was not mended");
 }
 
 #[test]

@@ -90,7 +90,8 @@ impl Loader {
         read_seal(&self.dir, digest).map(|seal| seal.length)
     }
 
-    /// Verifies, maps and links. Blocks on the disk; takes about as long as hashing the file.
+    /// Verifies, maps and links. Blocks on the disk; takes about as long as hashing the file, unless
+    /// the file is marked (see [`crate::seal`]).
     pub fn load(&self, digest: &Digest) -> Result<Loaded, LoadError> {
         let system = |error: std::io::Error| LoadError::System(error.to_string());
         let seal = read_seal(&self.dir, digest).ok_or(LoadError::Missing)?;
@@ -122,8 +123,12 @@ impl Loader {
         seal: &crate::seal::Seal,
     ) -> Result<bool, LoadError> {
         let system = |error: std::io::Error| LoadError::System(error.to_string());
-        if file.metadata().map_err(system)?.len() != seal.length {
+        let found = file.metadata().map_err(system)?;
+        if found.len() != seal.length {
             return Ok(false);
+        }
+        if seal.is_marked(&self.key, &found) {
+            return Ok(true);
         }
         // SAFETY: the mapping is private, read-only and gone before this function returns. A write to
         // the file meanwhile would need the rights of the host's own user, who owns the key as well.

@@ -9,16 +9,20 @@
 //! nothing half-written under a real name. All calls block on the disk.
 
 use crate::engine;
-use crate::seal::{SEAL_BYTES_MAX, Seal};
+use crate::seal::{MARKED_BYTES_MIN, SEAL_BYTES_MAX, Seal};
 use insula_model::Digest;
 use insula_model::api::GuestKind;
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Twice the longest tick of a kernel (100 Hz): the clock of file times has moved on by then.
+const FILE_CLOCK_STEP_MAX: Duration = Duration::from_millis(20);
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -148,17 +152,37 @@ impl ArtifactStore {
     /// Seals a compiler's output and puts it in place; its size in bytes.
     pub fn seal(&self, digest: &Digest, kind: GuestKind, tmp: &Path) -> Result<u64, StoreError> {
         let dir = &self.0.code;
-        let code = fs::read(tmp).map_err(failed(tmp))?;
-        let seal = Seal::new(&self.0.key, digest, &self.0.engine, kind, &code);
-        File::open(tmp).and_then(|file| file.sync_all()).map_err(failed(tmp))?;
         let (code_path, seal_path) = (code_path(dir, digest), seal_path(dir, digest));
+        File::open(tmp).and_then(|file| file.sync_all()).map_err(failed(tmp))?;
+        // Between the two renames the seal does not fit the code: as good as no code at all.
+        fs::rename(tmp, &code_path).map_err(failed(&code_path))?;
+        let seal = self.sealed(digest, kind, &code_path).map_err(failed(&code_path))?;
         let seal_tmp = self.temporary(dir);
         write_synced(&seal_tmp, seal.to_line().as_bytes(), 0o600)?;
-        // Between the two renames the seal does not fit the code: as good as no code at all.
         fs::rename(&seal_tmp, &seal_path).map_err(failed(&seal_path))?;
-        fs::rename(tmp, &code_path).map_err(failed(&code_path))?;
         sync_dir(dir)?;
-        Ok(code.len() as u64)
+        Ok(seal.length)
+    }
+
+    /// The seal of code that is in its place, with a mark if it is large.
+    fn sealed(&self, digest: &Digest, kind: GuestKind, path: &Path) -> io::Result<Seal> {
+        let file = File::open(path)?;
+        let before = file.metadata()?;
+        if before.len() >= MARKED_BYTES_MIN {
+            // The rename was a change. Once the clock of file times has moved on, any further change
+            // shows, so what is read from here on is what the mark will stand for.
+            std::thread::sleep(FILE_CLOCK_STEP_MAX);
+        }
+        let mut code = Vec::new();
+        (&file).read_to_end(&mut code)?;
+        let mut seal = Seal::new(&self.0.key, digest, &self.0.engine, kind, &code);
+        let after = file.metadata()?;
+        let is_unchanged =
+            (before.ctime(), before.ctime_nsec()) == (after.ctime(), after.ctime_nsec());
+        if seal.length >= MARKED_BYTES_MIN && is_unchanged {
+            seal.mark(&self.0.key, &after);
+        }
+        Ok(seal)
     }
 
     /// Forgets the code of an artifact.
