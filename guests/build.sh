@@ -15,6 +15,7 @@ export LC_ALL=C
 # call, and small ones.
 GUESTS='
 echo               rust wasm32-wasip2
+gather-p3          rust wasm32-unknown-unknown
 hello              rust wasm32-unknown-unknown
 hello-c            c    hello.c
 hello-p3           rust wasm32-unknown-unknown

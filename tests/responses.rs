@@ -1,9 +1,11 @@
 //! Guests' answers on their way out: what goes through as it is, and what is not HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use insula_tests::h2::{self, Http2};
 use insula_tests::http::{Framing, is_timeout};
 use insula_tests::respond::{Canned, responder};
-use insula_tests::{Answer, Host};
+use insula_tests::wait::eventually;
+use insula_tests::{Answer, Host, repo};
 use std::sync::LazyLock;
 
 static HOST: LazyLock<Host> = LazyLock::new(|| Host::with_guests(&["hello"]));
@@ -212,6 +214,42 @@ fn head_gets_what_get_would_but_the_body() {
             assert_eq!(connection.get(&host, "/").expect_ok().text(), "abcdef");
         }
     }
-    let counters = HOST.counters("declared");
-    assert_eq!(counters.responses, 6, "{counters:?}");
+    for name in ["declared", "undeclared"] {
+        eventually("six responses", || (HOST.counters(name).responses == 6).then_some(()));
+        assert_eq!(HOST.counters(name).bytes_out, 18, "{name}: three bodies went out");
+    }
+}
+
+#[test]
+fn an_answer_without_a_body_ends_as_its_guest_does() {
+    HOST.deploy_guests(&["sse", "hostile-endless"]);
+    let mut connection = HOST.connect();
+    // The head does not wait for a body that nobody gets.
+    let answer = connection.ask("HEAD", "sse.localhost", "/?n=3&ms=100", &[], None);
+    assert_eq!((answer.status(), HOST.counters("sse").responses), (200, 0));
+    connection.get("hello.localhost", "/").expect_ok();
+    let ended = || Some(HOST.counters("sse")).filter(|counters| counters.requests == 1);
+    let counters = eventually("the guest's end", ended);
+    assert_eq!((counters.responses, counters.bytes_out), (1, 0), "{counters:?}");
+    // And its faults are its own, limits included.
+    let answer = connection.ask("HEAD", "hostile-endless.localhost", "/go", &[], None);
+    assert_eq!(answer.status(), 200);
+    HOST.eventually_told("hostile-endless", answer.request_id(), "response-body-too-large");
+    let counters = HOST.counters("hostile-endless");
+    assert_eq!((counters.guest_faults, counters.client_faults), (1, 0), "{counters:?}");
+    connection.get("hello.localhost", "/").expect_ok();
+}
+
+#[test]
+fn over_http2_an_answer_to_head_has_no_body_either() {
+    deploy("framed", &Canned { body: &["abc", "def"], ..Canned::default() });
+    HOST.deploy("framed-sse", &repo::guest("sse"), &[]);
+    h2::run(async {
+        let connection = Http2::open(HOST.addr()).await;
+        for (host, target) in [("framed.localhost", "/"), ("framed-sse.localhost", "/?n=2&ms=20")] {
+            let answer = connection.ask("HEAD", host, target, b"").await;
+            assert_eq!(answer.head.status(), 200);
+            assert_eq!(answer.body.expect("whole"), b"".as_slice(), "{host}");
+        }
+    });
 }

@@ -1,6 +1,6 @@
 //! Processes: signals, what `/proc` knows, and an end for whatever a test has started.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -136,6 +136,30 @@ pub fn resident_bytes(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).expect("statm");
     let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("statm");
     pages * rustix::param::page_size() as u64
+}
+
+/// Bytes of address space that a process has mapped.
+pub fn mapped_bytes(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).expect("statm");
+    let pages: u64 = text.split(' ').next().and_then(|pages| pages.parse().ok()).expect("statm");
+    pages * rustix::param::page_size() as u64
+}
+
+/// Sets what a process may have of `resource` (its soft limit; none for no limit), and returns what
+/// it might have before.
+pub fn limit(pid: u32, resource: Resource, to: Option<u64>) -> Option<u64> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("process id");
+    let text = fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_pid())).expect("limits");
+    let name = match resource {
+        Resource::Nofile => "Max open files",
+        Resource::As => "Max address space",
+        other => panic!("no name for {other:?}"),
+    };
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("limit");
+    let mut words = line.split_whitespace().map(|word| word.parse().ok());
+    let (current, maximum) = (words.next().flatten(), words.next().flatten());
+    prlimit(Some(pid), resource, Rlimit { current: to, maximum }).expect("prlimit");
+    current
 }
 
 /// Which of `pids` holds the far end of the connection from `client` to `server`.

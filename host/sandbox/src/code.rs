@@ -4,8 +4,9 @@
 //! drops it. This is the one place with unsafe code: wasmtime runs what it is handed.
 
 use crate::engine::{Engines, Flavour};
+use crate::fault::{is_exhaustion, is_out_of};
 use crate::state::State;
-use crate::store::{code_path, read_seal};
+use crate::store::{code_path, read_seal, try_read_seal};
 use insula_model::Digest;
 use insula_model::api::GuestKind;
 use std::fs::File;
@@ -31,6 +32,9 @@ pub enum LoadError {
     #[error("the compiled code does not load: {0}")]
     Rejected(String),
     /// Out of mappings, memory or descriptors.
+    #[error("this worker is full, so the compiled code cannot be mapped: {0}")]
+    Full(String),
+    /// The system refuses otherwise.
     #[error("the compiled code cannot be mapped: {0}")]
     System(String),
 }
@@ -38,7 +42,17 @@ pub enum LoadError {
 impl LoadError {
     /// Whether compiling the artifact again would mend it.
     pub fn is_mended_by_compiling(&self) -> bool {
-        !matches!(self, Self::System(_))
+        !matches!(self, Self::Full(_) | Self::System(_))
+    }
+}
+
+impl From<std::io::Error> for LoadError {
+    fn from(error: std::io::Error) -> Self {
+        if is_out_of(&error) {
+            Self::Full(error.to_string())
+        } else {
+            Self::System(error.to_string())
+        }
     }
 }
 
@@ -93,20 +107,22 @@ impl Loader {
     /// Verifies, maps and links. Blocks on the disk; takes about as long as hashing the file, unless
     /// the file is marked (see [`crate::seal`]).
     pub fn load(&self, digest: &Digest) -> Result<Loaded, LoadError> {
-        let system = |error: std::io::Error| LoadError::System(error.to_string());
-        let seal = read_seal(&self.dir, digest).ok_or(LoadError::Missing)?;
+        let seal = try_read_seal(&self.dir, digest)?.ok_or(LoadError::Missing)?;
         let file = match File::open(code_path(&self.dir, digest)) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(LoadError::Missing);
             }
-            Err(error) => return Err(system(error)),
+            Err(error) => return Err(error.into()),
         };
         if !self.verify(&file, digest, &seal)? {
             return Err(LoadError::Tampered);
         }
         let flavour = flavour(seal.kind);
-        let runtime = self.engines.runtime(flavour).map_err(LoadError::System)?;
+        let runtime = self.engines.runtime(flavour).map_err(|error| {
+            let text = error.to_string();
+            if is_exhaustion(&error.0) { LoadError::Full(text) } else { LoadError::System(text) }
+        })?;
         // The very file that was verified, whatever its name points at by now.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let component = deserialize(&runtime.engine, Path::new(&path)).map_err(rejected)?;
@@ -122,8 +138,7 @@ impl Loader {
         digest: &Digest,
         seal: &crate::seal::Seal,
     ) -> Result<bool, LoadError> {
-        let system = |error: std::io::Error| LoadError::System(error.to_string());
-        let found = file.metadata().map_err(system)?;
+        let found = file.metadata()?;
         if found.len() != seal.length {
             return Ok(false);
         }
@@ -132,7 +147,7 @@ impl Loader {
         }
         // SAFETY: the mapping is private, read-only and gone before this function returns. A write to
         // the file meanwhile would need the rights of the host's own user, who owns the key as well.
-        let code = unsafe { memmap2::Mmap::map(file) }.map_err(system)?;
+        let code = unsafe { memmap2::Mmap::map(file) }?;
         Ok(seal.holds(&self.key, digest, &self.engine_name, &code))
     }
 }
@@ -156,9 +171,5 @@ fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
 fn rejected(error: wasmtime::Error) -> LoadError {
     let text = format!("{error:#}");
     // mmap's ENOMEM is this process running out of mappings, not a fault of the file.
-    let is_system = error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|io| io.kind() == std::io::ErrorKind::OutOfMemory)
-        || text.contains("Cannot allocate memory");
-    if is_system { LoadError::System(text) } else { LoadError::Rejected(text) }
+    if is_exhaustion(&error) { LoadError::Full(text) } else { LoadError::Rejected(text) }
 }

@@ -8,7 +8,7 @@
 use crate::linker;
 use crate::state::State;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -136,12 +136,14 @@ fn swap_is_active() -> bool {
     "the sandbox engine cannot start: {0}; a worker needs 20 TiB of address space (check `ulimit -v`) \
      and mappings (check `vm.max_map_count` and `vm.overcommit_memory`)"
 )]
-pub struct EngineError(wasmtime::Error);
+pub struct EngineError(pub(crate) wasmtime::Error);
 
 /// A worker's engines and linkers. The second engine is made when the first 0.3 tenant is loaded.
 pub struct Engines {
     wasi02: Runtime,
-    wasi03: OnceLock<Result<Runtime, String>>,
+    wasi03: OnceLock<Runtime>,
+    /// Held while the second engine is made: two at once would reserve its pools twice.
+    making: Mutex<()>,
 }
 
 pub(crate) struct Runtime {
@@ -160,25 +162,31 @@ impl Runtime {
 impl Engines {
     /// The engine for 0.2 components, with its pools reserved.
     pub fn new() -> Result<Self, EngineError> {
-        Ok(Self { wasi02: Runtime::new(Flavour::Wasi02)?, wasi03: OnceLock::new() })
+        let wasi02 = Runtime::new(Flavour::Wasi02)?;
+        Ok(Self { wasi02, wasi03: OnceLock::new(), making: Mutex::new(()) })
     }
 
-    pub(crate) fn runtime(&self, flavour: Flavour) -> Result<&Runtime, String> {
+    pub(crate) fn runtime(&self, flavour: Flavour) -> Result<&Runtime, EngineError> {
         match flavour {
             Flavour::Wasi02 => Ok(&self.wasi02),
             Flavour::Wasi03 => {
-                let made = self
-                    .wasi03
-                    .get_or_init(|| Runtime::new(flavour).map_err(|error| error.to_string()));
-                made.as_ref().map_err(Clone::clone)
+                let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+                match self.wasi03.get() {
+                    Some(made) => Ok(made),
+                    // One that cannot be made now may be made later: mappings and memory come back.
+                    None => {
+                        let made = Runtime::new(flavour)?;
+                        Ok(self.wasi03.get_or_init(|| made))
+                    }
+                }
             }
         }
     }
 
     /// Engines whose epoch must advance while guests run.
     pub(crate) fn running(&self) -> impl Iterator<Item = &Engine> {
-        let third = self.wasi03.get().and_then(|made| made.as_ref().ok());
-        std::iter::once(&self.wasi02.engine).chain(third.map(|runtime| &runtime.engine))
+        let third = self.wasi03.get().map(|runtime| &runtime.engine);
+        std::iter::once(&self.wasi02.engine).chain(third)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::limiter::Gauge;
 use insula_model::Fault;
+use rustix::io::Errno;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use wasmtime::{Error, Trap, WasmBacktrace};
@@ -46,9 +47,7 @@ impl GuestFault {
                 _ if gauge.denied.load(Relaxed) => Fault::OutOfMemory,
                 _ => Fault::Trap,
             }
-        } else if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some()
-            || error.downcast_ref::<std::io::Error>().is_some()
-        {
+        } else if is_exhaustion(error) {
             Fault::WorkerFull
         } else if gauge.denied.load(Relaxed) || is_resource_limit(error) {
             Fault::OutOfMemory
@@ -73,6 +72,20 @@ fn describe(error: &Error) -> String {
         let _ = write!(text, "\n{backtrace}");
     }
     text
+}
+
+/// Whether this process is out of something that it gets back: pool slots, mappings, memory,
+/// descriptors.
+pub(crate) fn is_exhaustion(error: &Error) -> bool {
+    error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some()
+        || error.downcast_ref::<std::io::Error>().is_some_and(is_out_of)
+        || error.downcast_ref::<Errno>().is_some_and(|errno| is_out_of(&(*errno).into()))
+}
+
+/// The same for an error of the system's.
+pub(crate) fn is_out_of(error: &std::io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::AGAIN))
 }
 
 fn is_resource_limit(error: &Error) -> bool {

@@ -12,7 +12,7 @@
 
 use crate::capabilities::Capabilities;
 use crate::code::{Loaded, Pre};
-use crate::fault::{DeadlinePassed, GuestFault};
+use crate::fault::{DeadlinePassed, GuestFault, is_exhaustion};
 use crate::limiter::MemoryLimiter;
 use crate::log::LineSink;
 use crate::state::State;
@@ -104,6 +104,8 @@ pub struct Finished {
     pub fault: Option<GuestFault>,
     /// The instance, if it can serve another request.
     pub instance: Option<Instance>,
+    /// The request, untouched, if there was no room for an instance: it may be tried again.
+    pub refused: Option<Box<http::Request<GuestBody>>>,
 }
 
 type Head = Result<http::Response<GuestBody>, wasmtime::Error>;
@@ -127,9 +129,19 @@ impl Running {
     where
         B: http_body::Body<Data = Bytes, Error = RequestBodyError> + Send + 'static,
     {
+        let request = request.map(|body| body.map_err(HttpError::from).boxed_unsync());
+        Self::resume(loaded, reused, request, invocation)
+    }
+
+    /// The same for a request that was refused before.
+    pub fn resume(
+        loaded: Arc<Loaded>,
+        reused: Option<Instance>,
+        request: http::Request<GuestBody>,
+        invocation: Invocation,
+    ) -> Self {
         let (sender, head) = oneshot::channel();
         let gauge = invocation.gauge.clone();
-        let request = request.map(|body| body.map_err(HttpError::from).boxed_unsync());
         let guest = Box::pin(run(loaded, reused, request, invocation, sender));
         Self { guest: Some(guest), head, gauge }
     }
@@ -184,6 +196,7 @@ async fn run(
     let ended = |error: wasmtime::Error| Finished {
         fault: Some(GuestFault::classify(&error, &gauge)),
         instance: None,
+        refused: None,
     };
     let instance = match reused {
         Some(mut instance) => instance.rebind(&invocation).map(|()| instance),
@@ -191,13 +204,17 @@ async fn run(
     };
     let mut instance = match instance {
         Ok(instance) => instance,
-        Err(error) => return ended(error),
+        Err(error) => {
+            let full = is_exhaustion(&error) && gauge.fuel.load(Relaxed) == 0;
+            // A start function that ran may have been seen to; what never ran may be tried again.
+            return Finished { refused: full.then(|| Box::new(request)), ..ended(error) };
+        }
     };
     let result = instance.handle(request, head).await;
     let left = instance.store.get_fuel().unwrap_or(0);
     gauge.fuel.store(fuel.saturating_sub(left), Relaxed);
     match result {
-        Ok(()) => Finished { fault: None, instance: Some(instance) },
+        Ok(()) => Finished { fault: None, instance: Some(instance), refused: None },
         Err(error) => ended(error),
     }
 }
@@ -212,8 +229,10 @@ impl Instance {
         let capabilities = capabilities.clone();
         let state = State::serving(limiter, fuel, deadline, log.clone(), request, capabilities);
         let mut store = limited_store(&loaded.engine, state)?;
-        let proxy = pre.instantiate_async(&mut store).await?;
-        Ok(Self { store, proxy })
+        let made = pre.instantiate_async(&mut store).await;
+        let left = store.get_fuel().unwrap_or(0);
+        invocation.gauge.fuel.store(fuel.saturating_sub(left), Relaxed);
+        Ok(Self { proxy: made?, store })
     }
 
     fn rebind(&mut self, invocation: &Invocation) -> wasmtime::Result<()> {

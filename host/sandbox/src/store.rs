@@ -267,10 +267,20 @@ fn seal_path(dir: &Path, digest: &Digest) -> PathBuf {
 }
 
 pub(crate) fn read_seal(dir: &Path, digest: &Digest) -> Option<Seal> {
-    let file = File::open(seal_path(dir, digest)).ok()?;
-    let mut line = String::new();
-    file.take(SEAL_BYTES_MAX as u64).read_to_string(&mut line).ok()?;
-    Seal::parse(&line)
+    try_read_seal(dir, digest).ok().flatten()
+}
+
+/// None if there is no seal, or nothing that is one; an error if the system keeps that from being
+/// known.
+pub(crate) fn try_read_seal(dir: &Path, digest: &Digest) -> io::Result<Option<Seal>> {
+    let file = match File::open(seal_path(dir, digest)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut line = Vec::new();
+    file.take(SEAL_BYTES_MAX as u64).read_to_end(&mut line)?;
+    Ok(std::str::from_utf8(&line).ok().and_then(Seal::parse))
 }
 
 fn host_key(path: &Path) -> Result<[u8; 32], StoreError> {

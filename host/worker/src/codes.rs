@@ -2,23 +2,26 @@
 //! need the place.
 //!
 //! Bounded by [`LOADED_MAX`] components, the least recently used of which goes first (requests that
-//! run keep theirs until they end). Loading reads the disk but compiles nothing. Requests for code
+//! run keep theirs until they end), and by what the process may map: where that runs out, a quarter
+//! goes at once. Loading reads the disk but compiles nothing. Requests for code
 //! that is being loaded, or compiled again, wait for it up to [`CODE_WAIT`].
 
-use insula_model::Digest;
 use insula_model::wire::FromWorker;
+use insula_model::{Digest, Fault};
 use insula_sandbox::code::{LoadError, Loaded, Loader};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 /// Components mapped in one worker: five mappings each of the 65,530 that a process may have.
 const LOADED_MAX: usize = 2_048;
 /// How long a request waits for code.
 const CODE_WAIT: Duration = Duration::from_secs(5);
+/// Shortest time between two evictions for want of room.
+const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Code up to this size is loaded on the event loop, in well under a millisecond; larger code on a
 /// thread of its own, since hashing it takes long enough to be noticed.
 const INLINE_BYTES_MAX: u64 = 2 << 20;
@@ -28,6 +31,7 @@ pub(crate) struct Codes {
     loaded: RefCell<HashMap<Digest, Entry>>,
     loading: RefCell<HashMap<Digest, Rc<Loading>>>,
     clock: Cell<u64>,
+    evicted: Cell<Option<Instant>>,
     to_supervisor: mpsc::Sender<FromWorker>,
 }
 
@@ -43,7 +47,22 @@ struct Loading {
 }
 
 /// The code cannot be had now.
-pub(crate) struct Unavailable(pub(crate) String);
+pub(crate) enum Unavailable {
+    /// This worker is out of mappings, memory or descriptors.
+    Full(String),
+    /// It is not there, or not there yet.
+    Missing(String),
+}
+
+impl Unavailable {
+    /// For counters and status, and for the tenant's log.
+    pub(crate) fn fault(self) -> (Fault, String) {
+        match self {
+            Self::Full(detail) => (Fault::WorkerFull, detail),
+            Self::Missing(detail) => (Fault::CodeUnavailable, detail),
+        }
+    }
+}
 
 impl Codes {
     pub(crate) fn new(loader: Loader, to_supervisor: mpsc::Sender<FromWorker>) -> Self {
@@ -52,6 +71,7 @@ impl Codes {
             loaded: RefCell::default(),
             loading: RefCell::default(),
             clock: Cell::new(0),
+            evicted: Cell::new(None),
             to_supervisor,
         }
     }
@@ -82,7 +102,8 @@ impl Codes {
                 let why = self.loading.borrow().get(digest).map(|loading| loading.why.clone());
                 self.ready(digest);
                 let why = why.unwrap_or_else(|| "others were quicker".into());
-                Err(Unavailable(format!("the compiled code was not there in time: {why}")))
+                let why = format!("the compiled code was not there in time: {why}");
+                Err(Unavailable::Missing(why))
             }
         }
     }
@@ -101,7 +122,10 @@ impl Codes {
             match self.load(digest).await {
                 Ok(loaded) => return Ok(loaded),
                 Err(error) if error.is_mended_by_compiling() => self.ask_for(digest, &error)?,
-                Err(error) => return Err(Unavailable(error.to_string())),
+                Err(error @ LoadError::Full(_)) => {
+                    return Err(Unavailable::Full(error.to_string()));
+                }
+                Err(error) => return Err(Unavailable::Missing(error.to_string())),
             }
         }
     }
@@ -122,11 +146,26 @@ impl Codes {
         let loaded = Arc::new(loaded);
         let mut all = self.loaded.borrow_mut();
         if all.len() >= LOADED_MAX {
-            let oldest = all.iter().min_by_key(|(_, entry)| entry.used.get()).map(|(key, _)| *key);
-            oldest.and_then(|key| all.remove(&key));
+            drop_oldest(&mut all, 1);
         }
         all.insert(*digest, Entry { loaded: loaded.clone(), used: Cell::new(self.tick()) });
         Ok(loaded)
+    }
+
+    /// Lets go of the least recently used quarter of the code, at most once in [`EVICTION_INTERVAL`]:
+    /// where that does not help, doing it for every request would only slow the others down. Whether
+    /// there was any.
+    pub(crate) fn evict(&self) -> bool {
+        let now = Instant::now();
+        let soon = self.evicted.get().is_some_and(|at| now.duration_since(at) < EVICTION_INTERVAL);
+        let mut all = self.loaded.borrow_mut();
+        if soon || all.is_empty() {
+            return false;
+        }
+        self.evicted.set(Some(now));
+        let count = all.len().div_ceil(4);
+        drop_oldest(&mut all, count);
+        true
     }
 
     /// Has the artifact compiled again; those who want it wait until [`Codes::ready`].
@@ -134,7 +173,7 @@ impl Codes {
         let message = FromWorker::CodeNeeded { digest: *digest, reason: error.to_string() };
         self.to_supervisor
             .try_send(message)
-            .map_err(|_| Unavailable("the supervisor does not take messages".into()))?;
+            .map_err(|_| Unavailable::Missing("the supervisor does not take messages".into()))?;
         self.set_out(digest, error.to_string());
         Ok(())
     }
@@ -150,6 +189,14 @@ impl Codes {
             waiting.done.notify_waiters();
         }
     }
+}
+
+fn drop_oldest(all: &mut HashMap<Digest, Entry>, count: usize) {
+    let mut used: Vec<u64> = all.values().map(|entry| entry.used.get()).collect();
+    let at = count.min(used.len()).saturating_sub(1);
+    let (_, newest, _) = used.select_nth_unstable(at);
+    let newest = *newest;
+    all.retain(|_, entry| entry.used.get() > newest);
 }
 
 struct Done<'a> {

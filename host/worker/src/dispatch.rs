@@ -1,6 +1,7 @@
 //! The way of one request, every stage in order.
 
 use crate::admission::admit;
+use crate::codes::Unavailable;
 use crate::connection::{Busy, Peer};
 use crate::headers::{self, content_length, head_bytes, prepare_request, strip_hop_by_hop};
 use crate::request_body::{BodyState, RequestBody};
@@ -87,7 +88,10 @@ async fn answer(
         .map_err(|fault| refuse(&worker, &tenant, id, fault, &why_shed(&tenant)))?;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
-        Err(detail) => return Err(fail(ticket, id, Fault::CodeUnavailable, &detail).into()),
+        Err(unavailable) => {
+            let (fault, detail) = unavailable.fault();
+            return Err(fail(ticket, id, fault, &detail).into());
+        }
     };
     let busy = peer.begin();
     let is_head = parts.method == Method::HEAD;
@@ -99,17 +103,16 @@ async fn answer(
         Some((instance, served)) => (Some(instance), served),
         None => (None, 0),
     };
-    let invocation = Invocation {
-        memory_bytes: limits.memory_bytes,
-        fuel: limits.fuel,
-        deadline: ticket.deadline,
-        log: tenant.sink.clone(),
-        request: id,
-        gauge: ticket.gauge.clone(),
-        capabilities: tenant.capabilities.clone(),
-    };
-    let mut running = Running::start(loaded, reused, request, invocation);
-    let head = invoke(&mut ticket, &mut running).await;
+    let mut running = Running::start(loaded, reused, request, invocation(&ticket, id));
+    let mut head = invoke(&mut ticket, &mut running).await;
+    if let Err(Failed { refused: Some(request), .. }) = &mut head
+        && worker.make_room()
+        && let Ok(loaded) = load(&worker, &tenant).await
+    {
+        let request = std::mem::take(&mut **request);
+        running = Running::resume(loaded, None, request, invocation(&ticket, id));
+        head = invoke(&mut ticket, &mut running).await;
+    }
     // What the client did wrong explains what the guest made of it.
     let (head, finished) = match head {
         Ok(answered) => match state.as_ref().and_then(|state| state.spoiled()) {
@@ -119,7 +122,7 @@ async fn answer(
                 return Err(fail(ticket, id, fault, "").into());
             }
         },
-        Err(fault) => {
+        Err(Failed { fault, .. }) => {
             running.abort();
             let blamed = BodyState::blame(state.as_deref(), fault.fault);
             return Err(fail(ticket, id, blamed, &fault.detail).into());
@@ -162,13 +165,32 @@ fn route(worker: &Worker, parts: &mut http::request::Parts) -> Result<Rc<Tenant>
     Ok(tenant)
 }
 
-async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>, String> {
+/// Under which limits a request runs.
+fn invocation(ticket: &Ticket, id: RequestId) -> Invocation {
+    let tenant = &ticket.tenant;
+    Invocation {
+        memory_bytes: tenant.entry.limits.memory_bytes,
+        fuel: tenant.entry.limits.fuel,
+        deadline: ticket.deadline,
+        log: tenant.sink.clone(),
+        request: id,
+        gauge: ticket.gauge.clone(),
+        capabilities: tenant.capabilities.clone(),
+    }
+}
+
+async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>, Unavailable> {
     let known = tenant.loaded.borrow().upgrade();
     if let Some(loaded) = known {
         worker.codes.touch(&tenant.entry.digest);
         return Ok(loaded);
     }
-    let loaded = worker.codes.get(&tenant.entry.digest).await.map_err(|error| error.0)?;
+    let loaded = match worker.codes.get(&tenant.entry.digest).await {
+        Err(Unavailable::Full(_)) if worker.make_room() => {
+            worker.codes.get(&tenant.entry.digest).await?
+        }
+        decided => decided?,
+    };
     *tenant.loaded.borrow_mut() = Arc::downgrade(&loaded);
     worker.cell().set_loaded(worker.codes.count());
     Ok(loaded)
@@ -213,8 +235,21 @@ fn fail(mut ticket: Ticket, id: RequestId, fault: Fault, detail: &str) -> Fault 
 
 type Answered = (Response<GuestBody>, Option<Finished>);
 
+/// A guest that ended without a head.
+struct Failed {
+    fault: GuestFault,
+    /// The request, if no instance could be made for it.
+    refused: Option<Box<Request<GuestBody>>>,
+}
+
+impl From<GuestFault> for Failed {
+    fn from(fault: GuestFault) -> Self {
+        Self { fault, refused: None }
+    }
+}
+
 /// Runs the guest until it has set the head, has ended, or the deadline passes.
-async fn invoke(ticket: &mut Ticket, running: &mut Running) -> Result<Answered, GuestFault> {
+async fn invoke(ticket: &mut Ticket, running: &mut Running) -> Result<Answered, Failed> {
     let deadline = ticket.deadline;
     let mut finished: Option<Finished> = None;
     // Made before, but registered with the timer only if the first slice does not settle it.
@@ -228,7 +263,7 @@ async fn invoke(ticket: &mut Ticket, running: &mut Running) -> Result<Answered, 
                 Ok(Poll::Pending) => {}
                 Err(_) => {
                     let detail = "the host panicked; its own log has the details".into();
-                    return Poll::Ready(Err(GuestFault { fault: Fault::Panic, detail }));
+                    return Poll::Ready(Err(GuestFault { fault: Fault::Panic, detail }.into()));
                 }
             }
         }
@@ -238,16 +273,17 @@ async fn invoke(ticket: &mut Ticket, running: &mut Running) -> Result<Answered, 
                 Some(fault) => Err(fault),
                 None => head,
             };
-            return Poll::Ready(head.map(|head| (head, finished.take())));
+            return Poll::Ready(head.map(|head| (head, finished.take())).map_err(Failed::from));
         }
         if let Some(end) = finished.take() {
             let detail = "the handler returned without setting a response".into();
             let none = GuestFault { fault: Fault::NoResponse, detail };
-            return Poll::Ready(Err(end.fault.unwrap_or(none)));
+            let fault = end.fault.unwrap_or(none);
+            return Poll::Ready(Err(Failed { fault, refused: end.refused }));
         }
         std::task::ready!(timer.as_mut().poll(cx));
         let detail = "the deadline passed before the guest answered".into();
-        Poll::Ready(Err(GuestFault { fault: Fault::Deadline, detail }))
+        Poll::Ready(Err(GuestFault { fault: Fault::Deadline, detail }.into()))
     })
     .await
 }
@@ -278,7 +314,8 @@ async fn respond_with(
     parts.headers.remove(headers::FAULT);
     // A length that is declared without a body is right in answers that never have one (RFC 9110,
     // sections 9.3.2 and 15.4.5).
-    let bodiless = is_head || matches!(parts.status.as_u16(), 204 | 304);
+    let never = matches!(parts.status.as_u16(), 204 | 304);
+    let bodiless = is_head || never;
     let Some(declared) = headers::one_content_length(&parts.headers) else {
         let detail = "content-length is not one number";
         return Err(fail(ticket, id, Fault::BadResponse, detail).into());
@@ -310,8 +347,14 @@ async fn respond_with(
                 let detail = format!("the response body is longer than {limit} bytes");
                 return Err(fail(ticket, id, Fault::ResponseBodyTooLarge, &detail).into());
             }
-            ticket.bytes_out = length;
             ticket.end(Outcome::Response);
+            if bodiless {
+                if !never {
+                    parts.headers.entry(header::CONTENT_LENGTH).or_insert(length.into());
+                }
+                return Ok(Response::from_parts(parts, ResponseBody::whole(Bytes::new())));
+            }
+            ticket.bytes_out = length;
             return Ok(Response::from_parts(parts, ResponseBody::whole(whole)));
         }
     }
@@ -328,7 +371,12 @@ async fn respond_with(
         busy,
         request_body: state,
     };
-    Ok(Response::from_parts(parts, ResponseBody::stream(stream, peer.kill.clone())))
+    let body = if bodiless {
+        ResponseBody::discard(stream)
+    } else {
+        ResponseBody::stream(stream, peer.kill.clone())
+    };
+    Ok(Response::from_parts(parts, body))
 }
 
 /// Takes what the body has ready, up to [`WHOLE_BYTES_MAX`]; whether it has ended.

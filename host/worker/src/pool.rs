@@ -62,11 +62,17 @@ impl Pool {
         !idle.is_empty()
     }
 
+    /// Retires all that are idle now; whether there were any.
+    pub(crate) fn clear(&self) -> bool {
+        let gone = std::mem::take(&mut *self.idle.borrow_mut());
+        self.forget(gone.len());
+        !gone.is_empty()
+    }
+
     /// The revision is no longer active: nothing is kept any more.
     pub(crate) fn close(&self) {
         self.closed.set(true);
-        let gone = std::mem::take(&mut *self.idle.borrow_mut());
-        self.forget(gone.len());
+        self.clear();
     }
 
     fn forget(&self, count: usize) {

@@ -3,6 +3,8 @@
 //! ```text
 //!            guest done, body short ──▶ Whole: permit already given back
 //! head ──────┤
+//!            ├ no body by HTTP's rules ──▶ head goes out; the host reads the body to its end, for
+//!            │                             nobody, under the same limits
 //!            └ otherwise ──▶ Stream: owns guest, permit, deadline ──▶ ended once, by one of
 //!                             the body's end · a fault · the watchdog · being dropped (client gone)
 //! ```
@@ -23,6 +25,7 @@ use insula_sandbox::{GuestBody, Running};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -68,13 +71,17 @@ pub(crate) struct Stream {
     served: u32,
     declared: Option<u64>,
     limit: u64,
+    /// Bytes of the body so far.
+    passed: u64,
+    /// Nobody gets the body: HEAD, 204, 304.
+    discards: bool,
     request_id: RequestId,
     fault: Option<Fault>,
     waker: Option<Waker>,
     /// How the request's body stands.
     request_body: Option<Arc<BodyState>>,
     /// The connection is not idle while this stands.
-    _busy: Busy,
+    _busy: Option<Busy>,
 }
 
 pub(crate) struct StreamParts {
@@ -98,22 +105,7 @@ impl ResponseBody {
     /// A body that is still being written. `kill` ends the connection.
     pub(crate) fn stream(parts: StreamParts, kill: Rc<Notify>) -> Self {
         let deadline = parts.ticket.deadline;
-        let limit = parts.ticket.tenant.entry.limits.response_body_bytes;
-        let stream = Rc::new(RefCell::new(Stream {
-            ticket: Some(parts.ticket),
-            running: parts.running,
-            body: parts.body,
-            early: parts.early,
-            body_ended: parts.body_ended,
-            served: parts.served,
-            declared: parts.declared,
-            limit,
-            request_id: parts.request_id,
-            fault: None,
-            waker: None,
-            request_body: parts.request_body,
-            _busy: parts.busy,
-        }));
+        let stream = Rc::new(RefCell::new(Stream::new(parts, false)));
         let watched = Rc::downgrade(&stream);
         tokio::task::spawn_local(async move {
             tokio::time::sleep_until(deadline.into()).await;
@@ -129,9 +121,54 @@ impl ResponseBody {
         });
         Self::Stream(StreamBody(stream))
     }
+
+    /// The empty body of an answer that never has one. The server drops such a body unread, which says
+    /// nothing about the client: the host itself sees the guest to its end, so that a request ends
+    /// the way the same one with a body would. What the guest writes is held against its limits but
+    /// counted as sent nowhere.
+    pub(crate) fn discard(parts: StreamParts) -> Self {
+        let deadline = parts.ticket.deadline;
+        let mut stream = Stream::new(parts, true);
+        tokio::task::spawn_local(async move {
+            let to_its_end = poll_fn(|cx| {
+                loop {
+                    match std::task::ready!(stream.poll(cx)) {
+                        Some(Ok(_unsent)) => {}
+                        Some(Err(_)) | None => return Poll::Ready(()),
+                    }
+                }
+            });
+            if tokio::time::timeout_at(deadline.into(), to_its_end).await.is_err() {
+                let detail = "the deadline passed before the guest ended its body";
+                stream.fail(Fault::Deadline, detail);
+            }
+        });
+        Self::Whole(None)
+    }
 }
 
 impl Stream {
+    fn new(parts: StreamParts, discards: bool) -> Self {
+        Self {
+            limit: parts.ticket.tenant.entry.limits.response_body_bytes,
+            ticket: Some(parts.ticket),
+            running: parts.running,
+            body: parts.body,
+            early: parts.early,
+            body_ended: parts.body_ended,
+            served: parts.served,
+            declared: parts.declared,
+            passed: 0,
+            discards,
+            request_id: parts.request_id,
+            fault: None,
+            waker: None,
+            request_body: parts.request_body,
+            // The answer is out when nothing follows the head.
+            _busy: Some(parts.busy).filter(|_| !discards),
+        }
+    }
+
     /// Ends the request with a fault, once; the guest goes, the permit is given back.
     fn fail(&mut self, fault: Fault, detail: &str) {
         self.running.abort();
@@ -215,7 +252,7 @@ impl Stream {
     fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Some(ticket) = self.ticket.as_mut() else { return Poll::Ready(None) };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        let out = ticket.bytes_out + length;
+        let out = self.passed + length;
         if out > self.limit {
             let limit = self.limit;
             return self.cut(
@@ -226,7 +263,8 @@ impl Stream {
         if self.declared.is_some_and(|declared| out > declared) {
             return self.cut(Fault::BadResponse, "the body is longer than its content-length");
         }
-        ticket.bytes_out = out;
+        self.passed = out;
+        ticket.bytes_out = if self.discards { 0 } else { out };
         if self.declared == Some(out)
             && length > 0
             && !self.running.is_running()
@@ -244,8 +282,7 @@ impl Stream {
     }
 
     fn complete(&mut self) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let sent = self.ticket.as_ref().map_or(0, |ticket| ticket.bytes_out);
-        if self.declared.is_some_and(|declared| sent < declared) {
+        if self.declared.is_some_and(|declared| self.passed < declared) {
             return self.cut(Fault::BadResponse, "the body is shorter than its content-length");
         }
         if let Some(fault) = self.request_body.as_ref().and_then(|body| body.spoiled()) {
@@ -260,8 +297,8 @@ impl Stream {
 
     /// Whether the client has everything although the guest still runs.
     fn is_delivered(&self) -> bool {
-        let sent = self.ticket.as_ref().map(|ticket| ticket.bytes_out);
-        self.early.is_empty() && (self.body_ended || (sent.is_some() && sent == self.declared))
+        let all = self.ticket.is_some() && self.declared == Some(self.passed);
+        self.early.is_empty() && (self.body_ended || all)
     }
 }
 
@@ -289,7 +326,7 @@ impl Drop for StreamBody {
         // under the same permit and deadline, which the watchdog keeps.
         drop(stream);
         let stream = self.0.clone();
-        tokio::task::spawn_local(std::future::poll_fn(move |cx| {
+        tokio::task::spawn_local(poll_fn(move |cx| {
             let mut stream = stream.borrow_mut();
             stream.waker = Some(cx.waker().clone());
             if stream.ticket.is_none() {

@@ -134,6 +134,18 @@ impl Worker {
         }
     }
 
+    /// This process is out of slots, mappings, memory or descriptors: lets go of what nobody uses now,
+    /// idle instances first, since they hold the code that is least needed. Whether there was any.
+    pub(crate) fn make_room(&self) -> bool {
+        let mut any = false;
+        for tenant in self.with_idle.borrow().iter() {
+            any |= tenant.pool.clear();
+        }
+        let evicted = self.codes.evict();
+        self.cell().set_loaded(self.codes.count());
+        any || evicted
+    }
+
     /// Retires idle instances in time. Ends when none are left, so that an idle worker sleeps.
     async fn sweep(self: Rc<Self>) {
         loop {
