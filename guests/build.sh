@@ -30,6 +30,8 @@ hostile-stall      rust wasm32-unknown-unknown
 hostile-start      rust wasm32-unknown-unknown
 hostile-tables     c    tables.c slots.s ../common-c/http.c
 hostile-trap       rust wasm32-unknown-unknown
+relay              rust wasm32-unknown-unknown
+relay-p3           rust wasm32-unknown-unknown
 residue            c    residue.c state.s ../common-c/http.c
 sse                rust wasm32-wasip2
 tool               rust wasm32-wasip2

@@ -100,6 +100,20 @@ guests! {
         assert_eq!(answer.field("content-type"), Some("text/event-stream"));
     }
 
+    relay("relay", host) {
+        assert_eq!(host.get("relay", "/").expect_ok().text(), "Hello from Insula!\n");
+        let refused = host.get("relay", "/?url=http://echo.internal/");
+        assert_eq!(refused.status(), 502);
+        assert!(refused.text().contains("HttpRequestDenied"), "{}", refused.text());
+    }
+
+    relay_p3("relay-p3", host) {
+        assert_eq!(host.get("relay-p3", "/").expect_ok().text(), "Hello from Insula!\n");
+        let refused = host.get("relay-p3", "/?url=http://echo.internal/");
+        assert_eq!(refused.status(), 502);
+        assert!(refused.text().contains("HttpRequestDenied"), "{}", refused.text());
+    }
+
     residue("residue", host) {
         let mut one = host.connect();
         for _ in 0..3 {

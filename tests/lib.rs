@@ -27,6 +27,8 @@ pub mod process;
 pub mod repo;
 #[path = "harness/respond.rs"]
 pub mod respond;
+#[path = "harness/upstream.rs"]
+pub mod upstream;
 #[path = "harness/wait.rs"]
 pub mod wait;
 #[path = "harness/wasm.rs"]

@@ -27,6 +27,8 @@ const DRAIN_MS_MAX: u64 = 3_600_000;
 const MEMORY_CEILING_MAX: ByteSize = ByteSize(MEMORY_BYTES_MAX as u64);
 /// The most that can be passed to a guest.
 const HEADER_CEILING_MAX: ByteSize = ByteSize(128 << 10);
+/// The largest file of certificates that is read: it travels in one message to each worker.
+const CA_BYTES_MAX: usize = 1 << 20;
 /// The largest configuration file that is read.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 
@@ -52,7 +54,8 @@ pub(crate) struct HostFlags {
     /// [default: info; `up`: warn]
     #[arg(long, value_name = "FILTER", env = "INSULA_LOG", value_parser = parse_log)]
     log: Option<String>,
-    /// Configuration file (TOML): listen, data, workers, drain, log, [ceilings], [compiler]
+    /// Configuration file (TOML): listen, data, workers, drain, log, [ceilings], [compiler],
+    /// [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
 }
@@ -126,6 +129,19 @@ fn out_of_bounds(file: &ConfigFile) -> Option<String> {
         })
 }
 
+/// Reads certificates that outbound TLS is to trust.
+fn read_ca(path: &Path) -> Result<String, String> {
+    let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    let file = File::open(path).map_err(|error| wrong(&error))?;
+    let mut pem = String::new();
+    file.take(CA_BYTES_MAX as u64 + 1).read_to_string(&mut pem).map_err(|error| wrong(&error))?;
+    if pem.len() > CA_BYTES_MAX {
+        return Err(wrong(&format!("it has more than {CA_BYTES_MAX} bytes")));
+    }
+    insula_worker::check_ca(&pem).map_err(|error| wrong(&error))?;
+    Ok(pem)
+}
+
 impl HostFlags {
     /// Flag over variable over file over default, and all of it checked. The log's default is the
     /// verb's.
@@ -149,9 +165,13 @@ impl HostFlags {
         let log = self.log.or(from_file.map_err(in_file("log"))?);
         // A relative directory in a file is meant from where the file is.
         let beside = |data: String| path.parent().unwrap_or(Path::new("")).join(data);
-        let data = match self.data.or(file.data.filter(|data| !data.is_empty()).map(beside)) {
+        let data = match self.data.or(file.data.filter(|data| !data.is_empty()).map(&beside)) {
             Some(data) => absolute(&data),
             None => default_data_dir()?,
+        };
+        let outbound_ca = match file.outbound.ca.filter(|ca| !ca.is_empty()) {
+            Some(ca) => read_ca(&beside(ca)).map_err(in_file("outbound.ca"))?,
+            None => String::new(),
         };
         Ok(HostConfig {
             listen: listen.unwrap_or(LISTEN_DEFAULT),
@@ -161,7 +181,7 @@ impl HostFlags {
             log: log.unwrap_or_else(|| log_default.into()),
             ceilings: file.ceilings,
             compiler: file.compiler,
-            outbound_ca: String::new(),
+            outbound_ca,
         })
     }
 }

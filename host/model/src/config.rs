@@ -23,6 +23,16 @@ pub struct ConfigFile {
     pub ceilings: Ceilings,
     /// How hard the compiler may work on one artifact.
     pub compiler: CompilerLimits,
+    /// HTTP calls of tenants.
+    pub outbound: OutboundConfig,
+}
+
+/// `[outbound]`: what holds for the HTTP calls of every tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboundConfig {
+    /// File of certificates (PEM) that outbound TLS trusts beside the public ones.
+    pub ca: Option<String>,
 }
 
 /// `[compiler]`: hard limits on one compiler process.

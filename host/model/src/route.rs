@@ -3,6 +3,7 @@
 //! One normal form serves both sides: what a manifest writes and what a client sends in `Host` or
 //! `:authority` go through [`normalise_host`], so they can be compared as bytes.
 
+use crate::grants::outbound::INTERNAL;
 use crate::name::is_label;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -41,6 +42,12 @@ pub enum RouteError {
     /// A route carries no port.
     #[error("route `{0}`: leave out the port; a route matches its host on every port")]
     Port(String),
+    /// The host is one that tenants call each other by.
+    #[error(
+        "route `{0}`: hosts under `.internal` are for calls from tenant to tenant, which need no route; \
+         choose another host name"
+    )]
+    Internal(String),
     /// The prefix is not a clean path.
     #[error(
         "route `{0}`: the path prefix must be at most 256 bytes of unreserved characters and `/`, \
@@ -141,6 +148,10 @@ impl FromStr for Route {
         if !is_address && !normal.split('.').all(is_label) {
             return Err(bad_host());
         }
+        if normal.strip_suffix(INTERNAL).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        {
+            return Err(RouteError::Internal(shown));
+        }
         let clean = prefix.strip_suffix('/').unwrap_or(prefix);
         let segments_ok = clean.is_empty()
             || clean[1..].split('/').all(|s| !s.is_empty() && s != "." && s != "..");
@@ -222,6 +233,9 @@ mod tests {
             ("a.b:80", "port"),
             ("a_b.example", "not a host name"),
             ("a.b/../c", "`..` segments"),
+            ("hello.internal", "tenant to tenant"),
+            ("Hello.INTERNAL./x", "tenant to tenant"),
+            ("internal", "tenant to tenant"),
             ("a.b//c", "empty"),
             ("a.b/%41", "unreserved"),
             ("", "not a host name"),

@@ -88,6 +88,8 @@ pub struct Invocation {
     pub request: RequestId,
     /// Readable at any moment.
     pub gauge: Arc<Gauge>,
+    /// Calls from tenant to tenant that led to the request; 0 for a client's.
+    pub hops: u32,
     /// What the guest may reach.
     pub capabilities: Arc<Capabilities>,
 }
@@ -225,9 +227,9 @@ impl Instance {
             return Err(wasmtime::Error::msg("a command cannot serve requests"));
         };
         let limiter = MemoryLimiter::new(invocation.memory_bytes, invocation.gauge.clone());
-        let Invocation { fuel, deadline, ref log, request, ref capabilities, .. } = *invocation;
-        let capabilities = capabilities.clone();
-        let state = State::serving(limiter, fuel, deadline, log.clone(), request, capabilities);
+        let Invocation { fuel, deadline, request, hops, .. } = *invocation;
+        let (log, capabilities) = (invocation.log.clone(), invocation.capabilities.clone());
+        let state = State::serving(limiter, fuel, deadline, log, request, hops, capabilities);
         let mut store = limited_store(&loaded.engine, state)?;
         let made = pre.instantiate_async(&mut store).await;
         let left = store.get_fuel().unwrap_or(0);
@@ -236,8 +238,8 @@ impl Instance {
     }
 
     fn rebind(&mut self, invocation: &Invocation) -> wasmtime::Result<()> {
-        let Invocation { fuel, deadline, request, gauge, .. } = invocation;
-        self.store.data_mut().rebind(gauge.clone(), *fuel, *deadline, *request);
+        let Invocation { fuel, deadline, request, hops, gauge, .. } = invocation;
+        self.store.data_mut().rebind(gauge.clone(), *fuel, *deadline, *request, *hops);
         self.store.set_fuel(*fuel)?;
         self.store.set_epoch_deadline(SLICE_TICKS);
         Ok(())

@@ -19,6 +19,7 @@ pub mod invoke;
 mod limiter;
 mod linker;
 pub mod log;
+pub mod outbound;
 mod seal;
 mod state;
 pub mod store;

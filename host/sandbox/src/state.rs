@@ -6,6 +6,7 @@
 use crate::capabilities::Capabilities;
 use crate::limiter::{Gauge, MemoryLimiter};
 use crate::log::{GuestStream, LineSink};
+use crate::outbound::{self, CallContext};
 use http::header::HeaderName;
 use insula_model::RequestId;
 use insula_model::api::LogStream;
@@ -27,7 +28,6 @@ pub(crate) struct State {
     wasi: Wasi,
     http: WasiHttpCtx,
     pub(crate) table: ResourceTable,
-    hooks: Hooks,
     pub(crate) limiter: MemoryLimiter,
     pub(crate) deadline: Instant,
     /// Fuel the current request started with.
@@ -41,6 +41,10 @@ struct Wasi {
     streams: Option<[GuestStream; 2]>,
     log: LineSink,
     request: RequestId,
+    /// Calls from tenant to tenant that led to the request.
+    hops: u32,
+    /// The same as [`State::deadline`], for the calls that the request makes.
+    deadline: Instant,
     capabilities: Arc<Capabilities>,
 }
 
@@ -52,9 +56,10 @@ impl State {
         deadline: Instant,
         log: LineSink,
         request: RequestId,
+        hops: u32,
         capabilities: Arc<Capabilities>,
     ) -> Self {
-        let wasi = Wasi { ctx: None, streams: None, log, request, capabilities };
+        let wasi = Wasi { ctx: None, streams: None, log, request, hops, deadline, capabilities };
         Self::with(wasi, limiter, fuel, deadline)
     }
 
@@ -72,6 +77,8 @@ impl State {
             streams: None,
             log: Arc::new(|_, _, _| ()),
             request: RequestId::new(0, 0),
+            hops: 0,
+            deadline,
             capabilities,
         };
         Self::with(wasi, limiter, fuel, deadline)
@@ -82,7 +89,7 @@ impl State {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self { wasi, http, table, hooks: Hooks, limiter, deadline, fuel }
+        Self { wasi, http, table, limiter, deadline, fuel }
     }
 
     /// Prepares a reused instance for its next request.
@@ -92,11 +99,14 @@ impl State {
         fuel: u64,
         deadline: Instant,
         next: RequestId,
+        hops: u32,
     ) {
         self.limiter.rebind(gauge);
         self.fuel = fuel;
         self.deadline = deadline;
         self.wasi.request = next;
+        self.wasi.hops = hops;
+        self.wasi.deadline = deadline;
         for stream in self.wasi.streams.iter().flatten() {
             stream.rebind(next);
         }
@@ -105,7 +115,7 @@ impl State {
 
 impl Wasi {
     fn ctx(&mut self) -> &mut WasiCtx {
-        let Self { ctx, streams, log, request, capabilities } = self;
+        let Self { ctx, streams, log, request, capabilities, .. } = self;
         ctx.get_or_insert_with(|| {
             let out = GuestStream::new(LogStream::Stdout, log.clone(), *request);
             let err = GuestStream::new(LogStream::Stderr, log.clone(), *request);
@@ -125,12 +135,9 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView { hooks: &mut self.wasi, table: &mut self.table, ctx: &mut self.http }
     }
 }
-
-/// Policy of `wasi:http`.
-struct Hooks;
 
 /// The connection's own fields (RFC 9110, section 7.6.1) are the host's to write. `Host` is the
 /// client's word and stays visible to the guest, since the host routed by it.
@@ -148,7 +155,8 @@ fn is_forbidden(name: &HeaderName) -> bool {
     )
 }
 
-impl WasiHttpHooks for Hooks {
+/// Policy of `wasi:http`.
+impl WasiHttpHooks for Wasi {
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         is_forbidden(name)
     }
@@ -157,12 +165,12 @@ impl WasiHttpHooks for Hooks {
         std::sync::Arc::new(is_forbidden)
     }
 
-    /// No tenant is granted any outbound host yet, so every call is refused, in the words that
-    /// `wasi:http` has for it.
+    /// Hands the call to what the tenant was granted; without a grant it is refused, in the words that
+    /// `wasi:http` has for it, and the tenant's log says how to allow it.
     fn send_request(
         &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _io: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<
         dyn Future<
@@ -172,6 +180,17 @@ impl WasiHttpHooks for Hooks {
                 )>,
             > + Send,
     > {
-        Box::new(async { Err(Error::HttpRequestDenied) })
+        let Some(send) = self.capabilities.outbound.clone() else {
+            (self.log)(self.request, LogStream::Host, &outbound::refusal(&request));
+            return Box::new(async { Err(Error::HttpRequestDenied) });
+        };
+        let context = CallContext { id: self.request, deadline: self.deadline, hops: self.hops };
+        Box::new(async move {
+            let answer = outbound::call(send, request, options, context).await?;
+            // Whatever the connection still has to do, its own task does.
+            let nothing: Box<dyn Future<Output = Result<(), Error>> + Send> =
+                Box::new(async { Ok(()) });
+            Ok((answer, nothing))
+        })
     }
 }

@@ -20,16 +20,21 @@ const RUNNING_MAX: u64 = (LIVE_INSTANCES_MAX - IDLE_MAX) as u64;
 /// How often a waiting request looks at the other workers, which cannot wake it.
 const RECHECK: Duration = Duration::from_millis(2);
 
-/// The permit to run one request of `tenant`, or why there is none.
-pub(crate) async fn admit(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault> {
-    match try_enter(worker, tenant) {
-        Err(Fault::Concurrency) => wait(worker, tenant).await,
+/// The permit to run one request of `tenant`, or why there is none. `hops` is 0 for a client's; a
+/// request that came over other tenants is part of one that runs already, so draining lets it in.
+pub(crate) async fn admit(
+    worker: &Rc<Worker>,
+    tenant: &Rc<Tenant>,
+    hops: u32,
+) -> Result<Ticket, Fault> {
+    match try_enter(worker, tenant, hops) {
+        Err(Fault::Concurrency) => wait(worker, tenant, hops).await,
         decided => decided,
     }
 }
 
-fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault> {
-    if worker.draining.get() {
+fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Ticket, Fault> {
+    if worker.draining.get() && hops == 0 {
         return Err(Fault::Draining);
     }
     if worker.running.get() >= RUNNING_MAX {
@@ -53,7 +58,7 @@ impl Drop for Place<'_> {
     }
 }
 
-async fn wait(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault> {
+async fn wait(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Ticket, Fault> {
     let limits = &tenant.entry.limits;
     if tenant.waiting.get() >= limits.queue {
         return Err(Fault::Concurrency);
@@ -63,7 +68,7 @@ async fn wait(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> Result<Ticket, Fault>
     let until = Instant::now() + Duration::from_millis(limits.queue_wait_ms);
     loop {
         let _ = tokio::time::timeout(RECHECK, tenant.freed.notified()).await;
-        match try_enter(worker, tenant) {
+        match try_enter(worker, tenant, hops) {
             Err(Fault::Concurrency) if Instant::now() < until => {}
             decided => return decided,
         }

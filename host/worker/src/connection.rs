@@ -5,8 +5,12 @@
 
 use crate::dispatch::dispatch;
 use crate::headers;
+use crate::request_body::ClientBody;
+use crate::tenant::Tenant;
 use crate::worker::Worker;
+use http::Request;
 use http::header::HeaderValue;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -33,9 +37,13 @@ const STREAMS_MAX: u32 = 256;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
-/// What a request knows about its connection.
+/// What a request knows about its connection, or about the call that it is.
 pub(crate) struct Peer {
     pub(crate) forwarded: HeaderValue,
+    /// The tenant that another one calls, which no route decides.
+    pub(crate) callee: Option<Rc<Tenant>>,
+    /// Calls from tenant to tenant up to here.
+    pub(crate) hops: u32,
     /// Ends the connection at once.
     pub(crate) kill: Rc<Notify>,
     requests: Cell<u64>,
@@ -56,6 +64,22 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 pub(crate) struct Busy(Rc<Peer>);
 
 impl Peer {
+    fn new(forwarded: HeaderValue, callee: Option<Rc<Tenant>>, hops: u32) -> Self {
+        Self {
+            forwarded,
+            callee,
+            hops,
+            kill: Rc::new(Notify::new()),
+            requests: Cell::new(0),
+            last_end: Cell::new(Instant::now()),
+        }
+    }
+
+    /// For one call of a tenant's to `callee`.
+    pub(crate) fn inside(forwarded: HeaderValue, callee: Rc<Tenant>, hops: u32) -> Self {
+        Self::new(forwarded, Some(callee), hops)
+    }
+
     /// A request begins on this connection.
     pub(crate) fn begin(self: &Rc<Self>) -> Busy {
         self.requests.set(self.requests.get() + 1);
@@ -74,15 +98,12 @@ impl Drop for Busy {
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     // Small answers must not wait for the client's acknowledgements.
     let _ = stream.set_nodelay(true);
-    let peer = Rc::new(Peer {
-        forwarded: headers::forwarded(from),
-        kill: Rc::new(Notify::new()),
-        requests: Cell::new(0),
-        last_end: Cell::new(Instant::now()),
-    });
+    let peer = Rc::new(Peer::new(headers::forwarded(from), None, 0));
     let service = {
         let (worker, peer) = (worker.clone(), peer.clone());
-        service_fn(move |request| dispatch(worker.clone(), peer.clone(), request))
+        service_fn(move |request: Request<Incoming>| {
+            dispatch(worker.clone(), peer.clone(), request.map(ClientBody::Socket))
+        })
     };
     let mut builder = auto::Builder::new(LocalExecutor);
     builder

@@ -4,7 +4,7 @@ use crate::admission::admit;
 use crate::codes::Unavailable;
 use crate::connection::{Busy, Peer};
 use crate::headers::{self, content_length, head_bytes, prepare_request, strip_hop_by_hop};
-use crate::request_body::{BodyState, RequestBody};
+use crate::request_body::{BodyState, ClientBody, RequestBody};
 use crate::respond;
 use crate::response_body::{ResponseBody, StreamParts};
 use crate::tenant::Tenant;
@@ -14,7 +14,6 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use http_body::Body;
-use hyper::body::Incoming;
 use insula_model::api::LogStream;
 use insula_model::route::normalise_host;
 use insula_model::{Fault, Outcome, RequestId, Usage};
@@ -37,7 +36,7 @@ const WHOLE_BYTES_MAX: usize = 64 << 10;
 pub(crate) async fn dispatch(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let id = worker.request_id();
     let id_value =
@@ -63,13 +62,16 @@ impl From<Fault> for No {
 async fn answer(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     id: RequestId,
     id_value: &HeaderValue,
 ) -> Result<Response<ResponseBody>, No> {
     // Route first: until then there is no tenant whose limits could apply.
     let (mut parts, body) = request.into_parts();
-    let tenant = route(&worker, &mut parts)?;
+    let tenant = match &peer.callee {
+        None => route(&worker, &mut parts)?,
+        Some(callee) => callee.clone(),
+    };
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
     let head = head_bytes(&parts);
@@ -83,7 +85,7 @@ async fn answer(
         return Err(refuse(&worker, &tenant, id, Fault::RequestBodyTooLarge, &detail).into());
     }
     // The permit before the code: loading is work, and admission bounds how much of it there is.
-    let mut ticket = admit(&worker, &tenant)
+    let mut ticket = admit(&worker, &tenant, peer.hops)
         .await
         .map_err(|fault| refuse(&worker, &tenant, id, fault, &why_shed(&tenant)))?;
     let loaded = match load(&worker, &tenant).await {
@@ -103,14 +105,14 @@ async fn answer(
         Some((instance, served)) => (Some(instance), served),
         None => (None, 0),
     };
-    let mut running = Running::start(loaded, reused, request, invocation(&ticket, id));
+    let mut running = Running::start(loaded, reused, request, invocation(&ticket, id, peer.hops));
     let mut head = invoke(&mut ticket, &mut running).await;
     if let Err(Failed { refused: Some(request), .. }) = &mut head
         && worker.make_room()
         && let Ok(loaded) = load(&worker, &tenant).await
     {
         let request = std::mem::take(&mut **request);
-        running = Running::resume(loaded, None, request, invocation(&ticket, id));
+        running = Running::resume(loaded, None, request, invocation(&ticket, id, peer.hops));
         head = invoke(&mut ticket, &mut running).await;
     }
     // What the client did wrong explains what the guest made of it.
@@ -166,7 +168,7 @@ fn route(worker: &Worker, parts: &mut http::request::Parts) -> Result<Rc<Tenant>
 }
 
 /// Under which limits a request runs.
-fn invocation(ticket: &Ticket, id: RequestId) -> Invocation {
+fn invocation(ticket: &Ticket, id: RequestId, hops: u32) -> Invocation {
     let tenant = &ticket.tenant;
     Invocation {
         memory_bytes: tenant.entry.limits.memory_bytes,
@@ -175,6 +177,7 @@ fn invocation(ticket: &Ticket, id: RequestId) -> Invocation {
         log: tenant.sink.clone(),
         request: id,
         gauge: ticket.gauge.clone(),
+        hops,
         capabilities: tenant.capabilities.clone(),
     }
 }
@@ -196,7 +199,7 @@ async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>, Unavailab
     Ok(loaded)
 }
 
-fn guard_body(body: Incoming, ticket: &mut Ticket) -> (RequestBody, Option<Arc<BodyState>>) {
+fn guard_body(body: ClientBody, ticket: &mut Ticket) -> (RequestBody, Option<Arc<BodyState>>) {
     if body.is_end_stream() {
         return (RequestBody::Empty, None);
     }

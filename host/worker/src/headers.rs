@@ -75,9 +75,12 @@ pub(crate) fn forwarded(peer: SocketAddr) -> HeaderValue {
 /// Bytes of a request's head as a tenant's limit counts them.
 pub(crate) fn head_bytes(parts: &http::request::Parts) -> usize {
     let target = parts.uri.path_and_query().map_or(1, |target| target.as_str().len());
-    let fields: usize =
-        parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    target + fields
+    target + field_bytes(&parts.headers)
+}
+
+/// Bytes of all fields.
+pub(crate) fn field_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 /// The length a response declares: none, or one number. A second value, or anything else, would let

@@ -16,6 +16,7 @@ mod dispatch;
 mod headers;
 mod link;
 mod listener;
+mod outbound;
 mod pool;
 mod request_body;
 mod respond;
@@ -25,6 +26,8 @@ mod tenant;
 mod tenant_log;
 mod ticket;
 mod worker;
+
+pub use outbound::{CaError, check_ca};
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -8,6 +8,7 @@
 
 use crate::codes::Codes;
 use crate::listener;
+use crate::outbound::{self, LOOKUPS_MAX, Outbound};
 use crate::tenant_log::LINES_QUEUED_MAX;
 use crate::worker::Worker;
 use insula_ipc::channel::{self, ChannelError};
@@ -62,8 +63,8 @@ pub(crate) fn run() -> Result<(), WorkerError> {
     introduce();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Only loading large code uses these threads; they go when they are not needed.
-        .max_blocking_threads(4)
+        // Loading large code uses these threads, and looking names up; they go when they are not needed.
+        .max_blocking_threads(4 + LOOKUPS_MAX)
         .thread_keep_alive(Duration::from_secs(5))
         .build()?;
     LocalSet::new().block_on(&runtime, live(inherited.socket, inherited.listener, table))
@@ -109,7 +110,9 @@ async fn live(
     let (sender, outgoing) = mpsc::channel(LINES_QUEUED_MAX);
     let codes = Codes::new(loader, sender.clone());
     let epoch = Epoch::start(engines)?;
-    let worker = Rc::new(Worker::new(config.index, table, epoch, codes, sender));
+    let (outbound, calls) = Outbound::new(config.outbound_ca);
+    let worker = Rc::new(Worker::new(config.index, table, epoch, codes, outbound, sender));
+    tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
     tokio::task::spawn_local(write(to, outgoing));
     let within_ms = obey(&worker, &mut from, listener).await;
     drain(&worker, Duration::from_millis(within_ms)).await;

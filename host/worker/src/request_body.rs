@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use insula_model::Fault;
 use insula_sandbox::invoke::RequestBodyError;
+use insula_sandbox::outbound::CallBody;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -62,12 +63,54 @@ impl BodyState {
     }
 }
 
+/// Whom a request comes from, as far as its body goes.
+pub(crate) enum ClientBody {
+    /// A client's connection.
+    Socket(Incoming),
+    /// A tenant that calls another.
+    Tenant(CallBody),
+}
+
+impl ClientBody {
+    /// The next frame; what exactly broke is not the callee's to know.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        match self {
+            Self::Socket(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(drop)))
+            }
+            Self::Tenant(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(drop)))
+            }
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Socket(body) => body.is_end_stream(),
+            Self::Tenant(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Socket(body) => body.size_hint(),
+            Self::Tenant(body) => body.size_hint(),
+        }
+    }
+}
+
 /// What the guest reads from.
 pub(crate) enum RequestBody {
     /// No body at all.
     Empty,
     /// The client's.
-    Streaming { body: Incoming, left: u64, limit: u64, seen: Arc<AtomicU64>, state: Arc<BodyState> },
+    Streaming {
+        body: ClientBody,
+        left: u64,
+        limit: u64,
+        seen: Arc<AtomicU64>,
+        state: Arc<BodyState>,
+    },
 }
 
 impl Body for RequestBody {
@@ -81,7 +124,7 @@ impl Body for RequestBody {
         let Self::Streaming { body, left, limit, seen, state } = self.get_mut() else {
             return Poll::Ready(None);
         };
-        let frame = match Pin::new(body).poll_frame(cx) {
+        let frame = match body.poll_frame(cx) {
             Poll::Pending => {
                 state.set(BodyPhase::Waiting);
                 return Poll::Pending;
@@ -99,7 +142,7 @@ impl Body for RequestBody {
                 seen.fetch_add(length, Relaxed);
                 Some(Ok(frame))
             }
-            Some(Err(_)) => {
+            Some(Err(())) => {
                 state.set(BodyPhase::Broken);
                 return Poll::Ready(Some(Err(RequestBodyError::Broken)));
             }

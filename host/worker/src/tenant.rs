@@ -3,6 +3,7 @@
 //! A new revision is a new `Tenant`; requests keep the one they were routed to until they end, so
 //! each sees one revision from head to body.
 
+use crate::outbound::Outbound;
 use crate::pool::Pool;
 use crate::tenant_log::TenantLog;
 use insula_model::Grants;
@@ -33,12 +34,20 @@ pub(crate) struct Tenant {
 }
 
 impl Tenant {
-    pub(crate) fn new(entry: TenantEntry, log: TenantLog, idle_total: Rc<Cell<u32>>) -> Self {
+    pub(crate) fn new(
+        entry: TenantEntry,
+        log: TenantLog,
+        idle_total: Rc<Cell<u32>>,
+        outbound: &Arc<Outbound>,
+    ) -> Self {
         let log = Arc::new(log);
         let to = log.clone();
         let none = Grants::default();
         let grants = entry.grants.as_deref().unwrap_or(&none);
-        let capabilities = Capabilities::new(entry.name.as_str(), grants, &entry.secrets);
+        let mut capabilities = Capabilities::new(entry.name.as_str(), grants, &entry.secrets);
+        if let Some(policy) = &grants.outbound {
+            capabilities = capabilities.with_outbound(outbound.grant(&entry.name, policy, &log));
+        }
         let sink: LineSink = Arc::new(move |id, stream, text| to.line(id, stream, text));
         Self {
             loaded: RefCell::new(Weak::new()),

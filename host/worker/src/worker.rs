@@ -3,6 +3,7 @@
 //! Everything is on one thread: cells instead of locks. Bounded by what each part is bounded by.
 
 use crate::codes::Codes;
+use crate::outbound::Outbound;
 use crate::router::Router;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
@@ -14,6 +15,7 @@ use insula_sandbox::invoke::Instance;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
@@ -27,6 +29,9 @@ pub(crate) struct Worker {
     pub(crate) codes: Codes,
     pub(crate) router: RefCell<Router>,
     tenants: RefCell<HashMap<u32, Rc<Tenant>>>,
+    /// Slots by name, for calls from tenant to tenant.
+    names: RefCell<HashMap<Box<str>, u32>>,
+    outbound: Arc<Outbound>,
     pub(crate) running: Cell<u64>,
     pub(crate) connections: Cell<u64>,
     pub(crate) connection_closed: Notify,
@@ -53,6 +58,7 @@ impl Worker {
         table: Table,
         epoch: Epoch,
         codes: Codes,
+        outbound: Arc<Outbound>,
         to_supervisor: mpsc::Sender<FromWorker>,
     ) -> Self {
         use std::hash::{BuildHasher, RandomState};
@@ -63,6 +69,8 @@ impl Worker {
             codes,
             router: RefCell::default(),
             tenants: RefCell::default(),
+            names: RefCell::default(),
+            outbound,
             running: Cell::new(0),
             connections: Cell::new(0),
             connection_closed: Notify::new(),
@@ -96,7 +104,8 @@ impl Worker {
         self.cell().know_slot(slot);
         let log =
             TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
-        let tenant = Rc::new(Tenant::new(entry, log, self.idle_total.clone()));
+        let tenant = Rc::new(Tenant::new(entry, log, self.idle_total.clone(), &self.outbound));
+        self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
         let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
         let mut router = self.router.borrow_mut();
         // New routes first: at no point does a route that both revisions have lead nowhere.
@@ -108,9 +117,20 @@ impl Worker {
         }
     }
 
+    /// The tenant of this name.
+    pub(crate) fn tenant_named(&self, name: &str) -> Option<Rc<Tenant>> {
+        let slot = *self.names.borrow().get(name)?;
+        self.tenants
+            .borrow()
+            .get(&slot)
+            .filter(|tenant| tenant.entry.name.as_str() == name)
+            .cloned()
+    }
+
     /// Takes a tenant out of service.
     pub(crate) fn remove(&self, slot: u32) {
         if let Some(before) = self.tenants.borrow_mut().remove(&slot) {
+            self.names.borrow_mut().remove(before.entry.name.as_str());
             Self::retire(&mut self.router.borrow_mut(), &before);
         }
     }

@@ -122,13 +122,22 @@ impl Outbound {
     }
 
     /// Whether a connection to this address may be made on behalf of `target`: a public one always,
-    /// another only if its network is listed, or the address itself was called by a rule that names it.
-    pub fn may_connect(&self, target: &Target<'_>, address: IpAddr) -> bool {
+    /// another only if its network is listed, or the address itself was called and a rule that allows
+    /// this scheme and port names it.
+    pub fn may_connect(
+        &self,
+        scheme: CallScheme,
+        target: &Target<'_>,
+        port: u16,
+        address: IpAddr,
+    ) -> bool {
         let address = address.to_canonical();
         is_public(address)
             || self.private.iter().any(|net| net.contains(&address))
             || (matches!(target, Target::Address(called) if called.to_canonical() == address)
-                && self.hosts.iter().any(|rule| rule.host == HostPattern::Address(address)))
+                && self.hosts.iter().any(|rule| {
+                    rule.host == HostPattern::Address(address) && rule.covers(scheme, port)
+                }))
     }
 }
 
@@ -186,7 +195,11 @@ impl OutboundRule {
             }
             _ => false,
         };
-        host && self.scheme.is_none_or(|allowed| allowed == scheme)
+        host && self.covers(scheme, port)
+    }
+
+    fn covers(&self, scheme: CallScheme, port: u16) -> bool {
+        self.scheme.is_none_or(|allowed| allowed == scheme)
             && self.port.is_none_or(|allowed| allowed == port)
     }
 }
@@ -409,15 +422,21 @@ mod tests {
 
     #[test]
     fn private_addresses_need_to_be_listed() {
-        let out = outbound(&["https://*", "http://127.0.0.1:9000"]);
-        let name = Target::of("rebinding.example");
+        let out = outbound(&["*://*:*", "http://127.0.0.1:9000"]);
+        let may = |target: &str, port, address: &str| {
+            let address = address.parse().unwrap();
+            out.may_connect(CallScheme::Http, &Target::of(target), port, address)
+        };
+        let name = "rebinding.example";
         for address in ["127.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.1", "192.168.0.1"] {
-            assert!(!out.may_connect(&name, address.parse().unwrap()), "{address}");
+            assert!(!may(name, 9000, address), "{address}");
         }
-        assert!(out.may_connect(&name, "10.1.2.3".parse().unwrap()));
-        assert!(out.may_connect(&name, "93.184.216.34".parse().unwrap()));
-        assert!(out.may_connect(&Target::of("127.0.0.1"), "127.0.0.1".parse().unwrap()));
-        assert!(!out.may_connect(&Target::of("127.0.0.2"), "127.0.0.2".parse().unwrap()));
+        assert!(may(name, 9000, "10.1.2.3"));
+        assert!(may(name, 9000, "93.184.216.34"));
+        assert!(may("127.0.0.1", 9000, "127.0.0.1"));
+        assert!(!may("127.0.0.2", 9000, "127.0.0.2"));
+        // An address that is named with a port is named with that port only.
+        assert!(!may("127.0.0.1", 9001, "127.0.0.1"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod clock;
 mod random;
 mod sockets;
 
+use crate::outbound::SendRequest;
 use insula_model::Grants;
 use insula_model::grants::Clock;
 use insula_model::grants::secrets::{SecretKey, SecretValue, SecretVia};
@@ -30,6 +31,8 @@ pub struct Capabilities {
     clock: Clock,
     seed: Option<u64>,
     sockets: Arc<[SocketRule]>,
+    /// How HTTP calls are made; none refuses them.
+    pub(crate) outbound: Option<SendRequest>,
 }
 
 /// Names only: values may be secrets.
@@ -61,7 +64,15 @@ impl Capabilities {
             clock: grants.clock.clone(),
             seed: grants.seed,
             sockets: grants.sockets.as_slice().into(),
+            outbound: None,
         }
+    }
+
+    /// Lets instances make HTTP calls, through `send`, which decides on each.
+    #[must_use]
+    pub fn with_outbound(mut self, send: SendRequest) -> Self {
+        self.outbound = Some(send);
+        self
     }
 
     /// A WASI context with all of this and no standard streams.
