@@ -30,7 +30,7 @@ fn a_guests_answer_goes_through_as_it_is() {
     ];
     deploy(
         "plain",
-        &Canned { status: 418, fields: &fields, body: &["tea", "pot"], finished: true },
+        &Canned { status: 418, fields: &fields, body: &["tea", "pot"], ..Canned::default() },
     );
     let mut connection = HOST.connect();
     for _ in 0..3 {

@@ -13,10 +13,12 @@ use std::path::Path;
 /// Deploys `component` as `manifest` says. Gives the answer as it came, and as it reads.
 pub(crate) async fn apply(
     client: &Client,
-    manifest: Manifest,
+    mut manifest: Manifest,
     component: &Path,
 ) -> Result<(Answer, DeployResponse)> {
     let name = manifest.name.clone();
+    // How it was built is nobody else's business.
+    manifest.build = None;
     let failed = || format!("cannot deploy `{name}`");
     deploy(client, manifest, component).await.with_context(failed)
 }

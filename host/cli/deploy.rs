@@ -21,6 +21,8 @@ Examples:
   insula deploy hello ./hello.wasm
   insula deploy hello ./hello.wasm --memory 32Mi --fuel 50M --timeout 2s \\
       --route api.example.com/v1
+  insula deploy shop ./shop.wasm --env MODE=live --secret API_KEY \
+      --mount ./assets:/assets --allow-outbound https://api.example.com
   insula deploy -f insula.toml                   one tenant, as its manifest says
   insula deploy -f guests                        every guests/*/insula.toml
   insula deploy -f insula.toml --timeout 30s     with one field changed

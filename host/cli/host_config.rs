@@ -2,18 +2,20 @@
 
 use crate::failure::{Exit, Failure};
 use crate::host_args::{absolute, default_data_dir};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::ValueHint;
 use insula_model::config::ConfigFile;
+use insula_model::grants::mounts::is_clean_path;
 use insula_model::{ByteSize, DurationMs};
 use insula_sandbox::engine::MEMORY_BYTES_MAX;
-use insula_supervisor::HostConfig;
+use insula_supervisor::{HostConfig, KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError};
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
 
 /// Where tenants answer if nobody says otherwise: this machine only.
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -29,6 +31,8 @@ const MEMORY_CEILING_MAX: ByteSize = ByteSize(MEMORY_BYTES_MAX as u64);
 const HEADER_CEILING_MAX: ByteSize = ByteSize(128 << 10);
 /// The largest file of certificates that is read: it travels in one message to each worker.
 const CA_BYTES_MAX: usize = 1 << 20;
+/// Holds the key for secrets itself. Not a flag's variable: a flag's value would be shown by `ps`.
+const SECRETS_KEY_VARIABLE: &str = "INSULA_SECRETS_KEY";
 /// The largest configuration file that is read.
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 
@@ -54,8 +58,12 @@ pub(crate) struct HostFlags {
     /// [default: info; `up`: warn]
     #[arg(long, value_name = "FILTER", env = "INSULA_LOG", value_parser = parse_log)]
     log: Option<String>,
-    /// Configuration file (TOML): listen, data, workers, drain, log, [ceilings], [compiler],
-    /// [outbound]
+    /// File with the key that secrets are encrypted with: 64 hexadecimal digits. INSULA_SECRETS_KEY
+    /// holds the key itself [default: secrets.key in the data directory, made when needed]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    secrets_key: Option<PathBuf>,
+    /// Configuration file (TOML): listen, data, workers, drain, log, secrets_key, [ceilings],
+    /// [compiler], [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
 }
@@ -125,6 +133,14 @@ fn out_of_bounds(file: &ConfigFile) -> Option<String> {
             too_much("ceilings.request_header", ceilings.request_header, HEADER_CEILING_MAX)
         })
         .or_else(|| {
+            let relative = ceilings.mounts.iter().find(|root| {
+                !is_clean_path(root.strip_suffix('/').filter(|r| !r.is_empty()).unwrap_or(root))
+            })?;
+            Some(format!(
+                "`ceilings.mounts`: `{relative}` is not an absolute path without `.` and `..`"
+            ))
+        })
+        .or_else(|| {
             (compiler.at_once == 0).then(|| "`compiler.at_once = 0`: set at least 1".into())
         })
 }
@@ -163,8 +179,10 @@ impl HostFlags {
         let drain = self.drain.or(from_file.map_err(in_file("drain"))?);
         let from_file = file.log.as_deref().map(parse_log).transpose();
         let log = self.log.or(from_file.map_err(in_file("log"))?);
-        // A relative directory in a file is meant from where the file is.
+        // A relative path in a file is meant from where the file is.
         let beside = |data: String| path.parent().unwrap_or(Path::new("")).join(data);
+        let in_file_key = file.secrets_key.filter(|key| !key.is_empty()).map(&beside);
+        let secrets_key = secrets_key(self.secrets_key, in_file_key)?;
         let data = match self.data.or(file.data.filter(|data| !data.is_empty()).map(&beside)) {
             Some(data) => absolute(&data),
             None => default_data_dir()?,
@@ -182,8 +200,29 @@ impl HostFlags {
             ceilings: file.ceilings,
             compiler: file.compiler,
             outbound_ca,
+            secrets_key,
         })
     }
+}
+
+/// The key for secrets: from the flag's file, the variable, or the configuration's file. None for the
+/// host's own.
+fn secrets_key(flag: Option<PathBuf>, in_file: Option<PathBuf>) -> Result<Option<SecretsKey>> {
+    let wrong = |error: SecretsKeyError| Failure::new(Exit::Usage, error.to_string());
+    if flag.is_none()
+        && let Some(text) = std::env::var_os(SECRETS_KEY_VARIABLE).filter(|text| !text.is_empty())
+    {
+        let text = Zeroizing::new(text.to_string_lossy().into_owned());
+        return Ok(Some(SecretsKey::parse(&text, SECRETS_KEY_VARIABLE).map_err(wrong)?));
+    }
+    let Some(path) = flag.or(in_file) else { return Ok(None) };
+    let path = absolute(&path);
+    let unreadable = || format!("the key for secrets, {}, cannot be read", path.display());
+    let file = File::open(&path).with_context(unreadable)?;
+    let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_BYTES_MAX as usize));
+    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).with_context(unreadable)?;
+    let key = SecretsKey::parse(&text, path.display().to_string()).map_err(wrong)?;
+    Ok(Some(key.in_file(path)))
 }
 
 /// The cores this process may use: affinity and cgroup quota count.

@@ -1,7 +1,7 @@
 //! `insula inspect`: everything about one tenant.
 
 use crate::host_args::HostArgs;
-use crate::{out, ps, text};
+use crate::{granted, out, ps, text};
 use anyhow::Result;
 use insula_model::api::{Counters, TenantDetail};
 use insula_model::{ByteSize, Count, DurationMs, Limits, TenantName};
@@ -9,9 +9,9 @@ use insula_model::{ByteSize, Count, DurationMs, Limits, TenantName};
 const EXAMPLES: &str = "\
 Examples:
   insula inspect hello
-  insula inspect hello --json | jq .limits";
+  insula inspect hello --json | jq .grants";
 
-/// Show everything about one tenant: routes, limits, artifact, counters.
+/// Show everything about one tenant: routes, what it may reach, limits, artifact, counters.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -42,6 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     };
     section(detail.summary.name.as_str(), about(&detail));
+    section("reaches", granted::lines(&detail));
     section("limits", limits(&detail.limits));
     section("since the host started", counters(&detail.summary.counters));
     out::write(page.as_bytes())
@@ -57,6 +58,9 @@ fn about(detail: &TenantDetail) -> Vec<(&'static str, String)> {
         ("artifact", summary.artifact.to_string()),
         ("size", format!("{}; compiled code: {code}", text::bytes(detail.artifact_bytes))),
     ];
+    if let Some(schedule) = &detail.manifest.schedule {
+        lines.push(("schedule", format!("{schedule} (UTC)")));
+    }
     lines.extend(detail.urls.iter().map(|url| ("url", text::printable(url))));
     lines
 }

@@ -1,5 +1,7 @@
-//! The flags that set a tenant's limits and routes: the manifest, one flag a field.
+//! The flags that set a tenant's limits and routes: the manifest, one flag a field. What it may reach is in
+//! `grant_flags`.
 
+use crate::grant_flags::GrantFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use insula_model::manifest::{Manifest, RequestLimits, ReuseSpec};
@@ -38,6 +40,8 @@ pub(crate) struct TenantFlags {
     requests: RequestFlags,
     #[command(flatten)]
     reuse: ReuseFlags,
+    #[command(flatten)]
+    grants: GrantFlags,
     /// Answer here: `host[/prefix]`; repeatable [default: NAME.localhost]
     #[arg(long = "route", value_name = "ROUTE", help_heading = "Routes")]
     routes: Vec<Route>,
@@ -75,6 +79,9 @@ struct ReuseFlags {
     /// Retire an instance after this long without a request [default when reuse is on: 30s]
     #[arg(long, value_name = "DURATION")]
     reuse_idle: Option<DurationMs>,
+    /// Let one instance serve this many requests at the same time: WASI 0.3 only [default: 1]
+    #[arg(long, value_name = "N")]
+    reuse_concurrent: Option<u32>,
 }
 
 impl TenantFlags {
@@ -104,8 +111,9 @@ impl TenantFlags {
         if response_body.is_some() {
             manifest.response.get_or_insert_default().body = response_body;
         }
-        let ReuseFlags { reuse_requests, reuse_idle } = self.reuse;
-        if reuse_requests.is_some() || reuse_idle.is_some() {
+        self.grants.apply(manifest);
+        let ReuseFlags { reuse_requests, reuse_idle, reuse_concurrent } = self.reuse;
+        if reuse_requests.is_some() || reuse_idle.is_some() || reuse_concurrent.is_some() {
             let before = match manifest.reuse.take() {
                 Some(reuse) => reuse,
                 // The defaults of `reuse = {}` are the model's.
@@ -114,7 +122,7 @@ impl TenantFlags {
             manifest.reuse = Some(ReuseSpec {
                 requests: reuse_requests.unwrap_or(before.requests),
                 idle: reuse_idle.unwrap_or(before.idle),
-                concurrent: before.concurrent,
+                concurrent: reuse_concurrent.unwrap_or(before.concurrent),
             });
         }
         Ok(())

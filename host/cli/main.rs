@@ -3,7 +3,7 @@
 //! Owns: the dispatch between roles, the command line, the client of the control API, and every word
 //! that a user reads. Only this crate reads the environment; libraries get resolved values.
 //! A verb lives in the file of its name. What several verbs share: [`host_args`] (which host),
-//! [`client`] (the control API), [`apply`] (one deploy), [`limit_flags`], [`manifests`], [`artifact`],
+//! [`client`] (the control API), [`apply`] (one deploy), [`limit_flags`], [`grant_flags`], [`manifests`], [`artifact`],
 //! and for the eyes [`out`], [`table`], [`text`], [`progress`], [`failure`].
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,8 @@ mod client_errors;
 mod completions;
 mod deploy;
 mod failure;
+mod grant_flags;
+mod granted;
 mod host_args;
 mod host_config;
 mod inspect;
@@ -29,6 +31,8 @@ mod rm;
 mod rollback;
 mod run;
 mod run_cache;
+mod secret;
+mod secret_input;
 mod serve;
 mod table;
 mod text;
@@ -70,6 +74,7 @@ enum Verb {
     Revisions(revisions::Args),
     Rollback(rollback::Args),
     Rm(rm::Args),
+    Secret(secret::Args),
     Run(run::Args),
     Validate(validate::Args),
     Openapi(openapi::Args),
@@ -111,6 +116,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Revisions(args) => revisions::run(args).await?,
         Verb::Rollback(args) => rollback::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
+        Verb::Secret(args) => return secret::run(args).await,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
         Verb::Openapi(args) => openapi::run(args).await?,

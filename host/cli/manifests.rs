@@ -1,6 +1,7 @@
 //! Manifests on this machine: finding and reading `insula.toml`.
 
 use crate::failure::{Exit, Failure};
+use crate::grant_flags::from_here;
 use anyhow::{Context, Result};
 use insula_model::manifest::{MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, ManifestError};
 use std::fs::{self, File};
@@ -67,7 +68,8 @@ pub(crate) fn load(path: &Path) -> Result<Loaded> {
     if text.len() > MANIFEST_BYTES_MAX {
         return Err(wrong().caused_by(ManifestError::TooLong(text.len())).into());
     }
-    let manifest = Manifest::from_toml(&text).map_err(|error| wrong().caused_by(error))?;
+    let mut manifest = Manifest::from_toml(&text).map_err(|error| wrong().caused_by(error))?;
+    mounts_from_root(path, &mut manifest)?;
     let Some(component) = &manifest.component else {
         return Err(Failure::new(Exit::Usage, format!("{} names no component", path.display()))
             .hint("add `component = \"FILE.wasm\"`; the path is relative to the manifest")
@@ -75,6 +77,20 @@ pub(crate) fn load(path: &Path) -> Result<Loaded> {
     };
     let component = path.parent().unwrap_or(Path::new("")).join(component);
     Ok(Loaded { path: path.to_owned(), manifest, component })
+}
+
+/// Makes host paths that are relative to the manifest absolute: the host has another directory.
+fn mounts_from_root(path: &Path, manifest: &mut Manifest) -> Result<()> {
+    for mount in manifest.mounts.iter_mut().flatten() {
+        if mount.host.is_empty() {
+            let message = format!("{}: a mount's `host` is empty", path.display());
+            return Err(Failure::new(Exit::Usage, message).hint("name a directory").into());
+        }
+        let dir = path.parent().unwrap_or(Path::new(""));
+        mount.host = from_here(dir, &mount.host)
+            .with_context(|| format!("{} lies in a path that is not UTF-8", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Reads the manifests that all of `paths` stand for; the first error ends it, and so does a tenant

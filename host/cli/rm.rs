@@ -15,7 +15,7 @@ Examples:
   insula rm hello echo
   insula ps -q | xargs insula rm";
 
-/// Remove tenants, with their routes, revisions and logs.
+/// Remove tenants, with their routes, revisions, secrets and logs.
 ///
 /// When it returns, no worker routes new requests to them. What is running may finish.
 #[derive(Debug, clap::Args)]

@@ -12,13 +12,15 @@ pub struct Canned<'a> {
     pub fields: &'a [(&'a str, &'a [u8])],
     /// What is written to the body, piece by piece, each flushed.
     pub body: &'a [&'a str],
+    /// Whether the environment is written to the body too, a line `NAME=VALUE` for each variable.
+    pub environment: bool,
     /// Whether the body is finished; if not, it is dropped.
     pub finished: bool,
 }
 
 impl Default for Canned<'_> {
     fn default() -> Self {
-        Self { status: 200, fields: &[], body: &[], finished: true }
+        Self { status: 200, fields: &[], body: &[], environment: false, finished: true }
     }
 }
 
@@ -118,6 +120,33 @@ const IMPORTED: &str = r#"
   (import "host" "drop-stream" (func $drop-stream (param i32)))
   (import "host" "drop-body" (func $drop-body (param i32)))"#;
 
+/// Pages for what host calls return: the environment.
+const RETURNED_PAGES: usize = 8;
+
+/// Import, lowering, core import and argument of the call that gives the environment; and its use: the
+/// list is at 40, each entry four words of name and value.
+const ENVIRONMENT: [&str; 5] = [
+    r#"(import "wasi:cli/environment@0.2.0" (instance $environment
+      (export "get-environment" (func (result (list (tuple string string)))))))"#,
+    r#"(core func $environment (canon lower
+      (func $environment "get-environment") (memory $bytes) (realloc $realloc)))"#,
+    r#"(import "host" "environment" (func $environment (param i32)))"#,
+    r#"(export "environment" (func $environment))"#,
+    r#"(call $environment (i32.const 40))
+    (local.set $at (i32.load (i32.const 40)))
+    (local.set $end (i32.add (local.get $at) (i32.shl (i32.load (i32.const 44)) (i32.const 4))))
+    (block $done (loop $more
+      (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
+      (call $flush (i32.load (i32.const 20)) (i32.load (local.get $at))
+        (i32.load offset=4 (local.get $at)) (i32.const 32))
+      (call $flush (i32.load (i32.const 20)) EQUALS (i32.const 32))
+      (call $flush (i32.load (i32.const 20)) (i32.load offset=8 (local.get $at))
+        (i32.load offset=12 (local.get $at)) (i32.const 32))
+      (call $flush (i32.load (i32.const 20)) LINE (i32.const 32))
+      (local.set $at (i32.add (local.get $at) (i32.const 16)))
+      (br $more)))"#,
+];
+
 /// The component that answers so.
 #[track_caller]
 pub fn responder(canned: &Canned<'_>) -> Vec<u8> {
@@ -137,24 +166,34 @@ pub fn responder(canned: &Canned<'_>) -> Vec<u8> {
         let piece = place(piece.as_bytes());
         write!(writes, "(call $flush (i32.load (i32.const 20)) {piece} (i32.const 32))").unwrap();
     }
+    let [import, lowering, core_import, argument, told] = match canned.environment {
+        true => ENVIRONMENT,
+        false => [""; 5],
+    };
+    let told = told.replace("EQUALS", &place(b"=")).replace("LINE", &place(b"\n"));
     let last = if canned.finished {
         "(call $finish (i32.load (i32.const 4)) (i32.const 0) (i32.const 0) (i32.const 64))"
     } else {
         "(call $drop-body (i32.load (i32.const 4)))"
     };
     let hex: String = data.iter().map(|byte| format!("\\{byte:02x}")).collect();
-    let pages = (4096 + data.len()).div_ceil(64 << 10);
+    let free = (4096 + data.len()).next_multiple_of(64 << 10);
+    let pages = free / (64 << 10) + if canned.environment { RETURNED_PAGES } else { 1 };
     let status = canned.status;
     let cores = format!(
         r#"(core module $memory (memory (export "memory") {pages}) (data (i32.const 4096) "{hex}")
-          (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 2048)))
+          (global $free (mut i32) (i32.const {free}))
+          (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+            (global.get $free)
+            (global.set $free (i32.and (i32.const -8)
+              (i32.add (i32.const 7) (i32.add (global.get $free) (local.get 3)))))))
         (core instance $memory (instantiate $memory))
         (alias core export $memory "realloc" (core func $realloc))
         (alias core export $memory "memory" (core memory $bytes))
-        {LOWERED}
-        (core module $m (import "host" "memory" (memory 1)) {IMPORTED}
+        {LOWERED} {lowering}
+        (core module $m (import "host" "memory" (memory 1)) {IMPORTED} {core_import}
           (func (export "handle") (param i32) (param $out i32)
-            (local $fields i32) (local $response i32)
+            (local $fields i32) (local $response i32) (local $at i32) (local $end i32)
             (local.set $fields (call $fields))
             {appends}
             (local.set $response (call $response (local.get $fields)))
@@ -164,6 +203,7 @@ pub fn responder(canned: &Canned<'_>) -> Vec<u8> {
               (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
             (call $write (i32.load (i32.const 4)) (i32.const 16))
             {writes}
+            {told}
             (call $drop-stream (i32.load (i32.const 20)))
             {last}))
         (core instance $i (instantiate $m (with "host" (instance
@@ -172,7 +212,8 @@ pub fn responder(canned: &Canned<'_>) -> Vec<u8> {
           (export "status" (func $status)) (export "body" (func $body))
           (export "write" (func $write)) (export "flush" (func $flush))
           (export "finish" (func $finish)) (export "set" (func $set))
-          (export "drop-stream" (func $drop-stream)) (export "drop-body" (func $drop-body))))))"#
+          (export "drop-stream" (func $drop-stream)) (export "drop-body" (func $drop-body))
+          {argument}))))"#
     );
-    component(IMPORTS, TYPES, &cores)
+    component(&format!("{import}{IMPORTS}"), TYPES, &cores)
 }

@@ -19,6 +19,9 @@ pub struct ConfigFile {
     pub drain: Option<DurationMs>,
     /// `--log`, `INSULA_LOG`: the host log's filter (`info`, `debug`, `insula_worker=trace` …).
     pub log: Option<String>,
+    /// `--secrets-key`: file with the key that secrets are encrypted with; `INSULA_SECRETS_KEY` holds the
+    /// key itself. Default: `secrets.key` in the data directory, made when needed.
+    pub secrets_key: Option<String>,
     /// What manifests may ask for.
     pub ceilings: Ceilings,
     /// How hard the compiler may work on one artifact.

@@ -27,6 +27,7 @@ mod registry;
 mod serve;
 mod state;
 mod sync;
+mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
@@ -34,3 +35,4 @@ pub use data::{DataError, control_socket};
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
+pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

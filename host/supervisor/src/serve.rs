@@ -11,12 +11,13 @@
 use crate::compilers::Compilers;
 use crate::control::{self, App, Socket, SocketError};
 use crate::data::{DataDir, DataError, control_socket};
-use crate::deploy::{Deployer, repair};
+use crate::deploy::{Deployer, MountRules, repair};
 use crate::keeper::Keeper;
 use crate::logs::{Logs, Writing};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::state::{State, StateError};
+use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, listen};
 use insula_ipc::table::{Table, TableError};
 use insula_model::Ceilings;
@@ -60,6 +61,8 @@ pub struct HostConfig {
     pub compiler: CompilerLimits,
     /// Certificates (PEM) that outbound TLS trusts beside the public ones; may be empty.
     pub outbound_ca: String,
+    /// The key that secrets are sealed with; none for the host's own, `DATA/secrets.key`.
+    pub secrets_key: Option<SecretsKey>,
 }
 
 /// Why a host does not run.
@@ -98,6 +101,9 @@ pub enum ServeError {
     /// The state database cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The key for secrets cannot be used.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The artifact store cannot be used.
     #[error("the artifact store cannot be opened: {0}")]
     Store(#[from] StoreError),
@@ -185,7 +191,7 @@ impl Host {
         listener: TcpListener,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
-        let (store, state, registry) = open(data.to_path_buf()).await?;
+        let (store, state, registry) = open(data.to_path_buf(), config.secrets_key.clone()).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
         let socket = Socket::bind(&control_socket(data))?;
@@ -210,6 +216,10 @@ impl Host {
             workers,
             logs,
             ceilings: config.ceilings.clone(),
+            mount_rules: MountRules {
+                allowed: config.ceilings.mounts.clone(),
+                private: private(data, config.secrets_key.as_ref()),
+            },
             listen,
             publishing: Mutex::new(()),
             draining: AtomicBool::new(false),
@@ -271,13 +281,24 @@ impl Host {
     }
 }
 
+/// What no tenant may see, wherever links lead: the data directory, which is absolute already, and the
+/// key for secrets.
+fn private(data: &Path, secrets_key: Option<&SecretsKey>) -> Vec<PathBuf> {
+    let key = secrets_key.and_then(SecretsKey::file);
+    let key = key.map(|key| std::fs::canonicalize(key).unwrap_or_else(|_| key.to_path_buf()));
+    [data.to_path_buf()].into_iter().chain(key).collect()
+}
+
 /// Opens what is on disk; blocks elsewhere.
-async fn open(data: PathBuf) -> Result<(ArtifactStore, State, Registry), ServeError> {
+async fn open(
+    data: PathBuf,
+    secrets_key: Option<SecretsKey>,
+) -> Result<(ArtifactStore, State, Registry), ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
-        let state = State::open(&data)?;
+        let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
         let registry = Registry::load(state.load()?);
         Ok((store, state, registry))
     });

@@ -90,7 +90,7 @@ pub struct Scratch {
 }
 
 /// Whether `path` is absolute and without `.`, `..`, empty segments and control characters.
-pub(crate) fn is_clean_path(path: &str) -> bool {
+pub fn is_clean_path(path: &str) -> bool {
     path.len() <= PATH_BYTES_MAX
         && !path.chars().any(char::is_control)
         && path.strip_prefix('/').is_some_and(|rest| {

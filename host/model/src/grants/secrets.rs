@@ -9,6 +9,8 @@ use utoipa::ToSchema;
 pub const SECRET_BYTES_MAX: usize = 32 << 10;
 /// Secrets of one tenant.
 pub const SECRETS_MAX: usize = 64;
+/// Bytes of all of one tenant's values together: they travel to workers in one message.
+pub const SECRETS_BYTES_MAX: usize = 256 << 10;
 
 /// How a secret reaches its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

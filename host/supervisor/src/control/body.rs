@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use insula_model::api::ErrorCode;
+use insula_model::grants::secrets::{SecretKey, SecretKeyError};
 use insula_model::{ByteSize, Digest, TenantName};
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
@@ -35,6 +36,21 @@ where
             .await
             .map_err(|error: PathRejection| ApiError::bad_request(error.body_text()))?;
         text.parse().map(Self).map_err(|error: T::Err| ApiError::bad_request(error.to_string()))
+    }
+}
+
+/// The path of one secret: its tenant's name, and its own.
+pub(super) struct NamedSecret(pub(super) TenantName, pub(super) SecretKey);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedSecret {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path((name, key)): Path<(String, String)> = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|error: PathRejection| ApiError::bad_request(error.body_text()))?;
+        let bad = |error: &dyn Display| ApiError::bad_request(error.to_string());
+        let name = name.parse().map_err(|error: <TenantName as FromStr>::Err| bad(&error))?;
+        Ok(Self(name, key.parse().map_err(|error: SecretKeyError| bad(&error))?))
     }
 }
 

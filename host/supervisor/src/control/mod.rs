@@ -13,6 +13,7 @@ mod error;
 mod listener;
 mod logs;
 mod openapi;
+mod secrets;
 mod system;
 mod tenants;
 
@@ -60,6 +61,8 @@ fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/tenants/{name}/revisions", get(tenants::revisions))
         .route("/v1/tenants/{name}/rollback", post(tenants::roll_back))
+        .route("/v1/tenants/{name}/secrets", get(secrets::list))
+        .route("/v1/tenants/{name}/secrets/{key}", put(secrets::set).delete(secrets::remove))
         .route("/v1/tenants/{name}/logs", get(logs::logs))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)

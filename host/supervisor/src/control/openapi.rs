@@ -17,6 +17,7 @@ use utoipa::openapi::OpenApi as Schema;
         (name = "host", description = "The host itself"),
         (name = "artifacts", description = "The bytes that are deployed, by digest"),
         (name = "tenants", description = "Named applications and their revisions"),
+        (name = "secrets", description = "Values that tenants are granted by name"),
     ),
     paths(
         super::system::healthz,
@@ -31,6 +32,9 @@ use utoipa::openapi::OpenApi as Schema;
         super::tenants::remove,
         super::tenants::revisions,
         super::tenants::roll_back,
+        super::secrets::list,
+        super::secrets::set,
+        super::secrets::remove,
         super::logs::logs,
     )
 )]

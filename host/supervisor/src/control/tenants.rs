@@ -47,7 +47,7 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<TenantSummary>
         (status = 200, description = "In force on every worker", body = DeployResponse),
         (status = 400, description = "The request cannot be read, or its names differ", body = ErrorBody),
         (status = 404, description = "The artifact was not uploaded", body = ErrorBody),
-        (status = 409, description = "Another tenant has a route", body = ErrorBody),
+        (status = 409, description = "Another tenant has a route, or a granted secret was never set", body = ErrorBody),
         (status = 413, description = "The request, or the number of tenants, is above a bound", body = ErrorBody),
         (status = 422, description = "Manifest or artifact are refused", body = ErrorBody),
         (status = 429, description = "Too many deploys wait", body = ErrorBody),
@@ -103,7 +103,7 @@ pub(super) async fn inspect(
     }))
 }
 
-/// Removes a tenant, its revisions and its log. When this answers, no worker serves it.
+/// Removes a tenant, its revisions, its secrets and its log. When this answers, no worker serves it.
 #[utoipa::path(
     delete, path = "/v1/tenants/{name}", tag = "tenants",
     params(("name" = String, Path, description = "The tenant")),
@@ -151,8 +151,8 @@ pub(super) async fn revisions(
         (status = 200, description = "In force on every worker", body = DeployResponse),
         (status = 400, description = "The request cannot be read", body = ErrorBody),
         (status = 404, description = "No such tenant or revision", body = ErrorBody),
-        (status = 409, description = "Another tenant has taken a route since", body = ErrorBody),
-        (status = 422, description = "The artifact cannot be compiled any more", body = ErrorBody),
+        (status = 409, description = "Another tenant has taken a route since, or a secret is gone", body = ErrorBody),
+        (status = 422, description = "The artifact cannot be compiled any more, or a directory is gone", body = ErrorBody),
         (status = 429, description = "Too many deploys wait", body = ErrorBody),
         (status = 500, description = "A fault of the host", body = ErrorBody),
         (status = 503, description = "The host is shutting down", body = ErrorBody),

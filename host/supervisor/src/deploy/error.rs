@@ -1,13 +1,17 @@
 //! Why a deploy, rollback or removal did not happen, and what the API says about it.
 
+use super::reach::MountError;
 use crate::compile::CompileError;
 use crate::state::StateError;
+use crate::vault::VaultError;
 use insula_ipc::channel::ChannelError;
 use insula_ipc::table::SLOTS_MAX;
-use insula_model::api::{ErrorBody, ErrorCode};
+use insula_model::api::{ErrorBody, ErrorCode, GuestKind};
+use insula_model::grants::secrets::SecretKey;
 use insula_model::manifest::ManifestError;
 use insula_model::{Digest, TenantName};
 use insula_sandbox::store::StoreError;
+use std::io;
 
 /// Why what was in force still is.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,39 @@ pub(crate) enum DeployError {
     /// A component that is run once, not served.
     #[error("the component exports `wasi:cli/run`: it is a command and has no HTTP handler")]
     Command,
+    /// A schedule for what is served.
+    #[error("`schedule` is for programs that run and end, and this artifact is {}: it answers requests", .0.as_str())]
+    NotAJob(GuestKind),
+    /// Reuse of what can serve one request only.
+    #[error("`reuse` cannot be had: this artifact is {}, a program that runs once for each request", .0.as_str())]
+    ReusedCommand(GuestKind),
+    /// Concurrency within an instance that has none.
+    #[error("`reuse.concurrent` above 1 needs a WASI 0.3 handler, and this artifact is {}", .0.as_str())]
+    Concurrent(GuestKind),
+    /// A directory that cannot be mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A secret that is to be removed and is needed.
+    #[error("secret `{key}` is granted to revision {revision} of `{name}`, which is active")]
+    SecretInUse {
+        /// Whose.
+        name: TenantName,
+        /// Which.
+        key: SecretKey,
+        /// Of that tenant.
+        revision: u32,
+    },
+    /// It was never set, or is gone.
+    #[error("tenant `{name}` has no secret `{key}`")]
+    NoSecret {
+        /// Whose.
+        name: TenantName,
+        /// Which.
+        key: SecretKey,
+    },
+    /// Neither a tenant nor a secret has this name.
+    #[error("no tenant is named `{0}`, and no secrets were set for that name")]
+    NothingOf(TenantName),
     /// No code.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -68,6 +105,26 @@ impl DeployError {
             Self::Command => {
                 some(ErrorCode::InvalidArtifact, "run it with `insula run FILE -- ARGS`")
             }
+            Self::NotAJob(_) => some(
+                ErrorCode::InvalidManifest,
+                "leave out `schedule`, or deploy a command: one that exports `wasi:cli/run`, or a WASI p1 module",
+            ),
+            Self::ReusedCommand(_) => some(ErrorCode::InvalidManifest, "leave out `reuse`"),
+            Self::Concurrent(_) => some(
+                ErrorCode::InvalidManifest,
+                "leave out `reuse.concurrent`, or build for `wasi:http/handler` 0.3",
+            ),
+            Self::Mount(error) => (ErrorCode::InvalidManifest, Some(mount_mend(error))),
+            Self::SecretInUse { name, key, .. } => (
+                ErrorCode::Secret,
+                Some(format!(
+                    "deploy `{name}` without `{key}` among its `secrets` first, or give it a new value with `insula secret set {name} {key}`"
+                )),
+            ),
+            Self::NoSecret { name, .. } => {
+                (ErrorCode::NotFound, Some(format!("`insula secret ls {name}` lists them")))
+            }
+            Self::NothingOf(_) => some(ErrorCode::NotFound, "`insula ps` lists the tenants"),
             Self::Compile(error) => compile_advice(error),
             Self::State(error) => state_advice(error),
             Self::HostFull => some(
@@ -78,6 +135,27 @@ impl DeployError {
             Self::Draining => some(ErrorCode::Draining, "deploy again when the host is back"),
             Self::Workers(_) | Self::Lost => (ErrorCode::Internal, None),
         }
+    }
+}
+
+fn mount_mend(error: &MountError) -> String {
+    match error {
+        MountError::Unusable { path, source, .. } => match source.kind() {
+            io::ErrorKind::NotFound => format!("make it: mkdir -p {path}"),
+            io::ErrorKind::NotADirectory => {
+                "a mount is a directory; put the file into one of its own".into()
+            }
+            io::ErrorKind::PermissionDenied => {
+                "give the user that the host runs as that access, or ask for `ro`".into()
+            }
+            io::ErrorKind::ReadOnlyFilesystem => "mount it `ro`".into(),
+            _ => "name a directory that the host can open".into(),
+        },
+        MountError::Outside { .. } => {
+            "use a directory there, or have the operator extend `ceilings.mounts`".into()
+        }
+        MountError::Private { .. } => "mount a directory that is neither above nor below it".into(),
+        MountError::NotText { .. } => "give the directory another name".into(),
     }
 }
 
@@ -115,6 +193,25 @@ fn state_advice(error: &StateError) -> (ErrorCode, Option<String>) {
         StateError::NoRevision { .. } | StateError::NoPrevious(_) => {
             some(ErrorCode::NotFound, "`insula revisions NAME` lists what can be rolled back to")
         }
+        StateError::SecretsUnset { tenant, keys } => {
+            let command = |key| format!("insula secret set {tenant} {key}");
+            let commands: Vec<String> = keys.iter().map(command).collect();
+            (ErrorCode::Secret, Some(format!("set it first: {}", commands.join("; "))))
+        }
+        StateError::SecretsFull { tenant, .. } => (
+            ErrorCode::TooLarge,
+            Some(format!(
+                "remove some with `insula secret rm {tenant} KEY`; large data belongs in a mount"
+            )),
+        ),
+        StateError::SecretsUndeployed(_) => some(
+            ErrorCode::TooLarge,
+            "deploy some of them, or remove their secrets with `insula secret rm`",
+        ),
+        StateError::Vault(VaultError::Io { .. }) => some(
+            ErrorCode::Storage,
+            "look after the disk of the data directory; nothing was changed",
+        ),
         StateError::Disk(_) => some(
             ErrorCode::Storage,
             "free some space on the disk of the data directory; nothing was changed",

@@ -3,7 +3,8 @@
 //! ```text
 //! Draft ──resolve──▶ Resolved ──find──▶ Uploaded ──compile──▶ Compiled ──publish──▶ Active
 //!        manifest,            artifact is             sound code        one transaction,
-//!        ceilings             there, and pinned       is on disk        then every worker
+//!        ceilings,            there, and pinned       is on disk,       then every worker
+//!        mounts, secrets                              and of a kind that fits
 //! ```
 //! Each state is consumed by the step to the next, so nothing is published that was not compiled, and
 //! nothing compiled that was not resolved. Cheap checks come first. A failure at any step leaves the
@@ -14,7 +15,9 @@
 
 mod error;
 mod publish;
+mod reach;
 mod repair;
+mod secrets;
 
 use crate::compile::Compiled as Code;
 use crate::compilers::{Asker, Compilers};
@@ -25,7 +28,7 @@ use crate::registry::{Registry, Tenant};
 use crate::state::{NewRevision, State};
 use insula_model::api::{DeployRequest, DeployResponse, GuestKind};
 use insula_model::manifest::Resolved as Plan;
-use insula_model::{Ceilings, Digest, Manifest, Route, TenantName};
+use insula_model::{Ceilings, Digest, Grants, Manifest, Route, TenantName};
 use insula_sandbox::store::ArtifactStore;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
 pub(crate) use error::{DeployError, store_code};
+pub(crate) use reach::MountRules;
 pub(crate) use repair::repair;
 
 /// Everything that deploying needs.
@@ -45,6 +49,7 @@ pub(crate) struct Deployer {
     pub(crate) workers: Workers,
     pub(crate) logs: Logs,
     pub(crate) ceilings: Ceilings,
+    pub(crate) mount_rules: MountRules,
     /// Tenants' address, for URLs.
     pub(crate) listen: SocketAddr,
     /// Held by whoever changes what is in force.
@@ -116,6 +121,7 @@ impl Uploaded {
         if code.kind == GuestKind::Command {
             return Err(DeployError::Command);
         }
+        reach::check_kind(code.kind, &self.resolved.plan)?;
         Ok(Compiled { uploaded: self, code })
     }
 }
@@ -155,7 +161,8 @@ impl Deployer {
         draft: Draft,
     ) -> Result<DeployResponse, DeployError> {
         self.open()?;
-        let resolved = draft.resolve(&self.ceilings)?;
+        let mut resolved = draft.resolve(&self.ceilings)?;
+        self.check_reach(&resolved.plan.name, &mut resolved.plan.grants).await?;
         let uploaded = resolved.find(&self.keeper, &self.store)?;
         let compiled = uploaded.compile(&self.compilers).await?;
         let compile_ms = compiled.code.took_ms;
@@ -170,11 +177,27 @@ impl Deployer {
         revision: Option<u32>,
     ) -> Result<DeployResponse, DeployError> {
         self.open()?;
-        let artifact = self.state.rollback_artifact(name.clone(), revision).await?;
+        let (artifact, mut grants) = self.state.rollback_target(name.clone(), revision).await?;
+        // A directory may have gone since, or a ceiling been lowered.
+        self.check_reach(&name, &mut grants).await?;
         // Its code may be of an engine before an upgrade.
         let code = self.compilers.compiled(artifact, Asker::Deploy).await?;
         let active = detached(Arc::clone(&self).publish_older(name, revision)).await?;
         Ok(self.response(active, code.took_ms))
+    }
+
+    /// Whether what a revision is granted is there: its secrets are set, its directories can be opened.
+    async fn check_reach(&self, name: &TenantName, grants: &mut Grants) -> Result<(), DeployError> {
+        // Looked at again within the publish; this one spares a compiler.
+        self.state.secrets_are_set(name.clone(), grants.secrets.clone()).await?;
+        if grants.mounts.is_empty() {
+            return Ok(());
+        }
+        let (rules, mut mounts) = (self.mount_rules.clone(), std::mem::take(&mut grants.mounts));
+        let checked =
+            tokio::task::spawn_blocking(move || rules.check(&mut mounts).map(|()| mounts));
+        grants.mounts = checked.await.map_err(|_| DeployError::Lost)??;
+        Ok(())
     }
 
     /// Removes a tenant with everything that is only its own.

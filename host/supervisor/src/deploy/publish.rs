@@ -9,13 +9,18 @@
 use super::{Active, Compiled, DeployError, Deployer};
 use crate::registry::Tenant;
 use crate::state::Published;
+use insula_ipc::channel::ChannelError;
 use insula_model::TenantName;
-use insula_model::wire::{TenantEntry, ToWorker};
+use insula_model::grants::secrets::{SECRETS_BYTES_MAX, SECRETS_MAX};
+use insula_model::wire::{MESSAGE_BYTES_MAX, TenantEntry, ToWorker};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a removed tenant's slot is looked at while its last requests run.
 const SLOT_RECHECK: Duration = Duration::from_millis(100);
+
+/// Bytes of all of a tenant's secrets in a message: values, and names of 128 bytes with two lengths.
+const SECRETS_ENCODED_MAX: usize = SECRETS_BYTES_MAX + SECRETS_MAX * (128 + 8);
 
 impl Deployer {
     pub(super) async fn publish(
@@ -112,8 +117,12 @@ impl Deployer {
     }
 }
 
-/// Whether a tenant fits into one message.
+/// Whether a tenant fits into one message, with all the secrets that it may ever get.
 fn check_size(entry: TenantEntry) -> Result<(), DeployError> {
     let message = ToWorker::Publish { seq: u64::MAX, tenants: vec![entry], removed: Vec::new() };
-    insula_ipc::channel::encode(&message).map(drop).map_err(DeployError::TooLarge)
+    let bytes = insula_ipc::channel::encode(&message).map_err(DeployError::TooLarge)?.len();
+    match bytes + SECRETS_ENCODED_MAX {
+        bytes if bytes <= MESSAGE_BYTES_MAX as usize => Ok(()),
+        bytes => Err(DeployError::TooLarge(ChannelError::TooLong(bytes))),
+    }
 }

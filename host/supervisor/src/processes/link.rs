@@ -6,7 +6,7 @@
 use super::{CodeNeeded, Inner};
 use crate::registry::Tenant;
 use bytes::Bytes;
-use insula_ipc::channel::{ChannelError, receive, send};
+use insula_ipc::channel::{ChannelError, encode, receive, send};
 use insula_model::api::WorkerState;
 use insula_model::wire::{
     FromWorker, MESSAGE_BYTES_MAX, PUBLISH_TENANTS_MAX, TenantEntry, ToWorker, WIRE_VERSION,
@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Sequence number of the snapshot's messages; nobody waits for their acknowledgement.
 const SNAPSHOT_SEQ: u64 = 0;
-/// Encoded bytes of a tenant besides its routes, generously.
+/// Encoded bytes of a tenant besides routes, grants and secrets, generously.
 const ENTRY_BYTES: usize = 512;
 
 /// The supervisor's handle on a living worker process.
@@ -94,7 +94,14 @@ impl<I: Iterator<Item = Arc<Tenant>>> Iterator for Batches<I> {
 fn entry_bytes_max(entry: &TenantEntry) -> usize {
     // Brackets of an address, and a length before the text.
     let routes = entry.routes.iter().map(|route| route.host().len() + route.prefix().len() + 8);
-    ENTRY_BYTES + routes.sum::<usize>()
+    let secrets =
+        entry.secrets.iter().map(|(key, value)| key.as_str().len() + value.reveal().len() + 8);
+    // Few tenants are granted anything; one that cannot be measured goes alone, and fails there.
+    let grants = entry
+        .grants
+        .as_ref()
+        .map_or(0, |grants| encode(grants).map_or(MESSAGE_BYTES_MAX as usize, |frame| frame.len()));
+    ENTRY_BYTES + routes.sum::<usize>() + secrets.sum::<usize>() + grants
 }
 
 /// Reads a worker's messages until its socket ends.

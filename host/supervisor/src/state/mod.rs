@@ -9,10 +9,13 @@
 
 mod read;
 mod schema;
+mod secrets;
 mod write;
 
 use crate::sync::lock;
+use crate::vault::{Vault, VaultError};
 use insula_model::TenantName;
+use insula_model::grants::secrets::SecretKey;
 use rusqlite::{Connection, ErrorCode, ffi};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -86,6 +89,46 @@ pub enum StateError {
     /// Nothing was active before. Nothing was changed.
     #[error("tenant `{0}` has had one revision only, there is nothing to go back to")]
     NoPrevious(TenantName),
+    /// Secrets cannot be sealed.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// Secrets that this host's key does not open.
+    #[error(
+        "{unreadable} of {all} secrets cannot be read with {key}; nothing is lost: start the host with the key that they were set with (`--secrets-key FILE`, `INSULA_SECRETS_KEY`, or `secrets.key` in the data directory)"
+    )]
+    SecretsUnreadable {
+        /// How many.
+        unreadable: u64,
+        /// Of how many.
+        all: u64,
+        /// Which key was tried.
+        key: String,
+    },
+    /// A revision is granted secrets without a value. Nothing was changed.
+    #[error("{}", unset(tenant, keys))]
+    SecretsUnset {
+        /// Whose.
+        tenant: String,
+        /// Which; at least one.
+        keys: Vec<SecretKey>,
+    },
+    /// No room for another secret. Nothing was changed.
+    #[error("tenant `{tenant}` would have more than {what}, the most that is possible")]
+    SecretsFull {
+        /// Whose.
+        tenant: TenantName,
+        /// What there is a bound on.
+        what: String,
+    },
+    /// Too many names have secrets and no tenant. Nothing was changed.
+    #[error("{0} names that no tenant has have secrets already, as many as may wait for a deploy")]
+    SecretsUndeployed(u32),
+}
+
+fn unset(tenant: &str, keys: &[SecretKey]) -> String {
+    let names: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    let (secrets, were) = if keys.len() == 1 { ("secret", "was") } else { ("secrets", "were") };
+    format!("{secrets} {} of tenant `{tenant}` {were} never set", names.join(", "))
 }
 
 impl From<rusqlite::Error> for StateError {
@@ -103,11 +146,13 @@ impl From<rusqlite::Error> for StateError {
 #[derive(Clone)]
 pub(crate) struct State {
     connection: Arc<Mutex<Connection>>,
+    vault: Arc<Vault>,
 }
 
 impl State {
-    /// Opens or creates `DATA/state.db` (mode 0600) and brings it to this version's schema. Blocks.
-    pub(crate) fn open(data: &Path) -> Result<Self, StateError> {
+    /// Opens or creates `DATA/state.db` (mode 0600) and brings it to this version's schema. Fails if
+    /// `vault` does not open what it holds. Blocks.
+    pub(crate) fn open(data: &Path, vault: Vault) -> Result<Self, StateError> {
         let path = data.join("state.db");
         // SQLite would create it with the process's umask.
         let mut options = std::fs::OpenOptions::new();
@@ -121,7 +166,8 @@ impl State {
             )) => StateError::Locked(path),
             other => other,
         })?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+        secrets::check(&connection, &vault)?;
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), vault: Arc::new(vault) })
     }
 
     /// Runs `call` on a blocking thread, alone. It runs to its end even if the caller goes away.

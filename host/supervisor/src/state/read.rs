@@ -1,11 +1,12 @@
 //! Reading state: everything at start-up, and the history of one tenant for the API.
 
-use super::{State, StateError};
+use super::{State, StateError, secrets};
 use crate::registry::Tenant;
+use crate::vault::Vault;
 use insula_model::api::{GuestKind, RevisionInfo};
 use insula_model::manifest::Resolved;
 use insula_model::wire::TenantEntry;
-use insula_model::{Digest, Manifest, TenantName};
+use insula_model::{Digest, Grants, Manifest, TenantName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::HashSet;
 
@@ -32,8 +33,8 @@ pub(super) fn kind_from(tenant: &str, text: &str) -> Result<GuestKind, StateErro
 pub(super) const COLUMNS: &str =
     "t.slot, t.name, r.number, r.artifact, a.kind, r.resolved, t.deployed_at";
 
-/// Builds a tenant from [`COLUMNS`].
-pub(super) fn tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
+/// Builds a tenant from [`COLUMNS`], without its secrets.
+fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
     let name: String = row.get(1)?;
     let artifact: String = row.get(3)?;
     let kind: String = row.get(4)?;
@@ -56,6 +57,20 @@ pub(super) fn tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
         schedule: resolved.schedule,
         deployed_at: row.get(6)?,
     })
+}
+
+/// Builds a tenant from [`COLUMNS`], with the secrets that it is granted.
+pub(super) fn tenant_from(
+    connection: &Connection,
+    vault: &Vault,
+    row: &Row<'_>,
+) -> Result<Tenant, StateError> {
+    let mut tenant = bare_tenant_from(row)?;
+    if let Some(grants) = &tenant.entry.grants {
+        let name = tenant.entry.name.as_str();
+        tenant.entry.secrets = secrets::values(connection, vault, name, &grants.secrets)?;
+    }
+    Ok(tenant)
 }
 
 /// A tenant's id, active and previous revision, and last number.
@@ -88,7 +103,7 @@ impl State {
         let mut rows = statement.query([])?;
         let mut tenants = Vec::new();
         while let Some(row) = rows.next()? {
-            tenants.push(tenant_from(row)?);
+            tenants.push(tenant_from(&connection, &self.vault, row)?);
         }
         Ok(tenants)
     }
@@ -161,13 +176,13 @@ impl State {
         .await
     }
 
-    /// The artifact of the revision that a rollback would put in force: `number`, or the one that was
-    /// active before.
-    pub(crate) async fn rollback_artifact(
+    /// Artifact and grants of the revision that a rollback would put in force: `number`, or the one that
+    /// was active before.
+    pub(crate) async fn rollback_target(
         &self,
         name: TenantName,
         number: Option<u32>,
-    ) -> Result<Digest, StateError> {
+    ) -> Result<(Digest, Grants), StateError> {
         self.call(move |connection| {
             let Some(head) = head(connection, &name)? else {
                 return Err(StateError::NoTenant(name));
@@ -176,14 +191,16 @@ impl State {
                 return Err(StateError::NoPrevious(name));
             };
             let mut statement = connection.prepare_cached(
-                "SELECT artifact FROM revisions WHERE tenant = ?1 AND number = ?2",
+                "SELECT artifact, resolved FROM revisions WHERE tenant = ?1 AND number = ?2",
             )?;
-            let artifact: Option<String> =
-                statement.query_row(params![head.id, number], |row| row.get(0)).optional()?;
-            match artifact {
-                Some(digest) => parsed(name.as_str(), digest.parse()),
-                None => Err(StateError::NoRevision { name, number }),
-            }
+            let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            let found: Option<(String, String)> =
+                statement.query_row(params![head.id, number], row).optional()?;
+            let Some((artifact, resolved)) = found else {
+                return Err(StateError::NoRevision { name, number });
+            };
+            let resolved: Resolved = parsed(name.as_str(), serde_json::from_str(&resolved))?;
+            Ok((parsed(name.as_str(), artifact.parse())?, resolved.grants))
         })
         .await
     }

@@ -7,7 +7,7 @@
 use super::StateError;
 use rusqlite::{Connection, TransactionBehavior};
 
-const MIGRATIONS: [&str; 1] = [
+const MIGRATIONS: [&str; 2] = [
     // 1: artifacts, tenants, revisions, routes.
     "CREATE TABLE artifacts (
         digest      TEXT PRIMARY KEY,           -- sha256:…
@@ -46,6 +46,14 @@ const MIGRATIONS: [&str; 1] = [
         PRIMARY KEY (host, prefix)
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX routes_by_tenant ON routes (tenant);",
+    // 2: secrets. By name, since they may be set before the tenant's first deploy.
+    "CREATE TABLE secrets (
+        tenant      TEXT NOT NULL,
+        key         TEXT NOT NULL,
+        sealed      BLOB NOT NULL,              -- nonce, ciphertext, tag; see vault.rs
+        set_at      TEXT NOT NULL,
+        PRIMARY KEY (tenant, key)
+     ) STRICT, WITHOUT ROWID;",
 ];
 
 /// Sets the connection up and applies the migrations that the file has not seen.

@@ -8,6 +8,7 @@ use super::read::{COLUMNS, head, parsed, tenant_from};
 use super::{State, StateError};
 use crate::clock;
 use crate::registry::Tenant;
+use crate::vault::Vault;
 use insula_model::api::{GuestKind, REVISIONS_KEPT_MAX};
 use insula_model::manifest::Resolved;
 use insula_model::{Digest, Manifest, Route, TenantName};
@@ -48,10 +49,11 @@ impl State {
     /// Publishes a revision: all of it, durably, or nothing. Manifests and artifacts that are equal to
     /// the active revision's change nothing.
     pub(crate) async fn publish(&self, new: NewRevision) -> Result<Published, StateError> {
+        let vault = self.vault.clone();
         self.call(move |connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let published = publish(&transaction, &new)?;
+            let published = publish(&transaction, &vault, &new)?;
             transaction.commit()?;
             Ok(published)
         })
@@ -64,17 +66,18 @@ impl State {
         name: TenantName,
         number: Option<u32>,
     ) -> Result<Published, StateError> {
+        let vault = self.vault.clone();
         self.call(move |connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let published = roll_back(&transaction, name, number)?;
+            let published = roll_back(&transaction, &vault, name, number)?;
             transaction.commit()?;
             Ok(published)
         })
         .await
     }
 
-    /// Forgets a tenant with all its revisions and routes; returns the artifacts without a reference.
+    /// Forgets a tenant with all its revisions, routes and secrets; returns the artifacts without a reference.
     pub(crate) async fn remove(&self, name: TenantName) -> Result<Vec<Digest>, StateError> {
         self.call(move |connection| {
             let transaction =
@@ -88,6 +91,7 @@ impl State {
                 head.id,
             )?;
             transaction.execute("DELETE FROM tenants WHERE id = ?1", [head.id])?;
+            transaction.execute("DELETE FROM secrets WHERE tenant = ?1", [name.as_str()])?;
             let forgotten = forget_artifacts(&transaction, name.as_str(), artifacts)?;
             transaction.commit()?;
             Ok(forgotten)
@@ -96,7 +100,11 @@ impl State {
     }
 }
 
-fn publish(transaction: &Transaction<'_>, new: &NewRevision) -> Result<Published, StateError> {
+fn publish(
+    transaction: &Transaction<'_>,
+    vault: &Vault,
+    new: &NewRevision,
+) -> Result<Published, StateError> {
     let name = &new.resolved.name;
     let digest = new.artifact.to_string();
     let manifest = parsed(name.as_str(), serde_json::to_string(&new.manifest))?;
@@ -148,11 +156,12 @@ fn publish(transaction: &Transaction<'_>, new: &NewRevision) -> Result<Published
         .execute(params![id, number, digest, manifest, resolved, now])?;
     take_routes(transaction, id, &new.resolved.routes)?;
     let forgotten = forget_revisions(transaction, id, name.as_str())?;
-    Ok(Published::Changed { tenant: active(transaction, id)?, forgotten })
+    Ok(Published::Changed { tenant: active(transaction, vault, id)?, forgotten })
 }
 
 fn roll_back(
     transaction: &Transaction<'_>,
+    vault: &Vault,
     name: TenantName,
     number: Option<u32>,
 ) -> Result<Published, StateError> {
@@ -176,13 +185,17 @@ fn roll_back(
             "UPDATE tenants SET previous = active, active = ?2, deployed_at = ?3 WHERE id = ?1",
         )?
         .execute(params![head.id, number, clock::now()])?;
-    let tenant = active(transaction, head.id)?;
+    let tenant = active(transaction, vault, head.id)?;
     take_routes(transaction, head.id, &tenant.entry.routes)?;
     Ok(Published::Changed { tenant, forgotten: Vec::new() })
 }
 
 /// The tenant as the transaction has it now.
-fn active(connection: &Connection, id: i64) -> Result<Box<Tenant>, StateError> {
+pub(super) fn active(
+    connection: &Connection,
+    vault: &Vault,
+    id: i64,
+) -> Result<Box<Tenant>, StateError> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM tenants t
          JOIN revisions r ON r.tenant = t.id AND r.number = t.active
@@ -190,7 +203,7 @@ fn active(connection: &Connection, id: i64) -> Result<Box<Tenant>, StateError> {
     ))?;
     let mut rows = statement.query([id])?;
     let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    tenant_from(row).map(Box::new)
+    tenant_from(connection, vault, row).map(Box::new)
 }
 
 /// Makes these, and no others, the routes of a tenant.
