@@ -85,7 +85,10 @@ fn main() -> ExitCode {
     // Children of a host start here again; they must not pay for, or be confused by, a command line.
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
-        Some(role) if role == "__worker" => return insula_worker::main(),
+        Some(role) if role == "__worker" => {
+            serve::log_of_worker();
+            return insula_worker::main();
+        }
         Some(role) if role == "__compile" => {
             return insula_sandbox::compile::child_main(arguments);
         }

@@ -41,6 +41,15 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     .await
 }
 
+/// What a worker logs goes where the host's own log does. The supervisor has checked the filter, which
+/// is all that it passes on.
+pub(crate) fn log_of_worker() {
+    let Ok(filter) = EnvFilter::try_from_env("INSULA_LOG") else { return };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // A worker without a log still serves.
+    let _ = log.with_writer(std::io::stderr).try_init();
+}
+
 /// Runs a host; `on_ready` gets what to print when it serves.
 pub(crate) async fn host(config: HostConfig, on_ready: impl FnOnce(Banner)) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log).context("the log filter is wrong")?;

@@ -223,7 +223,8 @@ fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8
     let pre = linker.instantiate_pre(&component).map_err(|error| {
         Attempt::Refused(Refusal::new(
             format!("the component imports what this host does not offer: {error:#}"),
-            "Insula offers WASI 0.2 (cli, clocks, filesystem, http, io, random, sockets) and 0.3; \
+            "Insula offers WASI 0.2 (cli, clocks, filesystem, http, io, random, sockets) and 0.3, \
+             wasi:config/store 0.2.0-rc.1 and wasi:keyvalue 0.2.0-draft2; \
              build without the named import, or compose the component with one that provides it",
         ))
     })?;

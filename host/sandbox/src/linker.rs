@@ -4,6 +4,7 @@
 //! the program uses them. They find an empty environment, no directory and no network. Anything else
 //! that a component imports is missing, and its deploy fails by name.
 
+use crate::capabilities::{config, keyvalue};
 use crate::engine::Flavour;
 use crate::state::State;
 use wasmtime::Engine;
@@ -28,6 +29,8 @@ pub(crate) fn baseline(engine: &Engine, flavour: Flavour) -> wasmtime::Result<Li
     io::streams::add_to_linker::<_, Table>(&mut linker, |state| &mut state.table)?;
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    config::add_to_linker::<_, config::Data>(&mut linker, State::config)?;
+    keyvalue::add_to_linker(&mut linker)?;
     if flavour == Flavour::Wasi03 {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;

@@ -3,7 +3,7 @@
 //! Bounds: [`RESOURCES_MAX`] table entries, [`FIELDS_BYTES_MAX`] for header fields; memory through the
 //! limiter. Belongs to one tenant and one revision; ends with the store.
 
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, config, keyvalue};
 use crate::limiter::{Gauge, MemoryLimiter};
 use crate::log::{GuestStream, LineSink};
 use crate::outbound::{self, CallContext};
@@ -90,6 +90,17 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         Self { wasi, http, table, limiter, deadline, fuel }
+    }
+
+    /// What `wasi:config` works on.
+    pub(crate) fn config(&mut self) -> config::View<'_> {
+        config::View(&self.wasi.capabilities.config)
+    }
+
+    /// What `wasi:keyvalue` works on.
+    pub(crate) fn keyvalue(&mut self) -> keyvalue::View<'_> {
+        let granted = self.wasi.capabilities.keyvalue.as_ref();
+        keyvalue::View { table: &mut self.table, granted }
     }
 
     /// Prepares a reused instance for its next request.

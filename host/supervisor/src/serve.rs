@@ -34,6 +34,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
+/// What tenants keep, in the data directory.
+const TENANTS: &str = "tenants";
 /// Workers' requests for code that wait to be taken up; more wait in their sockets.
 const CODE_NEEDED_MAX: usize = 1_024;
 /// Time between two sweeps of the artifact store, in seconds.
@@ -202,7 +204,7 @@ impl Host {
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
             code_key: store.code_key(),
-            tenants_dir: data.join("tenants"),
+            tenants_dir: data.join(TENANTS),
             outbound_ca: config.outbound_ca.clone(),
         };
         let registry = Arc::new(registry);
@@ -220,6 +222,7 @@ impl Host {
                 allowed: config.ceilings.mounts.clone(),
                 private: private(data, config.secrets_key.as_ref()),
             },
+            tenants_dir: data.join(TENANTS),
             listen,
             publishing: Mutex::new(()),
             draining: AtomicBool::new(false),
@@ -300,9 +303,27 @@ async fn open(
         store.sweep();
         let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
         let registry = Registry::load(state.load()?);
+        forget_stores(&data.join(TENANTS), &registry);
         Ok((store, state, registry))
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose
+/// stores cannot be opened serves all the same: guests that use them are told.
+fn forget_stores(dir: &Path, registry: &Registry) {
+    let tenants = registry.all();
+    let names = tenants.iter().map(|tenant| tenant.entry.name.as_str()).collect();
+    if let Err(error) = insula_keyvalue::hide_others(dir, &names) {
+        tracing::error!(?error, "removed tenants' stores could not be looked for: {error}");
+        return;
+    }
+    let dir = dir.to_path_buf();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = insula_keyvalue::purge(&dir) {
+            tracing::warn!(?error, "removed stores are erased by the next start: {error}");
+        }
+    });
 }
 
 /// Removes artifacts that nobody deployed in time, at start-up and every hour.

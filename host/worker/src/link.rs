@@ -14,6 +14,7 @@ use crate::worker::Worker;
 use insula_ipc::channel::{self, ChannelError};
 use insula_ipc::fds::{InheritError, inherited};
 use insula_ipc::table::{Table, TableError};
+use insula_keyvalue::Database;
 use insula_model::wire::{FromWorker, ToWorker, WIRE_VERSION};
 use insula_sandbox::Engines;
 use insula_sandbox::code::Loader;
@@ -111,7 +112,9 @@ async fn live(
     let codes = Codes::new(loader, sender.clone());
     let epoch = Epoch::start(engines)?;
     let (outbound, calls) = Outbound::new(config.outbound_ca);
-    let worker = Rc::new(Worker::new(config.index, table, epoch, codes, outbound, sender));
+    let stores = Database::new(Path::new(&config.tenants_dir));
+    let worker = Worker::new(config.index, table, epoch, codes, outbound, stores, sender);
+    let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
     tokio::task::spawn_local(write(to, outgoing));
     let within_ms = obey(&worker, &mut from, listener).await;

@@ -6,12 +6,14 @@
 use crate::outbound::Outbound;
 use crate::pool::Pool;
 use crate::tenant_log::TenantLog;
+use insula_keyvalue::Database;
 use insula_model::Grants;
 use insula_model::wire::TenantEntry;
 use insula_sandbox::log::LineSink;
 use insula_sandbox::{Capabilities, Loaded};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
 
@@ -24,6 +26,9 @@ pub(crate) struct Tenant {
     pub(crate) sink: LineSink,
     /// Everything that its instances may reach; made once, shared by every instance.
     pub(crate) capabilities: Arc<Capabilities>,
+    /// Set when the tenant is removed: its stores take no more writes. Shared by its revisions, because
+    /// instances of an older one may still run; none if no revision was granted a store.
+    removed: Option<Arc<AtomicBool>>,
     pub(crate) pool: Pool,
     /// Whether someone looks after the pool already.
     pub(crate) swept: Cell<bool>,
@@ -34,19 +39,29 @@ pub(crate) struct Tenant {
 }
 
 impl Tenant {
+    /// The revision in `entry`, which follows `before`.
     pub(crate) fn new(
         entry: TenantEntry,
+        before: Option<&Self>,
         log: TenantLog,
         idle_total: Rc<Cell<u32>>,
         outbound: &Arc<Outbound>,
+        stores: &Database,
     ) -> Self {
         let log = Arc::new(log);
         let to = log.clone();
         let none = Grants::default();
         let grants = entry.grants.as_deref().unwrap_or(&none);
-        let mut capabilities = Capabilities::new(entry.name.as_str(), grants, &entry.secrets);
+        let name = entry.name.as_str();
+        let mut capabilities = Capabilities::new(name, grants, &entry.secrets);
         if let Some(policy) = &grants.outbound {
             capabilities = capabilities.with_outbound(outbound.grant(&entry.name, policy, &log));
+        }
+        let mut removed = before.and_then(|before| before.removed.clone());
+        if let Some(granted) = &grants.keyvalue {
+            let removed = removed.get_or_insert_default().clone();
+            capabilities =
+                capabilities.with_keyvalue(stores.space(name, granted.quota_bytes, removed));
         }
         let sink: LineSink = Arc::new(move |id, stream, text| to.line(id, stream, text));
         Self {
@@ -54,11 +69,19 @@ impl Tenant {
             log,
             sink,
             capabilities: Arc::new(capabilities),
+            removed,
             pool: Pool::new(entry.limits.reuse, idle_total),
             swept: Cell::new(false),
             waiting: Cell::new(0),
             freed: Notify::new(),
             entry,
+        }
+    }
+
+    /// The tenant is removed, as opposed to having a new revision.
+    pub(crate) fn end(&self) {
+        if let Some(removed) = &self.removed {
+            removed.store(true, Ordering::SeqCst);
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::router::Router;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
 use insula_ipc::table::{Table, WorkerCell};
+use insula_keyvalue::Database;
 use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
 use insula_sandbox::epoch::Epoch;
@@ -27,6 +28,8 @@ pub(crate) struct Worker {
     pub(crate) table: Table,
     pub(crate) epoch: Epoch,
     pub(crate) codes: Codes,
+    /// Tenants' key-value stores.
+    stores: Database,
     pub(crate) router: RefCell<Router>,
     tenants: RefCell<HashMap<u32, Rc<Tenant>>>,
     /// Slots by name, for calls from tenant to tenant.
@@ -59,6 +62,7 @@ impl Worker {
         epoch: Epoch,
         codes: Codes,
         outbound: Arc<Outbound>,
+        stores: Database,
         to_supervisor: mpsc::Sender<FromWorker>,
     ) -> Self {
         use std::hash::{BuildHasher, RandomState};
@@ -67,6 +71,7 @@ impl Worker {
             table,
             epoch,
             codes,
+            stores,
             router: RefCell::default(),
             tenants: RefCell::default(),
             names: RefCell::default(),
@@ -104,9 +109,13 @@ impl Worker {
         self.cell().know_slot(slot);
         let log =
             TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
-        let tenant = Rc::new(Tenant::new(entry, log, self.idle_total.clone(), &self.outbound));
+        let before = self.tenants.borrow().get(&slot).cloned();
+        let (idle_total, outbound) = (self.idle_total.clone(), &self.outbound);
+        let follows = before.as_deref();
+        let tenant = Tenant::new(entry, follows, log, idle_total, outbound, &self.stores);
+        let tenant = Rc::new(tenant);
         self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
-        let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
+        self.tenants.borrow_mut().insert(slot, tenant.clone());
         let mut router = self.router.borrow_mut();
         // New routes first: at no point does a route that both revisions have lead nowhere.
         for route in &tenant.entry.routes {
@@ -131,6 +140,7 @@ impl Worker {
     pub(crate) fn remove(&self, slot: u32) {
         if let Some(before) = self.tenants.borrow_mut().remove(&slot) {
             self.names.borrow_mut().remove(before.entry.name.as_str());
+            before.end();
             Self::retire(&mut self.router.borrow_mut(), &before);
         }
     }

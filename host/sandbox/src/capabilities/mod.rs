@@ -4,10 +4,13 @@
 //! never changes; a changed secret or manifest makes a new one. Ends with its last user.
 
 mod clock;
+pub(crate) mod config;
+pub(crate) mod keyvalue;
 mod random;
 mod sockets;
 
 use crate::outbound::SendRequest;
+use insula_keyvalue::Space;
 use insula_model::Grants;
 use insula_model::grants::Clock;
 use insula_model::grants::secrets::{SecretKey, SecretValue, SecretVia};
@@ -28,6 +31,8 @@ pub struct Capabilities {
     pub(crate) env: Vec<(String, String)>,
     /// `wasi:config/store`, secrets among it.
     pub(crate) config: Vec<(String, String)>,
+    /// `wasi:keyvalue`.
+    pub(crate) keyvalue: Option<keyvalue::Granted>,
     clock: Clock,
     seed: Option<u64>,
     sockets: Arc<[SocketRule]>,
@@ -61,6 +66,7 @@ impl Capabilities {
             args,
             env,
             config,
+            keyvalue: grants.keyvalue.as_ref().map(keyvalue::Granted::new),
             clock: grants.clock.clone(),
             seed: grants.seed,
             sockets: grants.sockets.as_slice().into(),
@@ -72,6 +78,13 @@ impl Capabilities {
     #[must_use]
     pub fn with_outbound(mut self, send: SendRequest) -> Self {
         self.outbound = Some(send);
+        self
+    }
+
+    /// With the database that granted stores are in.
+    #[must_use]
+    pub fn with_keyvalue(mut self, space: Space) -> Self {
+        self.keyvalue = self.keyvalue.map(|granted| granted.with(space));
         self
     }
 

@@ -72,6 +72,9 @@ pub(crate) enum DeployError {
     /// The database refused, or failed.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What an earlier tenant stored would be inherited.
+    #[error("what an earlier tenant of this name stored cannot be removed: {0}")]
+    Stores(#[from] insula_keyvalue::Error),
     /// Every slot is taken.
     #[error("this host has {SLOTS_MAX} tenants, as many as it can")]
     HostFull,
@@ -127,6 +130,10 @@ impl DeployError {
             Self::NothingOf(_) => some(ErrorCode::NotFound, "`insula ps` lists the tenants"),
             Self::Compile(error) => compile_advice(error),
             Self::State(error) => state_advice(error),
+            Self::Stores(_) => some(
+                ErrorCode::Storage,
+                "free some space on the disk of the data directory, or deploy under another name",
+            ),
             Self::HostFull => some(
                 ErrorCode::TooLarge,
                 "remove tenants with `insula rm NAME`, or use another host",

@@ -31,6 +31,7 @@ use insula_model::manifest::Resolved as Plan;
 use insula_model::{Ceilings, Digest, Grants, Manifest, Route, TenantName};
 use insula_sandbox::store::ArtifactStore;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
@@ -50,6 +51,8 @@ pub(crate) struct Deployer {
     pub(crate) logs: Logs,
     pub(crate) ceilings: Ceilings,
     pub(crate) mount_rules: MountRules,
+    /// Where tenants' key-value stores are.
+    pub(crate) tenants_dir: PathBuf,
     /// Tenants' address, for URLs.
     pub(crate) listen: SocketAddr,
     /// Held by whoever changes what is in force.

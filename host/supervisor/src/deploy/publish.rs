@@ -15,6 +15,7 @@ use insula_model::grants::secrets::{SECRETS_BYTES_MAX, SECRETS_MAX};
 use insula_model::wire::{MESSAGE_BYTES_MAX, TenantEntry, ToWorker};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::spawn_blocking;
 
 /// How often a removed tenant's slot is looked at while its last requests run.
 const SLOT_RECHECK: Duration = Duration::from_millis(100);
@@ -45,6 +46,10 @@ impl Deployer {
             secrets: Vec::new(),
             job: plan.schedule.is_some(),
         })?;
+        if self.registry.get(&name).is_none() {
+            // A removal may have failed to: a new tenant inherits nothing.
+            self.hide_stores(&name).await?;
+        }
         let (revision, _pin) = compiled.revision(slot);
         let published = self.state.publish(revision).await?;
         self.put_in_force(name, published).await
@@ -88,9 +93,32 @@ impl Deployer {
             self.workers.publish(Vec::new(), vec![slot]).await?;
             self.quarantine(slot);
         }
+        self.forget_stores(&name).await;
         self.logs.remove(name).await;
         self.keeper.remove(forgotten).await;
         Ok(())
+    }
+
+    /// Has what a removed tenant stored erased. No worker writes any of it once it has acknowledged the
+    /// removal. A failure delays it to the next start, or to the next tenant of that name.
+    async fn forget_stores(&self, name: &TenantName) {
+        if let Err(error) = self.hide_stores(name).await {
+            tracing::error!(tenant = %name, ?error, "its stores are still there: {error}");
+            return;
+        }
+        let dir = self.tenants_dir.clone();
+        spawn_blocking(move || {
+            if let Err(error) = insula_keyvalue::purge(&dir) {
+                tracing::warn!(?error, "removed stores are erased by the next start: {error}");
+            }
+        });
+    }
+
+    /// What was stored under this name is nobody's from here on.
+    async fn hide_stores(&self, name: &TenantName) -> Result<(), DeployError> {
+        let (dir, tenant) = (self.tenants_dir.clone(), name.to_string());
+        let hidden = spawn_blocking(move || insula_keyvalue::hide(&dir, &tenant)).await;
+        Ok(hidden.map_err(|_| DeployError::Lost)??)
     }
 
     /// Frees a slot once nothing runs in it any more. Requests of a removed tenant may finish, and
