@@ -14,6 +14,7 @@ export LC_ALL=C
 # environment, files and stdio. wasm32-unknown-unknown gives components that import only what they
 # call, and small ones.
 GUESTS='
+counter            rust wasm32-unknown-unknown
 echo               rust wasm32-wasip2
 gather-p3          rust wasm32-unknown-unknown
 hello              rust wasm32-unknown-unknown
@@ -33,6 +34,7 @@ hostile-trap       rust wasm32-unknown-unknown
 relay              rust wasm32-unknown-unknown
 relay-p3           rust wasm32-unknown-unknown
 residue            c    residue.c state.s ../common-c/http.c
+settings           rust wasm32-unknown-unknown
 sse                rust wasm32-wasip2
 tool               rust wasm32-wasip2
 '

@@ -93,6 +93,19 @@ guests! {
         assert_eq!(echoed.field("content-type"), Some("text/x-parrot"));
     }
 
+    counter("counter", host) {
+        let first = number(&host.get("counter", "/").expect_ok().text(), 0);
+        assert_eq!(number(&host.get("counter", "/").expect_ok().text(), 0), first + 1);
+        assert_eq!(host.get("counter", "/set?key=K&value=V").expect_ok().text(), "done\n");
+        assert_eq!(host.get("counter", "/get?key=K").expect_ok().text(), "V");
+    }
+
+    settings("settings", host) {
+        let shown = host.get("settings", "/").expect_ok().text();
+        assert_eq!(shown, "config\ngreeting=Hello\nenv\nSTAGE=example\nargs\nsettings\n--verbose\n");
+        assert_eq!(host.get("settings", "/env?key=STAGE").expect_ok().text(), "example");
+    }
+
     sse("sse", host) {
         let answer = host.get("sse", "/?n=3&ms=1");
         let expected = "id: 1\ndata: event 1 of 3\n\nid: 2\ndata: event 2 of 3\n\nid: 3\ndata: event 3 of 3\n\n";
