@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Builds the example guests and tells when a built one no longer matches its source.
 #
-#   guests/build.sh              builds all of them
+#   guests/build.sh              builds all whose artifacts are committed
 #   guests/build.sh NAME...      builds these
+#   guests/build.sh --all        builds these and the large ones: JavaScript (needs npm), Python (needs venv)
 #   guests/build.sh --check      compares sources and artifacts with artifacts.lock; needs no toolchain
 #
-# Needs nothing but a Rust toolchain: sysroot.sh fetches what a bare machine lacks.
+# Needs nothing but a Rust toolchain: sysroot.sh fetches what a bare machine lacks. The large ones are
+# built in a copy under $INSULA_GUEST_CACHE (~/.cache/insula/guests), where their tools stay too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export LC_ALL=C
@@ -33,11 +35,19 @@ hostile-tables     c    tables.c slots.s ../common-c/http.c
 hostile-trap       rust wasm32-unknown-unknown
 relay              rust wasm32-unknown-unknown
 relay-p3           rust wasm32-unknown-unknown
+prowler            rust wasm32-wasip2
 residue            c    residue.c state.s ../common-c/http.c
 settings           rust wasm32-unknown-unknown
 sse                rust wasm32-wasip2
 tool               rust wasm32-wasip2
 '
+# Guests with a language's whole engine inside: 13 and 18 MB, so they are not committed. Each is built by
+# the `[build]` of its own manifest; its package manager's file pins the tools by version and hash.
+LARGE='
+hello-js           hello.js .npmrc package.json package-lock.json wit/hello.wit
+hello-python       hello.py build.sh requirements.txt wit/hello.wit
+'
+CACHE=${INSULA_GUEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/insula/guests}
 # Artifacts are committed, so they stay small.
 ARTIFACT_BYTES_MAX=300000
 LOCK=artifacts.lock
@@ -50,6 +60,8 @@ die() { # cause, mend
 }
 names() { awk 'NF {print $1}' <<<"$GUESTS"; }
 kind() { awk -v n="$1" '$1 == n {print $2}' <<<"$GUESTS"; }
+large() { awk 'NF {print $1}' <<<"$LARGE"; }
+large_files() { awk -v n="$1" '$1 == n {$1 = ""; print}' <<<"$LARGE"; }
 rest() { awk -v n="$1" '$1 == n {$1 = $2 = ""; print}' <<<"$GUESTS"; }
 sha() { sha256sum | cut -d' ' -f1; }
 
@@ -94,6 +106,7 @@ check() {
     stale+=("$name")
   done
   for dir in */*.wasm; do
+    [ -z "$(large_files "${dir%%/*}")" ] || continue
     [ -n "$(kind "${dir%%/*}")" ] || die "$dir is not in the table of build.sh" "add it there, or remove it"
   done
   [ ${#stale[@]} -eq 0 ] || die "${#stale[@]} of $(names | wc -l) guests do not match" "guests/build.sh ${stale[*]}"
@@ -189,8 +202,34 @@ build_c() { # name...
   done
 }
 
+# Builds in a copy, so that nothing but the component appears in the repository. What was built from the
+# same files before is taken as it is.
+build_large() { # name
+  local name=$1 work=$CACHE/$1 files command stamp
+  read -ra files <<<"$(large_files "$name")"
+  stamp=$(cd "$name" && sha256sum insula.toml "${files[@]}" | sha)
+  mkdir -p "$work"
+  exec 8>"$work.lock"
+  flock 8
+  if [ "$(cat "$work/stamp" 2>/dev/null)" != "$stamp" ] || [ ! -f "$work/$name.wasm" ]; then
+    rm -f "$work/stamp" "$work/$name.wasm"
+    (cd "$name" && cp --parents -t "$work" insula.toml "${files[@]}")
+    command=$(sed -n 's/^command = "\(.*\)"$/\1/p' "$name/insula.toml")
+    (cd "$work" && sh -c "$command") >&2 || die "$name could not be built" "see the messages of its tools above"
+    echo "$stamp" >"$work/stamp"
+  fi
+  cp "$work/$name.wasm" "$name/$name.wasm"
+  flock -u 8
+  printf '%-18s %7d bytes  not committed\n' "$name" "$(wc -c <"$name/$name.wasm")"
+}
+
 build() { # name...
-  local name target wanted
+  local name target wanted small=()
+  for name; do
+    if [ -n "$(large_files "$name")" ]; then build_large "$name"; else small+=("$name"); fi
+  done
+  [ ${#small[@]} -gt 0 ] || return 0
+  set -- "${small[@]}"
   command -v cargo >/dev/null || die "cargo is missing" "install Rust"
   for name; do
     [ -n "$(kind "$name")" ] || die "there is no guest called $name" "guests/build.sh --list"
@@ -209,8 +248,9 @@ build() { # name...
 
 case ${1:-} in
   --check) check ;;
-  --list) names ;;
-  -*) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  --list) names; large ;;
+  --all) mapfile -t all < <(names; large); build "${all[@]}" ;;
+  -*) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   '') mapfile -t all < <(names); build "${all[@]}" ;;
   *) build "$@" ;;
 esac

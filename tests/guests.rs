@@ -2,14 +2,17 @@
 //! guests/README.md says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use insula_tests::wait::eventually;
+use insula_tests::wait::within;
 use insula_tests::{Host, Setup, cli, repo};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 /// `insula up guests`, for all tests of this file.
 static HOST: LazyLock<Host> = LazyLock::new(|| {
     let host = Setup::new().up(&repo::root().join("guests")).start();
-    eventually("everything is deployed", || host.printed().contains("\n  stop ").then_some(()));
+    // The large ones, if built, take the compiler half a minute each.
+    let patience = Duration::from_secs(300);
+    within(patience, "all is deployed", || host.printed().contains("\n  stop ").then_some(()));
     host
 });
 
@@ -29,7 +32,12 @@ macro_rules! guests {
 fn every_guest_has_a_test_and_a_line() {
     let mut tested = TESTED.to_vec();
     tested.sort_unstable();
-    assert_eq!(repo::guest_names(), tested, "guests/*/*.wasm and the tests of tests/guests.rs");
+    let mut guests = repo::guest_names();
+    // Those may or may not be built here.
+    guests.extend(repo::LARGE_GUESTS.map(str::to_owned));
+    guests.sort();
+    guests.dedup();
+    assert_eq!(guests, tested, "guests/*/*.wasm and the tests of tests/guests.rs");
     let readme = repo::text("guests/README.md");
     for guest in tested {
         assert!(readme.contains(&format!("| `{guest}` |")), "{guest}: no line in guests/README.md");
@@ -60,6 +68,13 @@ fn greets(host: &Host, guest: &str) {
     assert_eq!(answer.field("content-type"), Some("text/plain"));
 }
 
+fn echoes(host: &Host, guest: &str) {
+    let body = b"to and fro".repeat(2_000);
+    let authority = format!("{guest}.localhost");
+    let echoed = host.connect().ask("POST", &authority, "/echo", &[], Some(&body));
+    assert!(echoed.expect_ok().body == body, "{guest}");
+}
+
 /// A number in a guest's answer.
 fn number(text: &str, word: usize) -> u64 {
     text.split_whitespace()
@@ -76,6 +91,20 @@ guests! {
 
     hello_c("hello-c", host) {
         greets(host, "hello-c");
+    }
+
+    hello_js("hello-js", host) {
+        if repo::is_built("hello-js") {
+            greets(host, "hello-js");
+            echoes(host, "hello-js");
+        }
+    }
+
+    hello_python("hello-python", host) {
+        if repo::is_built("hello-python") {
+            greets(host, "hello-python");
+            echoes(host, "hello-python");
+        }
     }
 
     hello_p3("hello-p3", host) {
@@ -104,6 +133,11 @@ guests! {
         let shown = host.get("settings", "/").expect_ok().text();
         assert_eq!(shown, "config\ngreeting=Hello\nenv\nSTAGE=example\nargs\nsettings\n--verbose\n");
         assert_eq!(host.get("settings", "/env?key=STAGE").expect_ok().text(), "example");
+    }
+
+    prowler("prowler", host) {
+        let told = host.get("prowler", "/").expect_ok().text();
+        assert!(told.contains("environment: refused (") && !told.contains("REACHED"), "{told}");
     }
 
     sse("sse", host) {

@@ -3,6 +3,7 @@
 //! The text is the guest's. Everything in it that could drive the user's terminal is escaped, whether
 //! or not standard output is a terminal now: a file may be shown on one later.
 
+use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::host_args::HostArgs;
 use crate::out::{self, Paint};
@@ -49,7 +50,20 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let client = args.host.client()?;
     let tail = args.tail.map_or(String::new(), |lines| format!("&tail={lines}"));
     let path = format!("/v1/tenants/{}/logs?follow={}{tail}", args.name, args.follow);
-    let mut body = client.stream(&path).await?;
+    show(&client, &path, args.json).await?;
+    if args.follow {
+        out::note("the log has ended: the tenant was removed, or the host shut down");
+    }
+    Ok(())
+}
+
+/// Prints what a tenant's log gets from now on, until it ends.
+pub(crate) async fn follow(client: &Client, name: &TenantName) -> Result<()> {
+    show(client, &format!("/v1/tenants/{name}/logs?follow=true&tail=0"), false).await
+}
+
+async fn show(client: &Client, path: &str, json: bool) -> Result<()> {
+    let mut body = client.stream(path).await?;
     let paint = out::stdout_paint();
     let mut pending = Vec::new();
     // While following, silence is no error: only the user, or the end of the host, ends the wait.
@@ -67,14 +81,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             continue;
         };
         let rest = pending.split_off(end + 1);
-        print(&pending, args.json, paint)?;
+        print(&pending, json, paint)?;
         pending = rest;
     }
-    print(&pending, args.json, paint)?;
-    if args.follow {
-        out::note("the log has ended: the tenant was removed, or the host shut down");
-    }
-    Ok(())
+    print(&pending, json, paint)
 }
 
 fn print(records: &[u8], json: bool, paint: Paint) -> Result<()> {

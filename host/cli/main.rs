@@ -9,10 +9,12 @@
 
 mod apply;
 mod artifact;
+mod build;
 mod client;
 mod client_errors;
 mod completions;
 mod deploy;
+mod dev;
 mod failure;
 mod grant_flags;
 mod granted;
@@ -22,6 +24,7 @@ mod inspect;
 mod limit_flags;
 mod logs;
 mod manifests;
+mod new;
 mod openapi;
 mod out;
 mod progress;
@@ -38,6 +41,7 @@ mod table;
 mod text;
 mod up;
 mod validate;
+mod watch;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -49,6 +53,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const AFTER_HELP: &str = "\
 Start here:
   insula up guests                      a host with every example tenant in ./guests
+  insula new --lang js hello            a new tenant's folder; then, in it: insula dev
   insula deploy hello ./hello.wasm      deploy to the running host; answers at hello.localhost:8080
   insula ps                             what is deployed, and how it fares
 
@@ -67,6 +72,9 @@ struct Cli {
 enum Verb {
     Serve(serve::Args),
     Up(up::Args),
+    New(new::Args),
+    Build(build::Args),
+    Dev(dev::Args),
     Deploy(Box<deploy::Args>),
     Ps(ps::Args),
     Inspect(inspect::Args),
@@ -112,6 +120,9 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Serve(args) => serve::run(args).await?,
         Verb::Up(args) => up::run(args).await?,
+        Verb::New(args) => new::run(&args)?,
+        Verb::Build(args) => build::run(args).await?,
+        Verb::Dev(args) => dev::run(args).await?,
         Verb::Deploy(args) => return deploy::run(*args).await,
         Verb::Ps(args) => ps::run(args).await?,
         Verb::Inspect(args) => inspect::run(args).await?,

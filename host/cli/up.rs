@@ -67,6 +67,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 
 async fn deploy_all(client: &Client, found: &[PathBuf], banner: &Banner) {
     let (mut deployed, mut failed) = (Vec::new(), 0_u64);
+    let (found, unbuilt) = built(found);
     let total = found.len() as u64;
     let manifests = text::plural(total, "manifest");
     let progress = Progress::steps(format!("deploying {total} {manifests}"), total);
@@ -98,6 +99,31 @@ async fn deploy_all(client: &Client, found: &[PathBuf], banner: &Banner) {
         let told = format!("{warning} {failed} of {total} {manifests} failed (see above)");
         out::note(&format!("{told}; the host serves the others"));
     }
+    if !unbuilt.is_empty() {
+        let (program, dirs) = (text::program(), unbuilt.join(" "));
+        let n = unbuilt.len() as u64;
+        let told = format!("{n} {} not built yet and passed by", text::plural(n, "manifest"));
+        out::note(&format!(
+            "note: {told}; to build and deploy: {program} build {dirs}, then up again"
+        ));
+    }
+}
+
+/// The manifests to deploy, and the directories of those whose component is yet to be made by their
+/// `[build]`: what that takes is not on every machine, and no reason to fail.
+fn built(found: &[PathBuf]) -> (Vec<&PathBuf>, Vec<String>) {
+    let mut unbuilt = Vec::new();
+    let mut ready = Vec::new();
+    for path in found {
+        match manifests::load(path) {
+            Ok(one) if one.manifest.build.is_some() && !one.component.exists() => {
+                let dir = path.parent().unwrap_or(path);
+                unbuilt.push(text::shell_word(&dir.to_string_lossy()));
+            }
+            _ => ready.push(path),
+        }
+    }
+    (ready, unbuilt)
 }
 
 async fn deploy_one(client: &Client, path: &Path) -> Result<DeployResponse> {

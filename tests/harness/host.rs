@@ -52,6 +52,12 @@ impl Setup {
         self
     }
 
+    /// `insula dev DIR` in place of `insula serve`.
+    pub fn dev(mut self, dir: &Path) -> Self {
+        self.verb = vec!["dev".into(), dir.into()];
+        self
+    }
+
     /// More arguments.
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));

@@ -18,6 +18,42 @@ pub fn guest(name: &str) -> PathBuf {
     root().join(format!("guests/{name}/{name}.wasm"))
 }
 
+/// Guests that are not committed, for their size: `guests/build.sh --all` builds them.
+pub const LARGE_GUESTS: [&str; 2] = ["hello-js", "hello-python"];
+
+/// Whether a guest's component is there. One of the large ones may be missing on a newcomer's machine;
+/// whoever sets `INSULA_TEST_ALL_GUESTS`, as `.ci/run` does, has built them, and gets a failure.
+#[track_caller]
+pub fn is_built(name: &str) -> bool {
+    let is_built = guest(name).is_file();
+    if !is_built {
+        skipped(name, "guests/build.sh --all");
+    }
+    is_built
+}
+
+/// Says that a test does not run here, and how it would; fails where all of them have to.
+#[track_caller]
+pub fn skipped(test: &str, mend: &str) {
+    assert!(
+        std::env::var_os("INSULA_TEST_ALL_GUESTS").is_none(),
+        "{test}: what it needs is not there; run {mend}"
+    );
+    // Past the test runner, which keeps what a passing test prints to itself.
+    let told = format!("\nNOT TESTED: {test}; run {mend} first\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes());
+}
+
+/// Where `guests/build.sh` keeps the tools of the large guests.
+pub fn guest_cache() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    set("INSULA_GUEST_CACHE").unwrap_or_else(|| {
+        let cache = set("XDG_CACHE_HOME");
+        let home = || set("HOME").unwrap_or_default().join(".cache");
+        cache.unwrap_or_else(home).join("insula/guests")
+    })
+}
+
 /// The directories of `guests/` that hold a built component, sorted.
 pub fn guest_names() -> Vec<String> {
     let entries = std::fs::read_dir(root().join("guests")).expect("guests/");
@@ -41,7 +77,8 @@ pub fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
             let path = entry.expect("directory entry").path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if path.is_dir() && name != "target" && !name.starts_with('.') {
+            if path.is_dir() && name != "target" && name != "node_modules" && !name.starts_with('.')
+            {
                 left.push(path);
             } else if path.extension().is_some_and(|found| found == extension) {
                 found.push(path);

@@ -46,7 +46,8 @@ pub struct CompilerLimits {
     pub at_once: u32,
     /// Deploys that may wait for a compiler; more are refused. Default 64.
     pub queue: u32,
-    /// Wall-clock time for one artifact. Default 60s.
+    /// Wall-clock time for one artifact. Default 120s: a JavaScript or Python engine takes 30 s of CPU
+    /// time at the lowest priority, which on a busy machine is more than a minute.
     pub timeout: DurationMs,
     /// CPU time for one artifact, over all threads. Default 60s.
     pub cpu: DurationMs,
@@ -59,7 +60,7 @@ impl Default for CompilerLimits {
         Self {
             at_once: 1,
             queue: 64,
-            timeout: DurationMs(60_000),
+            timeout: DurationMs(120_000),
             cpu: DurationMs(60_000),
             memory: ByteSize(4 << 30),
         }
