@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 static HOST: LazyLock<Host> = LazyLock::new(|| Host::with_guests(&["hello", "prowler"]));
 
 /// Doors that `guests/prowler` tries.
-const DOORS: usize = 29;
+const DOORS: usize = 33;
 
 /// Deploys the prowler with these lines in its manifest, and asks for `target`; what it says.
 #[track_caller]
@@ -72,7 +72,40 @@ fn each_grant_opens_its_own_doors_and_no_other() {
     let addr = listener.local_addr().unwrap();
     let tcp = format!("/?tcp={addr}");
     let sockets = format!("sockets = [\"tcp://{addr}\"]");
-    let matrix: [(&str, &str, &str, &[&str]); 6] = [
+    let url = format!("/?url=localhost:{}", HOST.addr().port());
+    let outbound = format!(
+        "[outbound]\nhosts = [\"http://localhost:{}\"]\nprivate = [\"127.0.0.0/8\"]",
+        HOST.addr().port()
+    );
+    let matrix: [(&str, &str, &str, &[&str]); 13] = [
+        (
+            "config",
+            "config = { greeting = \"hello\" }",
+            "/",
+            &["configuration", "configuration of one key"],
+        ),
+        ("config-other", "config = { other = \"1\" }", "/", &["configuration"]),
+        ("keyvalue", "keyvalue = {}", "/", &["key-value store"]),
+        (
+            "keyvalue-named",
+            "keyvalue = { stores = [\"counter\"] }",
+            "/",
+            &["key-value store by another name"],
+        ),
+        ("outbound", &outbound, &url, &["HTTP"]),
+        (
+            "tenant",
+            "outbound = { hosts = [\"http://hello.internal\"] }",
+            "/",
+            &["HTTP to another tenant"],
+        ),
+        // Listed, but what it resolves to is this machine.
+        (
+            "inward",
+            &format!("[outbound]\nhosts = [\"http://localhost:{}\"]", HOST.addr().port()),
+            &url,
+            &[],
+        ),
         ("args", "args = [\"--quiet\"]", "/", &["arguments"]),
         ("env", "env = { MODE = \"test\" }", "/", &["environment"]),
         (

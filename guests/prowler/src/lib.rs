@@ -4,6 +4,7 @@
 //! Parameters name what a manifest may have granted: `file=PATH`, `tcp=ADDR`, `url=AUTHORITY`.
 
 mod net;
+mod stores;
 
 use common::Target;
 use std::fmt::Display;
@@ -63,6 +64,10 @@ impl Guest for Prowler {
             ("HTTP to a public name", net::http("example.com")),
             ("HTTP to another tenant", net::http("hello.internal")),
             ("HTTP to itself", net::http("prowler.internal")),
+            ("configuration", stores::configuration()),
+            ("configuration of one key", stores::key("greeting")),
+            ("key-value store", stores::open("default")),
+            ("key-value store by another name", stores::open("counter")),
             ("fine monotonic clock", clock(Instant::now, |now, then| now.duration_since(then))),
             (
                 "fine wall clock",
