@@ -13,9 +13,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 export LC_ALL=C
 
 # How each guest is built. wasm32-wasip2 is what most users take: its standard library imports
-# environment, files and stdio. wasm32-unknown-unknown gives components that import only what they
-# call, and small ones.
+# environment, files and stdio; wasm32-wasip1 gives core modules. wasm32-unknown-unknown gives components
+# that import only what they call, and small ones.
 GUESTS='
+cgi-c              c-p1 cgi.c
+cgi-component      rust wasm32-wasip2
+cgi-rust           rust wasm32-wasip1
 counter            rust wasm32-unknown-unknown
 echo               rust wasm32-wasip2
 gather-p3          rust wasm32-unknown-unknown
@@ -72,7 +75,10 @@ sha() { sha256sum | cut -d' ' -f1; }
 source_files() {
   local dirs=("$1")
   case $(kind "$1") in
-    rust) ! grep -q '^common' "$1/Cargo.toml" || dirs+=(common) ;;
+    rust)
+      ! grep -q '^common' "$1/Cargo.toml" || dirs+=(common)
+      ! grep -q '^path = "../cgi-rust/' "$1/Cargo.toml" || dirs+=(cgi-rust)
+      ;;
     c) dirs+=(common-c bindgen) ;;
   esac
   find "${dirs[@]}" .cargo -type f \( -name '*.rs' -o -name '*.[chs]' -o -name '*.wit' -o -name Cargo.toml \
@@ -223,6 +229,25 @@ build_large() { # name
   printf '%-18s %7d bytes  not committed\n' "$name" "$(wc -c <"$name/$name.wasm")"
 }
 
+# A program for WASI preview 1 needs nothing but a C library.
+build_c_p1() { # name...
+  local name host sources linkers libc
+  local work=$OUT/c
+  mkdir -p "$work"
+  tools c
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  linkers=$(rustc --print sysroot)/lib/rustlib/$host/bin/gcc-ld
+  libc=$INSULA_LIBC/lib/wasm32-wasi
+  for name; do
+    mapfile -t sources < <(rest "$name" | xargs -n1)
+    env LD_LIBRARY_PATH="${INSULA_CC_LIBRARIES:-}" "$INSULA_CC" --target=wasm32-wasi --sysroot="$INSULA_LIBC" \
+      -Oz -Wall -Wextra -c "$name/${sources[0]}" -o "$work/$name.o"
+    PATH=$linkers:$PATH wasm-ld --gc-sections --strip-all --stack-first -z stack-size=65536 \
+      "$libc/crt1-command.o" "$work/$name.o" -L"$libc" -lc -o "$work/$name.wasm"
+    install_artifact "$name" "$work/$name.wasm"
+  done
+}
+
 build() { # name...
   local name target wanted small=()
   for name; do
@@ -234,7 +259,7 @@ build() { # name...
   for name; do
     [ -n "$(kind "$name")" ] || die "there is no guest called $name" "guests/build.sh --list"
   done
-  for target in wasm32-unknown-unknown wasm32-wasip2; do
+  for target in wasm32-unknown-unknown wasm32-wasip1 wasm32-wasip2; do
     wanted=()
     for name; do
       [ "$(kind "$name") $(rest "$name" | xargs)" != "rust $target" ] || wanted+=("$name")
@@ -244,6 +269,9 @@ build() { # name...
   wanted=()
   for name; do [ "$(kind "$name")" != c ] || wanted+=("$name"); done
   [ ${#wanted[@]} -eq 0 ] || build_c "${wanted[@]}"
+  wanted=()
+  for name; do [ "$(kind "$name")" != c-p1 ] || wanted+=("$name"); done
+  [ ${#wanted[@]} -eq 0 ] || build_c_p1 "${wanted[@]}"
 }
 
 case ${1:-} in

@@ -112,6 +112,31 @@ guests! {
         assert_eq!(host.tenant("hello-p3").summary.kind.as_str(), "http-0.3");
     }
 
+    cgi_c("cgi-c", host) {
+        assert_eq!(host.tenant("cgi-c").summary.kind.as_str(), "wasi-p1");
+        let fields = [("user-agent", "parrot/1")];
+        let told = host.connect().ask("GET", "cgi-c.localhost", "/a%20b?c=d", &fields, None);
+        let expected = "Hello from CGI!\nscript: \npath: /a b\nquery: c=d\nyou: 127.0.0.1, with parrot/1\n";
+        assert_eq!(told.expect_ok().text(), expected);
+        let body = b"one line\n".repeat(100_000);
+        let counted = host.connect().ask("POST", "cgi-c.localhost", "/", &[], Some(&body));
+        assert_eq!(counted.expect_ok().text(), "900000 bytes, 100000 lines\n");
+        let other = host.connect().ask("PUT", "cgi-c.localhost", "/", &[], None);
+        assert_eq!((other.status(), other.field("allow")), (405, Some("GET, HEAD, POST")));
+    }
+
+    cgi_rust("cgi-rust", host) {
+        assert_eq!(host.tenant("cgi-rust").summary.kind.as_str(), "wasi-p1");
+        let told = host.get("cgi-rust", "/").expect_ok().text();
+        assert!(told.contains("GREETING=granted\n"), "{told}");
+    }
+
+    cgi_component("cgi-component", host) {
+        assert_eq!(host.tenant("cgi-component").summary.kind.as_str(), "command");
+        let told = host.get("cgi-component", "/").expect_ok().text();
+        assert!(told.contains("GREETING=granted\n"), "{told}");
+    }
+
     echo("echo", host) {
         let described = host.get("echo", "/a?b").expect_ok().text();
         assert!(described.starts_with("GET /a?b\n"), "{described}");

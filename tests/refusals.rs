@@ -36,8 +36,6 @@ fn files_that_are_no_component() {
     refused("half", &hello[..hello.len() / 2], 3, &["truncated"]);
     refused("almost", &hello[..hello.len() - 1], 3, &["truncated"]);
     refused("future", b"\0asm\x63\0\x01\0", 3, &["version"]);
-    let module = wasm::binary(r#"(module (func (export "_start")))"#);
-    refused("core", &module, 3, &["core module", "wasm-tools component new", "wasm32-wasip2"]);
     let mut damaged = hello.clone();
     damaged[hello.len() / 3..hello.len() / 3 + 64].fill(0xa5);
     refused("damaged", &damaged, 3, &[]);
@@ -46,8 +44,6 @@ fn files_that_are_no_component() {
 #[test]
 fn components_that_cannot_be_served() {
     refused("no-exports", &wasm::binary("(component)"), 3, &["no handler", "incoming-handler"]);
-    let tool = fs::read(repo::guest("tool")).unwrap();
-    refused("command", &tool, 3, &["insula run"]);
     // An import of the right name with the wrong function in it, and imports that nobody offers.
     for (name, import, named) in [
         (
@@ -85,6 +81,93 @@ fn a_handler_that_is_not_there() {
         r#"(component (instance $h) (export "wasi:http/incoming-handler@0.2.0" (instance $h)))"#,
     );
     refused("hollow", &hollow, 3, &["handle"]);
+}
+
+#[test]
+fn handlers_of_another_type() {
+    let run = r#"(component (core module $m (func (export "run") (result i32) i32.const 0))
+        (core instance $i (instantiate $m))
+        (func $run (result u32) (canon lift (core func $i "run")))
+        (instance $e (export "run" (func $run)))"#;
+    let command = wasm::binary(&format!(r#"{run} (export "wasi:cli/run@0.2.0" (instance $e)))"#));
+    refused("odd-run", &command, 3, &["`run`", "wasi:cli/run@0.2.0", "type"]);
+    let handler = run.replace("\"run\"", "\"handle\"");
+    let handler =
+        format!(r#"{handler} (export "wasi:http/incoming-handler@0.2.3" (instance $e)))"#);
+    refused("odd-handle", &wasm::binary(&handler), 3, &["`handle`", "incoming-handler", "type"]);
+    // The right number of handles, of the wrong resources.
+    let swapped = wasm::binary(
+        r#"(component
+          (import "wasi:http/types@0.2.0" (instance $types
+            (export "incoming-request" (type $request (sub resource)))
+            (export "response-outparam" (type $outparam (sub resource)))))
+          (alias export $types "incoming-request" (type $request))
+          (core module $m (func (export "handle") (param i32 i32)))
+          (core instance $i (instantiate $m))
+          (func $handle (param "request" (own $request)) (param "response-out" (own $request))
+            (canon lift (core func $i "handle")))
+          (instance $handler (export "handle" (func $handle)))
+          (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#,
+    );
+    refused("swapped", &swapped, 3, &["`handle`", "incoming-handler", "type"]);
+}
+
+#[test]
+fn core_modules_that_are_no_programs() {
+    let import = |module: &str, name: &str| {
+        format!(
+            r#"(import "{module}" "{name}" (func)) (func (export "_start")) (memory (export "memory") 1)"#
+        )
+    };
+    let start = r#"(func (export "_start"))"#;
+    for (name, fields, words) in [
+        (
+            "library",
+            r#"(func (export "add"))"#.to_owned(),
+            vec!["core module", "`_start`", "add", "wasm-tools component new", "wasm32-wasip2"],
+        ),
+        (
+            "reactor",
+            r#"(func (export "_initialize"))"#.into(),
+            vec!["`_start`", "_initialize", "main"],
+        ),
+        (
+            "odd-start",
+            r#"(func (export "_start") (param i32))"#.into(),
+            vec!["`_start`", "without parameters"],
+        ),
+        ("no-func", r#"(memory (export "_start") 1)"#.into(), vec!["`_start`"]),
+        ("env", import("env", "foo"), vec!["`env.foo`", "link"]),
+        ("old", import("wasi_unstable", "fd_write"), vec!["`wasi_unstable.fd_write`", "preview 1"]),
+        ("threads", import("wasi", "thread-spawn"), vec!["`wasi.thread-spawn`", "threads"]),
+        ("browser", import("wbg", "__wbindgen_throw"), vec!["wbg.", "wasm-bindgen"]),
+        ("unknown-call", import("wasi_snapshot_preview1", "fd_levitate"), vec!["fd_levitate"]),
+        ("typed-call", import("wasi_snapshot_preview1", "fd_close"), vec!["fd_close"]),
+        (
+            "no-memory",
+            format!(
+                r#"(import "wasi_snapshot_preview1" "sched_yield" (func (result i32))) {start}"#
+            ),
+            vec!["memory"],
+        ),
+        (
+            "two-memories",
+            format!("{} {start}", "(memory 1)".repeat(9)),
+            vec!["larger than this host runs"],
+        ),
+        ("tables", format!("(table 300000 funcref) {start}"), vec!["larger than this host runs"]),
+    ] {
+        refused(name, &wasm::binary(&format!("(module {fields})")), 3, &words);
+    }
+    let module = wasm::binary(&format!("(module {start})"));
+    refused("cut-module", &module[..module.len() - 2], 3, &["truncated"]);
+}
+
+#[test]
+fn a_program_has_no_instance_to_reuse() {
+    let tool = repo::guest("tool");
+    let args = ["deploy", "reused", tool.to_str().unwrap(), "--reuse-requests", "5"];
+    HOST.cli(args).expect(3, &["reuse", "program", "hint:"]);
 }
 
 /// Writes a manifest beside a component, and deploys it.

@@ -34,6 +34,7 @@ mod rm;
 mod rollback;
 mod run;
 mod run_cache;
+mod run_flags;
 mod secret;
 mod secret_input;
 mod serve;

@@ -1,14 +1,14 @@
-//! `insula run`: one `wasi:cli/command` component, once, in the sandbox that tenants run in.
+//! `insula run`: one program, once, in the sandbox that tenants run in.
 
 use crate::artifact::Artifact;
 use crate::failure::{self, Exit, Failure};
 use crate::limit_flags::GuestLimits;
 use crate::progress::Progress;
 use crate::run_cache;
+use crate::run_flags::RunGrants;
 use crate::text::shell_word;
 use anyhow::{Context, Result};
 use clap::builder::ValueHint;
-use insula_model::api::GuestKind;
 use insula_model::config::CompilerLimits;
 use insula_model::manifest::ManifestError;
 use insula_model::{Ceilings, Grants, Limits, Manifest};
@@ -25,23 +25,25 @@ Examples:
   insula run ./tool.wasm
   insula run ./tool.wasm -- --verbose input
   echo hello | insula run ./upper.wasm --memory 16Mi --timeout 1m
+  insula run ./python.wasm --dir ./lib::/usr/lib/python:ro --env PYTHONHOME=/usr -- -c 'print(1)'
 
-The guest gets its arguments and standard input, output and error, and nothing else: no files, no
-network, no environment. Exit code: the guest's own (WASI 0.2 knows only 0 and 1); 125 if Insula
-refuses or ends it.";
+The program gets its arguments and standard input, output and error, and beyond that what the flags
+grant. Exit code: the program's own (WASI 0.2 knows only 0 and 1); 125 if Insula refuses or ends it.";
 
-/// Run a command component once, without a host.
+/// Run a program once, without a host: a WASI preview 1 module, or a wasi:cli component.
 ///
 /// It runs in the same sandbox as tenants do, within limits, on this standard input and output. The compiled form is kept in the cache directory, so that a second run starts at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The component, a .wasm file that exports wasi:cli/run
+    /// The program, a .wasm file that exports `_start` (preview 1) or wasi:cli/run
     #[arg(value_hint = ValueHint::FilePath)]
     file: PathBuf,
     /// Arguments for the guest
     #[arg(last = true, value_name = "ARG")]
     args: Vec<String>,
+    #[command(flatten)]
+    grants: RunGrants,
     #[command(flatten)]
     limits: GuestLimits,
 }
@@ -58,7 +60,7 @@ pub(crate) async fn run(args: Args) -> ExitCode {
 }
 
 async fn run_guest(args: Args) -> Result<u8> {
-    let limits = limits(args.limits)?;
+    let (limits, grants) = resolve(args.limits, args.grants, args.args)?;
     let shown = args.file.display();
     let artifact = Artifact::open(&args.file).await?;
     let digest = artifact.digest;
@@ -69,7 +71,7 @@ async fn run_guest(args: Args) -> Result<u8> {
     let compiled = insula_supervisor::compile(&store, &digest, &CompilerLimits::default()).await;
     drop(progress);
     let compiled = compiled.map_err(refused).with_context(|| format!("cannot run {shown}"))?;
-    if compiled.kind != GuestKind::Command {
+    if !compiled.kind.is_command() {
         let message =
             format!("{shown} answers HTTP requests ({}); it is no command", compiled.kind.as_str());
         let file = shell_word(&args.file.to_string_lossy());
@@ -79,7 +81,6 @@ async fn run_guest(args: Args) -> Result<u8> {
     }
     let name =
         args.file.file_name().unwrap_or(args.file.as_os_str()).to_string_lossy().into_owned();
-    let grants = Grants { args: args.args, ..Grants::default() };
     let spec = CommandSpec { name, grants, limits };
     Ok(command::run(&store, &digest, spec).await?)
 }
@@ -94,10 +95,12 @@ fn refused(error: CompileError) -> Failure {
 }
 
 /// The defaults of a manifest, and what the flags change.
-fn limits(flags: GuestLimits) -> Result<Limits> {
+fn resolve(limits: GuestLimits, grants: RunGrants, args: Vec<String>) -> Result<(Limits, Grants)> {
     let name = "run".parse().context("`run` is no name")?;
     let mut manifest = Manifest::named(name);
-    flags.apply(&mut manifest);
+    limits.apply(&mut manifest);
+    let mounts = grants.apply(&mut manifest)?;
+    manifest.args = Some(args);
     let resolved = manifest.resolve(&Ceilings::default()).map_err(|error| match error {
         // There is no host here, and no operator to ask for more.
         ManifestError::AboveCeiling { field, asked, ceiling, .. } => {
@@ -106,5 +109,5 @@ fn limits(flags: GuestLimits) -> Result<Limits> {
         }
         error => Failure::new(Exit::Usage, error.to_string()),
     })?;
-    Ok(resolved.limits)
+    Ok((resolved.limits, Grants { mounts, ..resolved.grants }))
 }

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod ceilings;
+pub mod cgi;
 pub mod config;
 pub mod digest;
 pub mod grants;

@@ -5,6 +5,7 @@
 
 use crate::engine::{Engines, Flavour};
 use crate::fault::{is_exhaustion, is_out_of};
+use crate::program::ProgramPre;
 use crate::state::State;
 use crate::store::{code_path, read_seal, try_read_seal};
 use insula_model::Digest;
@@ -13,9 +14,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre};
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime::{Engine, Module};
 use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2, p3};
 
@@ -65,7 +65,7 @@ pub struct Loader {
     engine_name: String,
 }
 
-/// A component, mapped and linked; shared by all tenants that use the artifact.
+/// An artifact, mapped and linked; shared by all tenants that use the artifact.
 pub struct Loaded {
     pub(crate) engine: Engine,
     pub(crate) pre: Pre,
@@ -75,7 +75,7 @@ pub struct Loaded {
 
 pub(crate) enum Pre {
     Http(ProxyPre<State>),
-    Command(CommandPre<State>),
+    Program(ProgramPre),
 }
 
 impl Pre {
@@ -84,11 +84,21 @@ impl Pre {
         Ok(match kind {
             GuestKind::Http02 => Self::Http(ProxyPre::P2(p2::bindings::ProxyPre::new(pre)?)),
             GuestKind::Http03 => Self::Http(ProxyPre::P3(p3::bindings::ServicePre::new(pre)?)),
-            GuestKind::Command => Self::Command(CommandPre::new(pre)?),
-            GuestKind::Command03 | GuestKind::Preview1 => {
-                return Err(wasmtime::Error::msg("this kind of program cannot be run yet"));
-            }
+            GuestKind::Command => Self::Program(ProgramPre::Command02(
+                wasmtime_wasi::p2::bindings::CommandPre::new(pre)?,
+            )),
+            GuestKind::Command03 => Self::Program(ProgramPre::Command03(
+                wasmtime_wasi::p3::bindings::CommandPre::new(pre)?,
+            )),
+            GuestKind::Preview1 => return Err(wasmtime::Error::msg("a module is no component")),
         })
+    }
+}
+
+impl Loaded {
+    /// Whether it is run once for each request, as a CGI program.
+    pub fn is_program(&self) -> bool {
+        matches!(self.pre, Pre::Program(_))
     }
 }
 
@@ -125,9 +135,17 @@ impl Loader {
         })?;
         // The very file that was verified, whatever its name points at by now.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let component = deserialize(&runtime.engine, Path::new(&path)).map_err(rejected)?;
-        let pre = runtime.linker.instantiate_pre(&component).map_err(rejected)?;
-        let pre = Pre::new(seal.kind, pre).map_err(rejected)?;
+        let path = Path::new(&path);
+        let pre = if seal.kind == GuestKind::Preview1 {
+            let module = deserialize_module(&runtime.engine, path).map_err(rejected)?;
+            let linker = self.engines.preview1().map_err(LoadError::System)?;
+            let pre = linker.instantiate_pre(&module).map_err(rejected)?;
+            Pre::Program(ProgramPre::Preview1(pre))
+        } else {
+            let component = deserialize(&runtime.engine, path).map_err(rejected)?;
+            let pre = runtime.linker.instantiate_pre(&component).map_err(rejected)?;
+            Pre::new(seal.kind, pre).map_err(rejected)?
+        };
         Ok(Loaded { engine: runtime.engine.clone(), pre, bytes: seal.length })
     }
 
@@ -166,6 +184,12 @@ fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     // checked the keyed seal over them, through the same descriptor that this path names. Files in
     // the code directory are replaced by rename, never written in place, so the mapping is stable.
     unsafe { Component::deserialize_file(engine, path) }
+}
+
+#[allow(unsafe_code)]
+fn deserialize_module(engine: &Engine, path: &Path) -> wasmtime::Result<Module> {
+    // SAFETY: as for components, word for word.
+    unsafe { Module::deserialize_file(engine, path) }
 }
 
 fn rejected(error: wasmtime::Error) -> LoadError {

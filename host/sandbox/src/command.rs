@@ -1,4 +1,4 @@
-//! `insula run`: a `wasi:cli/command` component, once, with this process's standard streams.
+//! `insula run`: a program, once, with this process's standard streams.
 //!
 //! The same engine, limits and loader as for tenants. Ends when the command does, or with a limit.
 
@@ -7,16 +7,14 @@ use crate::code::{LoadError, Loader, Pre};
 use crate::engine::{EngineError, Engines};
 use crate::epoch::Epoch;
 use crate::fault::GuestFault;
-use crate::invoke::{Gauge, limited_store};
-use crate::limiter::MemoryLimiter;
-use crate::state::State;
+use crate::invoke::{Gauge, Invocation};
+use crate::program;
 use crate::store::ArtifactStore;
-use insula_model::{Digest, Fault, Grants, Limits};
+use insula_model::{Digest, Fault, Grants, Limits, RequestId};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wasmtime_wasi::I32Exit;
 
 /// What to run a command with.
 #[derive(Debug, Clone)]
@@ -88,32 +86,31 @@ pub async fn run(
     let engines = Arc::new(Engines::new()?);
     let loader = Loader::new(engines.clone(), store.code_dir(), store.code_key());
     let loaded = loader.load(digest)?;
-    let Pre::Command(pre) = loaded.pre else { return Err(CommandError::NotACommand) };
+    let Pre::Program(pre) = &loaded.pre else { return Err(CommandError::NotACommand) };
     let epoch = Epoch::start(engines)?;
-    let gauge = Arc::new(Gauge::default());
-    let ended = |error: &wasmtime::Error| CommandError::Ended(GuestFault::classify(error, &gauge));
-
     let timeout = Duration::from_millis(spec.limits.timeout_ms);
-    let deadline = Instant::now() + timeout;
-    let limiter = MemoryLimiter::new(spec.limits.memory_bytes, gauge.clone());
     let capabilities = Arc::new(Capabilities::new(&spec.name, &spec.grants, &[]));
-    let state = State::command(limiter, spec.limits.fuel, deadline, capabilities);
-    let mut store = limited_store(&loaded.engine, state).map_err(|error| ended(&error))?;
-    let mut guest = pin!(async {
-        let command = pre.instantiate_async(&mut store).await?;
-        command.wasi_cli_run().call_run(&mut store).await
-    });
+    let mut wasi = capabilities.wasi();
+    wasi.inherit_stdio();
+    let invocation = Invocation {
+        memory_bytes: spec.limits.memory_bytes,
+        fuel: spec.limits.fuel,
+        deadline: Instant::now() + timeout,
+        log: Arc::new(|_, _, _| ()),
+        request: RequestId::new(0, 0),
+        gauge: Arc::new(Gauge::default()),
+        capabilities,
+        edge: None,
+        hops: 0,
+    };
+    let mut guest = pin!(program::run(&loaded.engine, pre, &invocation, wasi));
     let guest = poll_fn(|cx| {
         epoch.guest_runs();
         guest.as_mut().poll(cx)
     });
     match tokio::time::timeout(timeout, guest).await {
         Err(_) => Err(CommandError::Ended(GuestFault::new(Fault::Deadline, ""))),
-        Ok(Ok(Ok(()))) => Ok(0),
-        Ok(Ok(Err(()))) => Ok(1),
-        Ok(Err(error)) => match error.downcast_ref::<I32Exit>() {
-            Some(I32Exit(code)) => Ok(u8::try_from(*code).unwrap_or(1)),
-            None => Err(ended(&error)),
-        },
+        Ok(Ok(code)) => Ok(u8::try_from(code).unwrap_or(1)),
+        Ok(Err(fault)) => Err(CommandError::Ended(fault)),
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::code::{Pre, flavour};
 use crate::engine::{Flavour, checking};
-use crate::linker;
+use crate::{exports, linker, preview1};
 use insula_model::api::GuestKind;
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
 
 /// How much the compiler steps back behind the workers: the lowest ordinary priority.
 const NICENESS: i32 = 19;
@@ -123,7 +123,9 @@ const BUILD_HINT: &str =
     "build a component, for instance with `cargo build --target wasm32-wasip2 --release`";
 
 fn compile(bytes: &[u8]) -> Result<(GuestKind, Vec<u8>), Refusal> {
-    check_preamble(bytes)?;
+    if check_preamble(bytes)? == Layer::Module {
+        return compile_module(bytes);
+    }
     // Most components are 0.2, and one that needs the async component model is turned down by the
     // first validation pass, long before anything is compiled.
     let first = match compile_as(bytes, Flavour::Wasi02) {
@@ -137,7 +139,14 @@ fn compile(bytes: &[u8]) -> Result<(GuestKind, Vec<u8>), Refusal> {
     })
 }
 
-fn check_preamble(bytes: &[u8]) -> Result<(), Refusal> {
+/// What a preamble says that the rest is.
+#[derive(PartialEq, Eq)]
+enum Layer {
+    Module,
+    Component,
+}
+
+fn check_preamble(bytes: &[u8]) -> Result<Layer, Refusal> {
     let Some(preamble) = bytes.get(..8) else {
         return Err(if bytes.is_empty() {
             Refusal::new("the file is empty", "check the path and the build that writes it")
@@ -162,13 +171,8 @@ fn check_preamble(bytes: &[u8]) -> Result<(), Refusal> {
         ));
     }
     match preamble[4..] {
-        [1, 0, 0, 0] => Err(Refusal::new(
-            "this is a core module, and a component is needed",
-            "lift it with `wasm-tools component new IN.wasm -o OUT.wasm` (a WASI preview 1 module \
-             also needs `--adapt wasi_snapshot_preview1.reactor.wasm`), or build it for \
-             wasm32-wasip2, which makes a component",
-        )),
-        [13, 0, 1, 0] => Ok(()),
+        [1, 0, 0, 0] => Ok(Layer::Module),
+        [13, 0, 1, 0] => Ok(Layer::Component),
         _ => Err(Refusal::new(
             format!("unknown WebAssembly version {:02x?}", &preamble[4..]),
             "build it with a current toolchain",
@@ -184,31 +188,10 @@ enum Attempt {
 }
 
 fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8>), Attempt> {
-    let internal = |error: wasmtime::Error| {
-        Attempt::Refused(Refusal {
-            message: format!("the compiler cannot start: {error:#}"),
-            hint: None,
-        })
-    };
+    let internal = |error| Attempt::Refused(internal(&error));
     let engine = Engine::new(&checking(flavour_tried)).map_err(internal)?;
-    let component = Component::new(&engine, bytes).map_err(|error| {
-        let message = format!("{error:#}");
-        if message.contains("exceeds") {
-            return Attempt::OtherEngine(Refusal::new(
-                format!("the component is larger than this host runs: {message}"),
-                "split it, or build it with smaller tables and memories; the bounds are part of the host",
-            ));
-        }
-        let truncated = message.contains("unexpected end") || message.contains("out of bounds");
-        Attempt::OtherEngine(if truncated {
-            Refusal::new(
-                format!("the component is truncated or damaged: {message}"),
-                "copy it again, or build it again",
-            )
-        } else {
-            Refusal::new(format!("the component is not valid: {message}"), BUILD_HINT)
-        })
-    })?;
+    let component = Component::new(&engine, bytes)
+        .map_err(|error| Attempt::OtherEngine(invalid("component", &error)))?;
     let kind = kind(&engine, &component).map_err(Attempt::Refused)?;
     if flavour(kind) != flavour_tried {
         return Err(Attempt::OtherEngine(Refusal {
@@ -228,7 +211,8 @@ fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8
              build without the named import, or compose the component with one that provides it",
         ))
     })?;
-    Pre::new(kind, pre).map_err(|error| {
+    let ty = linker.substituted_component_type(&component).map_err(internal)?;
+    Pre::new(kind, pre).and_then(|_| exports::check(kind, &engine, &ty)).map_err(|error| {
         Attempt::Refused(Refusal::new(
             format!("what the component exports to be called is not what WASI defines: {error:#}"),
             BUILD_HINT,
@@ -236,6 +220,39 @@ fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8
     })?;
     let code = component.serialize().map_err(internal)?;
     Ok((kind, code))
+}
+
+fn internal(error: &wasmtime::Error) -> Refusal {
+    Refusal { message: format!("the compiler cannot start: {error:#}"), hint: None }
+}
+
+/// `what` does not validate, or is more than a worker's engine would take.
+fn invalid(what: &str, error: &wasmtime::Error) -> Refusal {
+    let message = format!("{error:#}");
+    if message.contains("exceeds") {
+        Refusal::new(
+            format!("the {what} is larger than this host runs: {message}"),
+            "split it, or build it with smaller tables and memories; the bounds are part of the host",
+        )
+    } else if message.contains("unexpected end") || message.contains("out of bounds") {
+        Refusal::new(
+            format!("the {what} is truncated or damaged: {message}"),
+            "copy it again, or build it again",
+        )
+    } else {
+        Refusal::new(format!("the {what} is not valid: {message}"), BUILD_HINT)
+    }
+}
+
+/// A core module, which must be a preview 1 program.
+fn compile_module(bytes: &[u8]) -> Result<(GuestKind, Vec<u8>), Refusal> {
+    let internal = |error| internal(&error);
+    let engine = Engine::new(&checking(flavour(GuestKind::Preview1))).map_err(internal)?;
+    let module = Module::new(&engine, bytes).map_err(|error| invalid("module", &error))?;
+    let linker = preview1::linker(&engine).map_err(internal)?;
+    preview1::check(&module, &linker)
+        .map_err(|(cause, mend)| Refusal::new(format!("{cause} (it is a core module)"), mend))?;
+    Ok((GuestKind::Preview1, module.serialize().map_err(internal)?))
 }
 
 fn kind(engine: &Engine, component: &Component) -> Result<GuestKind, Refusal> {
@@ -248,12 +265,14 @@ fn kind(engine: &Engine, component: &Component) -> Result<GuestKind, Refusal> {
         Ok(GuestKind::Http03)
     } else if exports("wasi:cli/run@0.2.") {
         Ok(GuestKind::Command)
+    } else if exports("wasi:cli/run@0.3.") {
+        Ok(GuestKind::Command03)
     } else {
         let found = if names.is_empty() { "nothing".into() } else { names.join(", ") };
         Err(Refusal::new(
             format!("the component has no handler: it exports {found}"),
             "to be served it must export `wasi:http/incoming-handler@0.2.x` or `wasi:http/handler@0.3.x`; \
-             to be run once with `insula run`, `wasi:cli/run@0.2.x`",
+             to be run as a program, `wasi:cli/run@0.2.x` or `wasi:cli/run@0.3.x`",
         ))
     }
 }

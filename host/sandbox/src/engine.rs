@@ -1,18 +1,19 @@
 //! The two engines, and what they have in common with the compiler's.
 //!
-//! Components of WASI 0.2 run in an engine without the component model's concurrency, which makes
+//! Components of WASI 0.2, and preview 1 modules, run in an engine without the component model's concurrency, which makes
 //! every call cheaper; those of 0.3 need it. Code compiled for one does not load in the other.
 //!
 //! Bounds: the constants below, per worker. Ends with the process.
 
 use crate::linker;
+use crate::preview1;
 use crate::state::State;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Live instances of WASI 0.2 components in one worker: each takes 4 GiB of address space and a few
+/// Live instances of WASI 0.2 components and preview 1 modules in one worker: each takes 4 GiB of address space and a few
 /// of the process's memory mappings (`vm.max_map_count`).
 pub const LIVE_INSTANCES_MAX: u32 = 4_096;
 /// Live instances of WASI 0.3 components in one worker.
@@ -144,6 +145,8 @@ pub struct Engines {
     wasi03: OnceLock<Runtime>,
     /// Held while the second engine is made: two at once would reserve its pools twice.
     making: Mutex<()>,
+    /// In the first engine; made when the first preview 1 program is loaded.
+    preview1: OnceLock<Result<wasmtime::Linker<State>, String>>,
 }
 
 pub(crate) struct Runtime {
@@ -163,7 +166,12 @@ impl Engines {
     /// The engine for 0.2 components, with its pools reserved.
     pub fn new() -> Result<Self, EngineError> {
         let wasi02 = Runtime::new(Flavour::Wasi02)?;
-        Ok(Self { wasi02, wasi03: OnceLock::new(), making: Mutex::new(()) })
+        Ok(Self {
+            wasi02,
+            wasi03: OnceLock::new(),
+            making: Mutex::new(()),
+            preview1: OnceLock::new(),
+        })
     }
 
     pub(crate) fn runtime(&self, flavour: Flavour) -> Result<&Runtime, EngineError> {
@@ -181,6 +189,14 @@ impl Engines {
                 }
             }
         }
+    }
+
+    /// What preview 1 programs are linked with.
+    pub(crate) fn preview1(&self) -> Result<&wasmtime::Linker<State>, String> {
+        let made = self.preview1.get_or_init(|| {
+            preview1::linker(&self.wasi02.engine).map_err(|error| error.to_string())
+        });
+        made.as_ref().map_err(Clone::clone)
     }
 
     /// Engines whose epoch must advance while guests run.

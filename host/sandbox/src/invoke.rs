@@ -11,6 +11,7 @@
 //! start functions run under them too.
 
 use crate::capabilities::Capabilities;
+use crate::cgi::{self, Edge};
 use crate::code::{Loaded, Pre};
 use crate::fault::{DeadlinePassed, GuestFault, is_exhaustion};
 use crate::limiter::MemoryLimiter;
@@ -29,11 +30,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use wasmtime::{AsContextMut, Engine, Store, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
-use wasmtime_wasi_http::{Error as HttpError, WasiHttpView};
 
 pub use crate::limiter::Gauge;
+pub(crate) use wasmtime_wasi_http::Error as HttpError;
 
 /// Bytes that a guest may hand to one host call.
 const HOSTCALL_BYTES_MAX: usize = 16 << 20;
@@ -92,6 +94,8 @@ pub struct Invocation {
     pub hops: u32,
     /// What the guest may reach.
     pub capabilities: Arc<Capabilities>,
+    /// Where the request came in; only programs are told, so only for them it needs to be there.
+    pub edge: Option<Edge>,
 }
 
 /// A live instance between two requests.
@@ -110,7 +114,7 @@ pub struct Finished {
     pub refused: Option<Box<http::Request<GuestBody>>>,
 }
 
-type Head = Result<http::Response<GuestBody>, wasmtime::Error>;
+pub(crate) type Head = Result<http::Response<GuestBody>, wasmtime::Error>;
 
 /// A request in progress.
 pub struct Running {
@@ -144,7 +148,11 @@ impl Running {
     ) -> Self {
         let (sender, head) = oneshot::channel();
         let gauge = invocation.gauge.clone();
-        let guest = Box::pin(run(loaded, reused, request, invocation, sender));
+        let guest: Pin<Box<dyn Future<Output = Finished> + Send>> = if loaded.is_program() {
+            Box::pin(run_program(loaded, request, invocation, sender))
+        } else {
+            Box::pin(run(loaded, reused, request, invocation, sender))
+        };
         Self { guest: Some(guest), head, gauge }
     }
 
@@ -186,6 +194,18 @@ impl Running {
     }
 }
 
+async fn run_program(
+    loaded: Arc<Loaded>,
+    request: http::Request<GuestBody>,
+    invocation: Invocation,
+    head: oneshot::Sender<Head>,
+) -> Finished {
+    match &loaded.pre {
+        Pre::Program(pre) => cgi::run(&loaded.engine, pre, request, invocation, head).await,
+        Pre::Http(_) => Finished { fault: None, instance: None, refused: None },
+    }
+}
+
 async fn run(
     loaded: Arc<Loaded>,
     reused: Option<Instance>,
@@ -224,7 +244,7 @@ async fn run(
 impl Instance {
     async fn new(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<Self> {
         let Pre::Http(pre) = &loaded.pre else {
-            return Err(wasmtime::Error::msg("a command cannot serve requests"));
+            return Err(wasmtime::Error::msg("a program does not handle requests"));
         };
         let limiter = MemoryLimiter::new(invocation.memory_bytes, invocation.gauge.clone());
         let Invocation { fuel, deadline, request, hops, .. } = *invocation;

@@ -9,23 +9,29 @@
 #![deny(unsafe_code)]
 
 pub mod capabilities;
+pub mod cgi;
 pub mod code;
 pub mod command;
 pub mod compile;
 pub mod engine;
 pub mod epoch;
+mod exports;
 pub mod fault;
 pub mod invoke;
 mod limiter;
 mod linker;
 pub mod log;
 pub mod outbound;
+mod preview1;
+pub mod program;
 mod seal;
 mod state;
 pub mod store;
 
 pub use capabilities::Capabilities;
+pub use cgi::Edge;
 pub use code::{LoadError, Loaded};
 pub use engine::Engines;
 pub use fault::GuestFault;
 pub use invoke::{GuestBody, Invocation, Running};
+pub use program::Program;

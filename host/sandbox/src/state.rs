@@ -4,6 +4,7 @@
 //! limiter. Belongs to one tenant and one revision; ends with the store.
 
 use crate::capabilities::{Capabilities, config, keyvalue};
+use crate::invoke::Invocation;
 use crate::limiter::{Gauge, MemoryLimiter};
 use crate::log::{GuestStream, LineSink};
 use crate::outbound::{self, CallContext};
@@ -13,7 +14,8 @@ use insula_model::api::LogStream;
 use std::sync::Arc;
 use std::time::Instant;
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -26,12 +28,20 @@ const FIELDS_BYTES_MAX: usize = 128 << 10;
 /// The data of a [`wasmtime::Store`].
 pub(crate) struct State {
     wasi: Wasi,
+    /// A preview 1 program's, with descriptors and a resource table of its own.
+    preview1: Option<Box<WasiP1Ctx>>,
     http: WasiHttpCtx,
     pub(crate) table: ResourceTable,
     pub(crate) limiter: MemoryLimiter,
     pub(crate) deadline: Instant,
     /// Fuel the current request started with.
     pub(crate) fuel: u64,
+}
+
+/// A program's WASI context, streams and all.
+pub(crate) enum ProgramCtx {
+    Component(Box<WasiCtx>),
+    Preview1(Box<WasiP1Ctx>),
 }
 
 /// WASI's context is a dozen allocations and two seeded generators, and most requests never look at
@@ -63,25 +73,28 @@ impl State {
         Self::with(wasi, limiter, fuel, deadline)
     }
 
-    /// A command with this process's standard streams.
-    pub(crate) fn command(
+    /// For a program, which has its streams already.
+    pub(crate) fn program(
         limiter: MemoryLimiter,
-        fuel: u64,
-        deadline: Instant,
-        capabilities: Arc<Capabilities>,
+        invocation: &Invocation,
+        ctx: ProgramCtx,
     ) -> Self {
-        let mut builder = capabilities.wasi();
-        builder.inherit_stdio();
-        let wasi = Wasi {
-            ctx: Some(Box::new(builder.build())),
-            streams: None,
-            log: Arc::new(|_, _, _| ()),
-            request: RequestId::new(0, 0),
-            hops: 0,
-            deadline,
-            capabilities,
+        let (ctx, preview1) = match ctx {
+            ProgramCtx::Component(ctx) => (Some(ctx), None),
+            ProgramCtx::Preview1(mut ctx) => {
+                ctx.ctx().table.set_max_capacity(RESOURCES_MAX);
+                (None, Some(ctx))
+            }
         };
-        Self::with(wasi, limiter, fuel, deadline)
+        let Invocation { fuel, deadline, request, hops, .. } = *invocation;
+        let (log, capabilities) = (invocation.log.clone(), invocation.capabilities.clone());
+        let wasi = Wasi { ctx, streams: None, log, request, hops, deadline, capabilities };
+        Self { preview1, ..Self::with(wasi, limiter, fuel, deadline) }
+    }
+
+    /// What preview 1's functions work on. It is there wherever they are linked.
+    pub(crate) fn preview1(&mut self) -> &mut WasiP1Ctx {
+        self.preview1.get_or_insert_with(|| Box::new(WasiCtxBuilder::new().build_p1()))
     }
 
     fn with(wasi: Wasi, limiter: MemoryLimiter, fuel: u64, deadline: Instant) -> Self {
@@ -89,7 +102,7 @@ impl State {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self { wasi, http, table, limiter, deadline, fuel }
+        Self { wasi, preview1: None, http, table, limiter, deadline, fuel }
     }
 
     /// What `wasi:config` works on.

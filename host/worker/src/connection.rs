@@ -39,6 +39,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
 /// What a request knows about its connection, or about the call that it is.
 pub(crate) struct Peer {
+    /// The client; a tenant has no address.
+    pub(crate) from: Option<SocketAddr>,
     pub(crate) forwarded: HeaderValue,
     /// The tenant that another one calls, which no route decides.
     pub(crate) callee: Option<Rc<Tenant>>,
@@ -66,6 +68,7 @@ pub(crate) struct Busy(Rc<Peer>);
 impl Peer {
     fn new(forwarded: HeaderValue, callee: Option<Rc<Tenant>>, hops: u32) -> Self {
         Self {
+            from: None,
             forwarded,
             callee,
             hops,
@@ -98,7 +101,7 @@ impl Drop for Busy {
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     // Small answers must not wait for the client's acknowledgements.
     let _ = stream.set_nodelay(true);
-    let peer = Rc::new(Peer::new(headers::forwarded(from), None, 0));
+    let peer = Rc::new(Peer { from: Some(from), ..Peer::new(headers::forwarded(from), None, 0) });
     let service = {
         let (worker, peer) = (worker.clone(), peer.clone());
         service_fn(move |request: Request<Incoming>| {

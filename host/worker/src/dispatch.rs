@@ -15,10 +15,10 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use http_body::Body;
 use insula_model::api::LogStream;
-use insula_model::route::normalise_host;
+use insula_model::route::{Route, normalise_host, prefix_matches};
 use insula_model::{Fault, Outcome, RequestId, Usage};
 use insula_sandbox::invoke::Finished;
-use insula_sandbox::{GuestBody, GuestFault, Invocation, Loaded, Running};
+use insula_sandbox::{Edge, GuestBody, GuestFault, Invocation, Loaded, Running};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -105,14 +105,16 @@ async fn answer(
         Some((instance, served)) => (Some(instance), served),
         None => (None, 0),
     };
-    let mut running = Running::start(loaded, reused, request, invocation(&ticket, id, peer.hops));
+    let edge = loaded.is_program().then(|| edge(&worker, &tenant, &peer, &request));
+    let mut running =
+        Running::start(loaded, reused, request, invocation(&ticket, id, peer.hops, edge));
     let mut head = invoke(&mut ticket, &mut running).await;
     if let Err(Failed { refused: Some(request), .. }) = &mut head
         && worker.make_room()
         && let Ok(loaded) = load(&worker, &tenant).await
     {
         let request = std::mem::take(&mut **request);
-        running = Running::resume(loaded, None, request, invocation(&ticket, id, peer.hops));
+        running = Running::resume(loaded, None, request, invocation(&ticket, id, peer.hops, None));
         head = invoke(&mut ticket, &mut running).await;
     }
     // What the client did wrong explains what the guest made of it.
@@ -168,7 +170,7 @@ fn route(worker: &Worker, parts: &mut http::request::Parts) -> Result<Rc<Tenant>
 }
 
 /// Under which limits a request runs.
-fn invocation(ticket: &Ticket, id: RequestId, hops: u32) -> Invocation {
+fn invocation(ticket: &Ticket, id: RequestId, hops: u32, edge: Option<Edge>) -> Invocation {
     let tenant = &ticket.tenant;
     Invocation {
         memory_bytes: tenant.entry.limits.memory_bytes,
@@ -179,6 +181,24 @@ fn invocation(ticket: &Ticket, id: RequestId, hops: u32) -> Invocation {
         gauge: ticket.gauge.clone(),
         hops,
         capabilities: tenant.capabilities.clone(),
+        edge,
+    }
+}
+
+/// What a program is told beyond the request itself.
+fn edge<B>(worker: &Worker, tenant: &Tenant, peer: &Peer, request: &Request<B>) -> Edge {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.and_then(normalise_host).unwrap_or_default();
+    let path = request.uri().path();
+    let led_here = |route: &&Route| route.host() == host && prefix_matches(route.prefix(), path);
+    let prefix =
+        tenant.entry.routes.iter().filter(led_here).map(Route::prefix).max_by_key(|p| p.len());
+    let none = Edge::default();
+    Edge {
+        client: peer.from.unwrap_or(none.client),
+        port: peer.from.map_or(none.port, |_| worker.port.get()),
+        prefix: prefix.map_or(none.prefix, Into::into),
+        scheme: none.scheme,
     }
 }
 

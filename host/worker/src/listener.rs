@@ -23,6 +23,7 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// Accepts until the worker drains.
 pub(crate) async fn run(worker: Rc<Worker>, listener: TcpListener) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
+    worker.port.set(listener.local_addr()?.port());
     // tokio's own listener has no way to wait without accepting. The replacement of this constructor
     // is unsafe for types whose descriptor may change; a `TcpListener`'s never does.
     #[allow(deprecated)]

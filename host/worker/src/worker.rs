@@ -36,6 +36,8 @@ pub(crate) struct Worker {
     names: RefCell<HashMap<Box<str>, u32>>,
     outbound: Arc<Outbound>,
     pub(crate) running: Cell<u64>,
+    /// The port that tenants are served at.
+    pub(crate) port: Cell<u16>,
     pub(crate) connections: Cell<u64>,
     pub(crate) connection_closed: Notify,
     pub(crate) draining: Cell<bool>,
@@ -77,6 +79,7 @@ impl Worker {
             names: RefCell::default(),
             outbound,
             running: Cell::new(0),
+            port: Cell::new(0),
             connections: Cell::new(0),
             connection_closed: Notify::new(),
             draining: Cell::new(false),

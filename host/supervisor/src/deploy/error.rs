@@ -30,9 +30,6 @@ pub(crate) enum DeployError {
     /// It was not uploaded, or removed since.
     #[error("artifact {0} is not on this host")]
     NoArtifact(Digest),
-    /// A component that is run once, not served.
-    #[error("the component exports `wasi:cli/run`: it is a command and has no HTTP handler")]
-    Command,
     /// A schedule for what is served.
     #[error("`schedule` is for programs that run and end, and this artifact is {}: it answers requests", .0.as_str())]
     NotAJob(GuestKind),
@@ -105,9 +102,6 @@ impl DeployError {
                     "upload it first: PUT /v1/artifacts/{digest}; `insula deploy` does both"
                 )),
             ),
-            Self::Command => {
-                some(ErrorCode::InvalidArtifact, "run it with `insula run FILE -- ARGS`")
-            }
             Self::NotAJob(_) => some(
                 ErrorCode::InvalidManifest,
                 "leave out `schedule`, or deploy a command: one that exports `wasi:cli/run`, or a WASI p1 module",

@@ -121,9 +121,6 @@ impl Resolved {
 impl Uploaded {
     async fn compile(self, compilers: &Compilers) -> Result<Compiled, DeployError> {
         let code = compilers.compiled(self.resolved.artifact, Asker::Deploy).await?;
-        if code.kind == GuestKind::Command {
-            return Err(DeployError::Command);
-        }
         reach::check_kind(code.kind, &self.resolved.plan)?;
         Ok(Compiled { uploaded: self, code })
     }
