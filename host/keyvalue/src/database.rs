@@ -30,7 +30,7 @@ impl Database {
     pub fn new(dir: &Path) -> Self {
         Self(Arc::new(Inner {
             dir: dir.to_path_buf(),
-            under_way: Arc::new(Semaphore::new(UNDER_WAY_KIB_MAX)),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY_KIB_MAX as usize)),
             queue: Mutex::new(None),
         }))
     }
@@ -51,10 +51,10 @@ impl Database {
             return Ok(queue.clone());
         }
         let (sender, calls) = mpsc::channel(QUEUE_CALLS_MAX);
-        let (dir, under_way) = (self.0.dir.clone(), self.0.under_way.clone());
+        let dir = self.0.dir.clone();
         std::thread::Builder::new()
             .name("keyvalue".into())
-            .spawn(move || serve(&dir, calls, &under_way))
+            .spawn(move || serve(&dir, calls))
             .map_err(|error| Error::Failed(format!("no thread can be started: {error}")))?;
         *queue = Some(sender.clone());
         Ok(sender)
@@ -62,7 +62,7 @@ impl Database {
 }
 
 /// The thread: whatever is queued makes a group.
-fn serve(dir: &Path, mut calls: mpsc::Receiver<Call>, under_way: &Arc<Semaphore>) {
+fn serve(dir: &Path, mut calls: mpsc::Receiver<Call>) {
     let mut connection: Option<Connection> = None;
     let mut group = Vec::new();
     while calls.blocking_recv_many(&mut group, GROUP_CALLS_MAX) > 0 {
@@ -73,7 +73,7 @@ fn serve(dir: &Path, mut calls: mpsc::Receiver<Call>, under_way: &Arc<Semaphore>
             None => schema::open(dir).map(|opened| connection.insert(opened)),
         };
         match opened {
-            Ok(connection) => group::run(connection, group, under_way),
+            Ok(connection) => group::run(connection, group),
             Err(error) => group.into_iter().for_each(|call| call.finish(Err(error.clone()))),
         }
     }

@@ -1,6 +1,6 @@
 //! What can be done with entries, as SQL. Blocks; runs on the database's thread alone.
 
-use crate::{BATCH_BYTES_MAX, ENTRY_BYTES, Error, PAGE_KEYS_MAX};
+use crate::{BATCH_BYTES_MAX, ENTRY_BYTES, Error, KEY_BYTES_MAX, PAGE_KEYS_MAX, VALUE_BYTES_MAX};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// Which write made an entry what it is; 0 for none. Never the same twice in a tenant.
@@ -53,6 +53,31 @@ pub(crate) enum Answer {
     Number(i128),
     /// The entry had changed; its version now.
     Changed(Version),
+}
+
+impl Read {
+    /// How many keys it looks for, and the most bytes that its answer may have.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Values(keys) => (keys.len(), BATCH_BYTES_MAX.min(keys.len() * VALUE_BYTES_MAX)),
+            Self::Exists(_) | Self::Version(_) => (1, 0),
+            Self::Keys { .. } => (PAGE_KEYS_MAX, PAGE_KEYS_MAX * KEY_BYTES_MAX),
+        }
+    }
+}
+
+impl Write {
+    /// How many keys it changes, and the bytes that it carries.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Set(pairs) => {
+                (pairs.len(), pairs.iter().map(|(key, value)| key.len() + value.len()).sum())
+            }
+            Self::Delete(keys) => (keys.len(), keys.iter().map(String::len).sum()),
+            Self::Increment(key, _) => (1, key.len()),
+            Self::Swap { key, value, .. } => (1, key.len() + value.len()),
+        }
+    }
 }
 
 impl Answer {

@@ -1,15 +1,16 @@
 //! Calls that are done together: reads first, then all writes in one transaction.
 //!
-//! One commit is one wait for the disk, whoever shares it. A write that fails is undone alone; only if
+//! One commit is one wait for the disk, whoever shares it, and long enough to do [`COMMIT_WORK_MAX`]
+//! units of work. A write that fails is undone alone; only if
 //! the transaction itself fails is each write tried again by itself, so that one tenant's large write
 //! on a full disk does not fail another's delete.
 
 use crate::entries::{self, Answer, Read, Write};
-use crate::{Error, UNDER_WAY_KIB_MAX};
+use crate::{COMMIT_WORK_MAX, Error, SPACE_WORK_MAX, UNDER_WAY_KIB_MAX, UNIT_KEYS, UNIT_KIB};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// What somebody waits for, and the share of the memory bound that it holds.
 pub(crate) type Reply = Result<(Answer, Option<OwnedSemaphorePermit>), Error>;
@@ -21,6 +22,21 @@ pub(crate) enum Operation {
     Write(Write),
 }
 
+impl Operation {
+    /// KiB that it and its answer may hold, and units of work.
+    pub(crate) fn cost(&self) -> (u32, u32) {
+        let (keys, bytes) = match self {
+            Self::Read(read) => read.size(),
+            Self::Write(write) => write.size(),
+        };
+        let kib = kib(bytes);
+        let keys = u32::try_from(keys.div_ceil(UNIT_KEYS)).unwrap_or(u32::MAX);
+        // What a read finds is not known yet, and mostly small.
+        let bytes = if matches!(self, Self::Write(_)) { kib.div_ceil(UNIT_KIB) } else { 0 };
+        (kib, keys.max(bytes).clamp(1, SPACE_WORK_MAX))
+    }
+}
+
 /// A call on its way.
 pub(crate) struct Call {
     pub(crate) tenant: Arc<str>,
@@ -30,8 +46,10 @@ pub(crate) struct Call {
     pub(crate) removed: Arc<AtomicBool>,
     pub(crate) operation: Operation,
     pub(crate) answer: oneshot::Sender<Reply>,
-    /// For what it carries.
-    pub(crate) _carried: OwnedSemaphorePermit,
+    /// [`Operation::cost`]
+    pub(crate) work: u32,
+    /// Its share of the memory bound.
+    pub(crate) share: OwnedSemaphorePermit,
 }
 
 impl Call {
@@ -62,13 +80,13 @@ impl Call {
 
 /// Kibibytes that `bytes` count for.
 pub(crate) fn kib(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1 << 10).clamp(1, UNDER_WAY_KIB_MAX)).unwrap_or(u32::MAX)
+    u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX).clamp(1, UNDER_WAY_KIB_MAX)
 }
 
 /// Does these calls and answers them.
-pub(crate) fn run(connection: &mut Connection, calls: Vec<Call>, under_way: &Arc<Semaphore>) {
+pub(crate) fn run(connection: &mut Connection, calls: Vec<Call>) {
     let mut writes = Vec::new();
-    for call in calls {
+    for mut call in calls {
         if call.answer.is_closed() {
             continue;
         }
@@ -76,23 +94,35 @@ pub(crate) fn run(connection: &mut Connection, calls: Vec<Call>, under_way: &Arc
             Operation::Write(_) => writes.push(call),
             Operation::Read(read) => {
                 let found = entries::read(connection, &call.tenant, &call.store, read);
-                let reply = found.and_then(|answer| {
-                    let share = under_way.clone().try_acquire_many_owned(kib(answer.bytes()));
-                    share.map(|share| (answer, Some(share))).map_err(|_| Error::Busy)
+                let reply = found.map(|answer| {
+                    let share = call.share.split(kib(answer.bytes()) as usize);
+                    (answer, share)
                 });
                 call.finish(reply);
             }
         }
     }
-    if writes.is_empty() {
-        return;
+    let (mut together, mut work) = (Vec::new(), 0);
+    for call in writes {
+        work += call.work;
+        if work > COMMIT_WORK_MAX && !together.is_empty() {
+            write(connection, std::mem::take(&mut together));
+            work = call.work;
+        }
+        together.push(call);
     }
+    if !together.is_empty() {
+        write(connection, together);
+    }
+}
+
+fn write(connection: &mut Connection, writes: Vec<Call>) {
     match commit(connection, &writes) {
         Ok(answers) => answer(writes, answers),
         Err(_) if writes.len() > 1 => {
             for call in writes {
-                let alone = std::slice::from_ref(&call);
-                let answers = commit(connection, alone).unwrap_or_else(|error| vec![Err(error)]);
+                let alone = commit(connection, std::slice::from_ref(&call));
+                let answers = alone.unwrap_or_else(|error| vec![Err(error)]);
                 answer(vec![call], answers);
             }
         }

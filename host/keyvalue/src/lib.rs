@@ -47,9 +47,17 @@ pub const ENTRY_BYTES: usize = 64;
 pub const CALL_MAX: Duration = Duration::from_secs(5);
 /// Calls that wait for the thread.
 const QUEUE_CALLS_MAX: usize = 1_024;
-/// Calls of one tenant's revision that wait or run, in one process: no tenant fills the queue alone.
-const SPACE_CALLS_MAX: usize = 64;
-/// KiB of arguments and answers that are under way in one process.
-const UNDER_WAY_KIB_MAX: usize = 64 << 10;
-/// Calls in one group: what one commit, and so one wait for the disk, is shared by.
+/// Work of one tenant's revision that waits or runs, in one process, so that no tenant fills the queue
+/// alone: 64 small calls, or one of the largest. In units of [`UNIT_KEYS`] keys or [`UNIT_KIB`].
+const SPACE_WORK_MAX: u32 = 64;
+/// Keys in a unit of work.
+const UNIT_KEYS: usize = 16;
+/// KiB in a unit of work.
+const UNIT_KIB: u32 = 64;
+/// KiB of arguments and answers that are under way in one process; an answer counts with the most it
+/// can be until it is there.
+const UNDER_WAY_KIB_MAX: u32 = 64 << 10;
+/// Calls in one group.
 const GROUP_CALLS_MAX: usize = 256;
+/// Units of work in one transaction, which is how long other processes wait for the lock.
+const COMMIT_WORK_MAX: u32 = 256;

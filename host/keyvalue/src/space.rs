@@ -4,9 +4,9 @@
 //! crate. A caller that goes away gives up the answer; a write that had not begun does not happen.
 
 use crate::entries::{Answer, Delta, Page, Read, Version, Write};
-use crate::group::{Call, Operation, kib};
+use crate::group::{Call, Operation};
 use crate::{
-    BATCH_BYTES_MAX, BATCH_KEYS_MAX, CALL_MAX, Database, Error, KEY_BYTES_MAX, SPACE_CALLS_MAX,
+    BATCH_BYTES_MAX, BATCH_KEYS_MAX, CALL_MAX, Database, Error, KEY_BYTES_MAX, SPACE_WORK_MAX,
     VALUE_BYTES_MAX,
 };
 use std::fmt;
@@ -21,7 +21,8 @@ pub struct Space {
     tenant: Arc<str>,
     quota_bytes: u64,
     removed: Arc<AtomicBool>,
-    places: Arc<Semaphore>,
+    /// What it may have waiting or running.
+    work: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Space {
@@ -37,8 +38,8 @@ impl Space {
         quota_bytes: u64,
         removed: Arc<AtomicBool>,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(SPACE_CALLS_MAX));
-        Self { database, tenant: tenant.into(), quota_bytes, removed, places }
+        let work = Arc::new(Semaphore::new(SPACE_WORK_MAX as usize));
+        Self { database, tenant: tenant.into(), quota_bytes, removed, work }
     }
 
     /// The values of these keys, in their order.
@@ -51,7 +52,7 @@ impl Space {
         keys: Vec<String>,
     ) -> Result<Vec<Option<Vec<u8>>>, Error> {
         check_keys(keys.iter())?;
-        match self.call(store, Operation::Read(Read::Values(keys)), 0).await? {
+        match self.call(store, Operation::Read(Read::Values(keys))).await? {
             Answer::Values(values) => Ok(values),
             _ => Err(Error::Lost),
         }
@@ -63,7 +64,7 @@ impl Space {
     /// [`Error`].
     pub async fn exists(&self, store: &Arc<str>, key: String) -> Result<bool, Error> {
         check_keys([&key])?;
-        match self.call(store, Operation::Read(Read::Exists(key)), 0).await? {
+        match self.call(store, Operation::Read(Read::Exists(key))).await? {
             Answer::Exists(exists) => Ok(exists),
             _ => Err(Error::Lost),
         }
@@ -75,7 +76,7 @@ impl Space {
     /// [`Error`].
     pub async fn keys(&self, store: &Arc<str>, after: Option<String>) -> Result<Page, Error> {
         check_keys(after.iter())?;
-        match self.call(store, Operation::Read(Read::Keys { after }), 0).await? {
+        match self.call(store, Operation::Read(Read::Keys { after })).await? {
             Answer::Keys(page) => Ok(page),
             _ => Err(Error::Lost),
         }
@@ -87,7 +88,7 @@ impl Space {
     /// [`Error`].
     pub async fn version(&self, store: &Arc<str>, key: String) -> Result<Version, Error> {
         check_keys([&key])?;
-        match self.call(store, Operation::Read(Read::Version(key)), 0).await? {
+        match self.call(store, Operation::Read(Read::Version(key))).await? {
             Answer::Version(version) => Ok(version),
             _ => Err(Error::Lost),
         }
@@ -102,11 +103,11 @@ impl Space {
         for (_, value) in &pairs {
             check_value(value)?;
         }
-        let bytes = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes: usize = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
         if bytes > BATCH_BYTES_MAX {
             return Err(Error::BatchTooLarge);
         }
-        self.call(store, Operation::Write(Write::Set(pairs)), bytes).await.map(drop)
+        self.call(store, Operation::Write(Write::Set(pairs))).await.map(drop)
     }
 
     /// Deletes these; one that is not there is no error.
@@ -115,7 +116,7 @@ impl Space {
     /// [`Error`].
     pub async fn delete(&self, store: &Arc<str>, keys: Vec<String>) -> Result<(), Error> {
         check_keys(keys.iter())?;
-        self.call(store, Operation::Write(Write::Delete(keys)), 0).await.map(drop)
+        self.call(store, Operation::Write(Write::Delete(keys))).await.map(drop)
     }
 
     /// Adds to a number in decimal digits, 0 where there is none; the sum.
@@ -129,7 +130,7 @@ impl Space {
         delta: Delta,
     ) -> Result<i128, Error> {
         check_keys([&key])?;
-        match self.call(store, Operation::Write(Write::Increment(key, delta)), 0).await? {
+        match self.call(store, Operation::Write(Write::Increment(key, delta))).await? {
             Answer::Number(sum) => Ok(sum),
             _ => Err(Error::Lost),
         }
@@ -148,25 +149,20 @@ impl Space {
     ) -> Result<Result<(), Version>, Error> {
         check_keys([&key])?;
         check_value(&value)?;
-        let bytes = value.len();
         let write = Write::Swap { key, expected, value };
-        match self.call(store, Operation::Write(write), bytes).await? {
+        match self.call(store, Operation::Write(write)).await? {
             Answer::Done => Ok(Ok(())),
             Answer::Changed(version) => Ok(Err(version)),
             _ => Err(Error::Lost),
         }
     }
 
-    async fn call(
-        &self,
-        store: &Arc<str>,
-        operation: Operation,
-        bytes: usize,
-    ) -> Result<Answer, Error> {
+    async fn call(&self, store: &Arc<str>, operation: Operation) -> Result<Answer, Error> {
         let called = async {
-            let _place = self.places.acquire().await.map_err(|_| Error::Lost)?;
+            let (kib, work) = operation.cost();
+            let _working = self.work.acquire_many(work).await.map_err(|_| Error::Lost)?;
             let under_way = self.database.under_way().clone();
-            let carried = under_way.acquire_many_owned(kib(bytes)).await;
+            let share = under_way.acquire_many_owned(kib).await.map_err(|_| Error::Lost)?;
             let (answer, answered) = oneshot::channel();
             let call = Call {
                 tenant: self.tenant.clone(),
@@ -175,7 +171,8 @@ impl Space {
                 removed: self.removed.clone(),
                 operation,
                 answer,
-                _carried: carried.map_err(|_| Error::Lost)?,
+                work,
+                share,
             };
             self.database.queue()?.send(call).await.map_err(|_| Error::Lost)?;
             answered.await.map_err(|_| Error::Lost)?
