@@ -122,7 +122,9 @@ fn new(home: &Path, lang: &str, name: &str) -> Output {
 #[test]
 fn new_writes_a_folder_for_every_language() {
     let home = tempfile::tempdir().unwrap();
-    for (lang, example) in [("rust", "hello"), ("js", "hello-js"), ("python", "hello-python")] {
+    for (lang, example) in
+        [("rust", "hello"), ("c", "cgi-c"), ("js", "hello-js"), ("python", "hello-python")]
+    {
         let name = format!("my-{lang}");
         let output = new(home.path(), lang, &name);
         output.expect(0, &[]);
@@ -132,7 +134,7 @@ fn new_writes_a_folder_for_every_language() {
         assert!(manifest.starts_with(&format!("name = \"{name}\"\ncomponent = \"{name}.wasm\"\n")));
         assert!(manifest.contains("[build]"), "{manifest}");
         let mut compared = 0;
-        for file in ["src/lib.rs", "hello.js", "hello.py", "requirements.txt"] {
+        for file in ["src/lib.rs", "cgi.c", "hello.js", "hello.py", "requirements.txt"] {
             let theirs = repo::root().join("guests").join(example).join(file);
             if let Ok(theirs) = fs::read_to_string(&theirs) {
                 assert_eq!(fs::read_to_string(dir.join(file)).unwrap(), theirs, "{file}");

@@ -40,6 +40,7 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Language {
     Rust,
+    C,
     #[value(alias = "javascript")]
     Js,
     #[value(alias = "py")]
@@ -74,6 +75,15 @@ const RUST: Template = Template {
     files: example!("hello": "insula.toml", "Cargo.toml", "src/lib.rs"),
 };
 
+const C: Template = Template {
+    example: "cgi-c",
+    needs: "wasi-sdk, its path in WASI_SDK_PATH; or any other compiler for WASI in CC, such as \
+            `python3 -m ziglang cc -target wasm32-wasi`",
+    kind: "WASI preview 1 program, served as CGI",
+    source: "cgi.c",
+    files: example!("cgi-c": "insula.toml", "cgi.c"),
+};
+
 const JS: Template = Template {
     example: "hello-js",
     needs: "Node.js 20 with npm; the first build fetches componentize-js into node_modules",
@@ -98,6 +108,7 @@ impl Language {
     fn template(self) -> &'static Template {
         match self {
             Self::Rust => &RUST,
+            Self::C => &C,
             Self::Js => &JS,
             Self::Python => &PYTHON,
         }
