@@ -22,6 +22,7 @@ cgi-rust           rust wasm32-wasip1
 counter            rust wasm32-unknown-unknown
 echo               rust wasm32-wasip2
 gather-p3          rust wasm32-unknown-unknown
+files              rust wasm32-wasip2
 hello              rust wasm32-unknown-unknown
 hello-c            c    hello.c
 hello-p3           rust wasm32-unknown-unknown
@@ -39,6 +40,7 @@ hostile-trap       rust wasm32-unknown-unknown
 relay              rust wasm32-unknown-unknown
 relay-p3           rust wasm32-unknown-unknown
 prowler            rust wasm32-wasip2
+machine            rust wasm32-wasip2
 residue            c    residue.c state.s ../common-c/http.c
 settings           rust wasm32-unknown-unknown
 sse                rust wasm32-wasip2

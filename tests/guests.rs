@@ -207,6 +207,18 @@ guests! {
         assert_eq!(output.stdout, "args: one two\nenvironment: 0 variables\n");
     }
 
+    files("files", host) {
+        assert_eq!(host.get("files", "/").expect_ok().text(), "directories: /tmp\n");
+        host.get("files", "/?op=write&path=/tmp/note&data=kept").expect_ok();
+        assert_eq!(host.get("files", "/?op=read&path=/tmp/note").expect_ok().text(), "kept");
+    }
+
+    machine("machine", host) {
+        assert!(host.get("machine", "/").expect_ok().text().starts_with("/time /sleep"));
+        let time = host.get("machine", "/time").expect_ok().text();
+        assert!(time.starts_with("wall 1") && time.contains("in steps of 1000000\n"), "{time}");
+    }
+
     hostile_endless("hostile-endless", host) {
         let answer = host.get("hostile-endless", "/go");
         assert_eq!(answer.status(), 200);

@@ -35,6 +35,11 @@ impl Database {
         }))
     }
 
+    /// The directory that it is in.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
     /// The stores of one tenant. Once `removed` is set nothing is written any more.
     pub fn space(&self, tenant: &str, quota_bytes: u64, removed: Arc<AtomicBool>) -> Space {
         Space::new(self.clone(), tenant, quota_bytes, removed)

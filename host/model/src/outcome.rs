@@ -38,6 +38,8 @@ pub enum Fault {
     OutOfFuel,
     /// The guest was denied memory or table growth, or a host-side resource, and did not survive it.
     OutOfMemory,
+    /// A preview 1 program wrote more into a directory than its quota allows.
+    OutOfStorage,
     /// The deadline passed.
     Deadline,
     /// The guest returned without a response.
@@ -50,6 +52,8 @@ pub enum Fault {
     BadResponse,
     /// The tenant's compiled code could not be loaded (yet).
     CodeUnavailable,
+    /// A directory that the tenant was granted cannot be opened, or a scratch one not be made.
+    DirectoryUnavailable,
     /// No instance slot, mapping or memory is left in this worker.
     WorkerFull,
     /// A bug in the host: caught, counted, answered with 500.
@@ -73,12 +77,14 @@ impl Fault {
             Self::Trap => "trap",
             Self::OutOfFuel => "out-of-fuel",
             Self::OutOfMemory => "out-of-memory",
+            Self::OutOfStorage => "out-of-storage",
             Self::Deadline => "deadline",
             Self::NoResponse => "no-response",
             Self::Exit => "exit",
             Self::ResponseBodyTooLarge => "response-body-too-large",
             Self::BadResponse => "bad-response",
             Self::CodeUnavailable => "code-unavailable",
+            Self::DirectoryUnavailable => "directory-unavailable",
             Self::WorkerFull => "worker-full",
             Self::Panic => "host-panic",
             Self::Concurrency => "concurrency",

@@ -70,6 +70,7 @@ fn explain(fault: &GuestFault) -> String {
                 fault.detail
             )
         }
+        Fault::OutOfStorage | Fault::DirectoryUnavailable => fault.detail.clone(),
         _ => format!("the command trapped\n{}", fault.detail),
     }
 }

@@ -1,5 +1,6 @@
 //! Why a guest was ended: from wasmtime's errors to the words of [`Fault`].
 
+use crate::capabilities::directories::DirectoryError;
 use crate::limiter::Gauge;
 use insula_model::Fault;
 use rustix::io::Errno;
@@ -39,6 +40,8 @@ impl GuestFault {
             Fault::Deadline
         } else if error.downcast_ref::<I32Exit>().is_some() {
             Fault::Exit
+        } else if error.downcast_ref::<DirectoryError>().is_some() {
+            Fault::DirectoryUnavailable
         } else if let Some(trap) = error.downcast_ref::<Trap>() {
             match trap {
                 Trap::OutOfFuel => Fault::OutOfFuel,

@@ -17,6 +17,7 @@ pub mod engine;
 pub mod epoch;
 mod exports;
 pub mod fault;
+mod files;
 pub mod invoke;
 mod limiter;
 mod linker;

@@ -6,6 +6,7 @@
 
 use crate::capabilities::{config, keyvalue};
 use crate::engine::Flavour;
+use crate::files;
 use crate::state::State;
 use wasmtime::Engine;
 use wasmtime::component::{HasData, Linker, ResourceTable};
@@ -27,12 +28,16 @@ pub(crate) fn baseline(engine: &Engine, flavour: Flavour) -> wasmtime::Result<Li
     io::error::add_to_linker::<_, Table>(&mut linker, |state| &mut state.table)?;
     io::poll::add_to_linker::<_, Table>(&mut linker, |state| &mut state.table)?;
     io::streams::add_to_linker::<_, Table>(&mut linker, |state| &mut state.table)?;
+    files::link_02(&mut linker)?;
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     config::add_to_linker::<_, config::Data>(&mut linker, State::config)?;
     keyvalue::add_to_linker(&mut linker)?;
     if flavour == Flavour::Wasi03 {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        linker.allow_shadowing(true);
+        files::link_03(&mut linker)?;
+        linker.allow_shadowing(false);
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     Ok(linker)

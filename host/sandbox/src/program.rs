@@ -7,6 +7,7 @@
 
 use crate::code::{Loaded, Pre};
 use crate::fault::GuestFault;
+use crate::files::quota;
 use crate::invoke::{Invocation, limited_store};
 use crate::limiter::MemoryLimiter;
 use crate::log::GuestStream;
@@ -78,15 +79,29 @@ pub(crate) async fn run(
     mut wasi: WasiCtxBuilder,
 ) -> Result<i32, GuestFault> {
     let Invocation { memory_bytes, fuel, gauge, .. } = invocation;
+    let given = invocation.capabilities.give(&mut wasi);
+    let mut watched = Vec::new();
+    if let ProgramPre::Preview1(_) = pre {
+        let unavailable = Fault::DirectoryUnavailable;
+        let given =
+            given.as_ref().map_err(|error| GuestFault::new(unavailable, error.to_string()))?;
+        watched.clone_from(&given.quotas);
+    }
     let ctx = match pre {
         ProgramPre::Preview1(_) => ProgramCtx::Preview1(Box::new(wasi.build_p1())),
         _ => ProgramCtx::Component(Box::new(wasi.build())),
     };
     let limiter = MemoryLimiter::new(*memory_bytes, gauge.clone());
-    let state = State::program(limiter, invocation, ctx);
+    let state = State::program(limiter, invocation, ctx, given);
     let failed = |error: wasmtime::Error| GuestFault::classify(&error, gauge);
     let mut store = limited_store(engine, state).map_err(failed)?;
-    let result = start(pre, &mut store).await;
+    let result = tokio::select! {
+        result = start(pre, &mut store) => result,
+        () = quota::exceeded(&watched) => {
+            let detail = "a directory holds more than its quota; remove something, or raise it";
+            return Err(GuestFault::new(Fault::OutOfStorage, detail));
+        }
+    };
     gauge.fuel.store(fuel.saturating_sub(store.get_fuel().unwrap_or(0)), Relaxed);
     match result {
         Ok(Ok(())) => Ok(0),

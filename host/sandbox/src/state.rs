@@ -3,7 +3,9 @@
 //! Bounds: [`RESOURCES_MAX`] table entries, [`FIELDS_BYTES_MAX`] for header fields; memory through the
 //! limiter. Belongs to one tenant and one revision; ends with the store.
 
+use crate::capabilities::directories::{DirectoryError, Given};
 use crate::capabilities::{Capabilities, config, keyvalue};
+use crate::files::Files;
 use crate::invoke::Invocation;
 use crate::limiter::{Gauge, MemoryLimiter};
 use crate::log::{GuestStream, LineSink};
@@ -32,6 +34,8 @@ pub(crate) struct State {
     preview1: Option<Box<WasiP1Ctx>>,
     http: WasiHttpCtx,
     pub(crate) table: ResourceTable,
+    /// None until the guest asks for its directories.
+    pub(crate) files: Option<Box<Files>>,
     pub(crate) limiter: MemoryLimiter,
     pub(crate) deadline: Instant,
     /// Fuel the current request started with.
@@ -56,6 +60,7 @@ struct Wasi {
     /// The same as [`State::deadline`], for the calls that the request makes.
     deadline: Instant,
     capabilities: Arc<Capabilities>,
+    directories: Result<Given, DirectoryError>,
 }
 
 impl State {
@@ -69,7 +74,17 @@ impl State {
         hops: u32,
         capabilities: Arc<Capabilities>,
     ) -> Self {
-        let wasi = Wasi { ctx: None, streams: None, log, request, hops, deadline, capabilities };
+        let directories = Ok(Given::default());
+        let wasi = Wasi {
+            ctx: None,
+            streams: None,
+            log,
+            request,
+            hops,
+            deadline,
+            capabilities,
+            directories,
+        };
         Self::with(wasi, limiter, fuel, deadline)
     }
 
@@ -78,6 +93,7 @@ impl State {
         limiter: MemoryLimiter,
         invocation: &Invocation,
         ctx: ProgramCtx,
+        directories: Result<Given, DirectoryError>,
     ) -> Self {
         let (ctx, preview1) = match ctx {
             ProgramCtx::Component(ctx) => (Some(ctx), None),
@@ -88,7 +104,8 @@ impl State {
         };
         let Invocation { fuel, deadline, request, hops, .. } = *invocation;
         let (log, capabilities) = (invocation.log.clone(), invocation.capabilities.clone());
-        let wasi = Wasi { ctx, streams: None, log, request, hops, deadline, capabilities };
+        let streams = None;
+        let wasi = Wasi { ctx, streams, log, request, hops, deadline, capabilities, directories };
         Self { preview1, ..Self::with(wasi, limiter, fuel, deadline) }
     }
 
@@ -102,7 +119,24 @@ impl State {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self { wasi, preview1: None, http, table, limiter, deadline, fuel }
+        Self { wasi, preview1: None, http, table, files: None, limiter, deadline, fuel }
+    }
+
+    /// Makes the guest's directories ready; why they are not, if so.
+    pub(crate) fn directories(&mut self) -> Result<(), DirectoryError> {
+        self.wasi.ctx();
+        let given = self.wasi.directories.as_ref().map_err(Clone::clone)?;
+        self.files.get_or_insert_with(|| Box::new(Files::new(given.quotas.clone())));
+        Ok(())
+    }
+
+    /// What the guest has open.
+    pub(crate) fn files(&mut self) -> &mut Files {
+        self.files.get_or_insert_default()
+    }
+
+    pub(crate) fn files_and_table(&mut self) -> (&mut Files, &ResourceTable) {
+        (self.files.get_or_insert_default(), &self.table)
     }
 
     /// What `wasi:config` works on.
@@ -139,11 +173,13 @@ impl State {
 
 impl Wasi {
     fn ctx(&mut self) -> &mut WasiCtx {
-        let Self { ctx, streams, log, request, capabilities, .. } = self;
+        let Self { ctx, streams, log, request, capabilities, directories, .. } = self;
         ctx.get_or_insert_with(|| {
             let out = GuestStream::new(LogStream::Stdout, log.clone(), *request);
             let err = GuestStream::new(LogStream::Stderr, log.clone(), *request);
             let mut wasi = capabilities.wasi();
+            // A failure is the guest's end when it asks for its directories, and not before.
+            *directories = capabilities.give(&mut wasi);
             wasi.stdout(out.clone()).stderr(err.clone());
             *streams = Some([out, err]);
             Box::new(wasi.build())

@@ -23,6 +23,7 @@ use insula_ipc::table::{Table, TableError};
 use insula_model::Ceilings;
 use insula_model::api::HostInfo;
 use insula_model::config::CompilerLimits;
+use insula_sandbox::capabilities::directories;
 use insula_sandbox::store::{ArtifactStore, StoreError};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -304,6 +305,7 @@ async fn open(
         let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
         let registry = Registry::load(state.load()?);
         forget_stores(&data.join(TENANTS), &registry);
+        directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         Ok((store, state, registry))
     });
     opened.await.map_err(io::Error::other)?

@@ -17,11 +17,12 @@ use insula_ipc::table::{Table, TableError};
 use insula_keyvalue::Database;
 use insula_model::wire::{FromWorker, ToWorker, WIRE_VERSION};
 use insula_sandbox::Engines;
+use insula_sandbox::capabilities::directories;
 use insula_sandbox::code::Loader;
 use insula_sandbox::engine::EngineError;
 use insula_sandbox::epoch::Epoch;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ use tokio::task::LocalSet;
 
 /// How long an orphaned worker lets its requests finish, in milliseconds.
 const ORPHAN_DRAIN_MS: u64 = 10_000;
+/// Threads for what blocks, of all tenants together: more wait for one of these.
+const BLOCKING_THREADS_MAX: usize = 16;
 /// How often a draining worker looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(5);
 
@@ -64,8 +67,9 @@ pub(crate) fn run() -> Result<(), WorkerError> {
     introduce();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Loading large code uses these threads, and looking names up; they go when they are not needed.
-        .max_blocking_threads(4 + LOOKUPS_MAX)
+        // Loading large code, looking names up, and what guests do with files; they go when they are not
+        // needed.
+        .max_blocking_threads(BLOCKING_THREADS_MAX + LOOKUPS_MAX)
         .thread_keep_alive(Duration::from_secs(5))
         .build()?;
     LocalSet::new().block_on(&runtime, live(inherited.socket, inherited.listener, table))
@@ -112,8 +116,10 @@ async fn live(
     let codes = Codes::new(loader, sender.clone());
     let epoch = Epoch::start(engines)?;
     let (outbound, calls) = Outbound::new(config.outbound_ca);
-    let stores = Database::new(Path::new(&config.tenants_dir));
+    let tenants_dir = PathBuf::from(config.tenants_dir);
+    let stores = Database::new(&tenants_dir);
     let worker = Worker::new(config.index, table, epoch, codes, outbound, stores, sender);
+    tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
     tokio::task::spawn_local(write(to, outgoing));

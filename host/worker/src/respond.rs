@@ -23,12 +23,13 @@ pub(crate) fn outcome(fault: Fault) -> Outcome {
         F::Trap
         | F::OutOfFuel
         | F::OutOfMemory
+        | F::OutOfStorage
         | F::Deadline
         | F::NoResponse
         | F::Exit
         | F::ResponseBodyTooLarge
         | F::BadResponse => Outcome::GuestFault(fault),
-        F::CodeUnavailable | F::Panic => Outcome::HostFault(fault),
+        F::CodeUnavailable | F::DirectoryUnavailable | F::Panic => Outcome::HostFault(fault),
         F::Concurrency | F::WorkerFull | F::Draining => Outcome::Shed(fault),
     }
 }
@@ -48,12 +49,16 @@ fn status_and_text(fault: Fault) -> (StatusCode, &'static str) {
         F::Exit => (S::INTERNAL_SERVER_ERROR, "the application ended without an answer"),
         F::OutOfFuel => (S::INTERNAL_SERVER_ERROR, "the application used up its computing budget"),
         F::OutOfMemory => (S::INTERNAL_SERVER_ERROR, "the application ran out of memory"),
+        F::OutOfStorage => (S::INSUFFICIENT_STORAGE, "the application ran out of storage"),
         F::Panic => (S::INTERNAL_SERVER_ERROR, "the host failed"),
         F::NoResponse => (S::BAD_GATEWAY, "the application gave no answer"),
         F::BadResponse => (S::BAD_GATEWAY, "the application's answer is not valid"),
         F::ResponseBodyTooLarge => (S::BAD_GATEWAY, "the application's answer is too large"),
         F::Deadline => (S::GATEWAY_TIMEOUT, "the application took too long"),
         F::CodeUnavailable => (S::SERVICE_UNAVAILABLE, "the application is being prepared"),
+        F::DirectoryUnavailable => {
+            (S::SERVICE_UNAVAILABLE, "a directory of the application is missing")
+        }
         F::WorkerFull => (S::SERVICE_UNAVAILABLE, "the host is busy"),
         F::Concurrency => (S::SERVICE_UNAVAILABLE, "the application is busy"),
         F::Draining => (S::SERVICE_UNAVAILABLE, "the host is shutting down"),

@@ -53,7 +53,8 @@ impl Tenant {
         let none = Grants::default();
         let grants = entry.grants.as_deref().unwrap_or(&none);
         let name = entry.name.as_str();
-        let mut capabilities = Capabilities::new(name, grants, &entry.secrets);
+        let mut capabilities =
+            Capabilities::new(name, grants, &entry.secrets).keep_in(stores.dir());
         if let Some(policy) = &grants.outbound {
             capabilities = capabilities.with_outbound(outbound.grant(&entry.name, policy, &log));
         }

@@ -5,17 +5,20 @@
 
 mod clock;
 pub(crate) mod config;
+pub mod directories;
 pub(crate) mod keyvalue;
 mod random;
 mod sockets;
 
 use crate::outbound::SendRequest;
+use directories::{Directories, DirectoryError, Given};
 use insula_keyvalue::Space;
 use insula_model::Grants;
 use insula_model::grants::Clock;
 use insula_model::grants::secrets::{SecretKey, SecretValue, SecretVia};
 use insula_model::grants::sockets::SocketRule;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use wasmtime_wasi::WasiCtxBuilder;
 
@@ -33,6 +36,7 @@ pub struct Capabilities {
     pub(crate) config: Vec<(String, String)>,
     /// `wasi:keyvalue`.
     pub(crate) keyvalue: Option<keyvalue::Granted>,
+    directories: Option<Arc<Directories>>,
     clock: Clock,
     seed: Option<u64>,
     sockets: Arc<[SocketRule]>,
@@ -67,6 +71,8 @@ impl Capabilities {
             env,
             config,
             keyvalue: grants.keyvalue.as_ref().map(keyvalue::Granted::new),
+            directories: Directories::new(name, &grants.mounts, grants.scratch.as_ref())
+                .map(Arc::new),
             clock: grants.clock.clone(),
             seed: grants.seed,
             sockets: grants.sockets.as_slice().into(),
@@ -88,7 +94,25 @@ impl Capabilities {
         self
     }
 
-    /// A WASI context with all of this and no standard streams.
+    /// Scratch directories are made under `tenants_dir`, a host's directory for what tenants keep;
+    /// without this in the system's temporary directory.
+    #[must_use]
+    pub fn keep_in(mut self, tenants_dir: &Path) -> Self {
+        if let Some(directories) = self.directories.as_mut().and_then(Arc::get_mut) {
+            directories.keep_in(tenants_dir);
+        }
+        self
+    }
+
+    /// Adds the directories. What was [`Given`] is kept as long as the instance.
+    pub(crate) fn give(&self, builder: &mut WasiCtxBuilder) -> Result<Given, DirectoryError> {
+        match &self.directories {
+            Some(directories) => directories.apply(builder),
+            None => Ok(Given::default()),
+        }
+    }
+
+    /// A WASI context with all of this but the directories, and no standard streams.
     pub(crate) fn wasi(&self) -> WasiCtxBuilder {
         let mut builder = WasiCtxBuilder::new();
         builder.args(&self.args).envs(&self.env).max_random_size(RANDOM_BYTES_MAX);

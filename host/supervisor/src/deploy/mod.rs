@@ -51,7 +51,7 @@ pub(crate) struct Deployer {
     pub(crate) logs: Logs,
     pub(crate) ceilings: Ceilings,
     pub(crate) mount_rules: MountRules,
-    /// Where tenants' key-value stores are.
+    /// Where tenants keep what is theirs.
     pub(crate) tenants_dir: PathBuf,
     /// Tenants' address, for URLs.
     pub(crate) listen: SocketAddr,

@@ -13,6 +13,7 @@ use insula_ipc::channel::ChannelError;
 use insula_model::TenantName;
 use insula_model::grants::secrets::{SECRETS_BYTES_MAX, SECRETS_MAX};
 use insula_model::wire::{MESSAGE_BYTES_MAX, TenantEntry, ToWorker};
+use insula_sandbox::capabilities::directories;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::spawn_blocking;
@@ -94,6 +95,7 @@ impl Deployer {
             self.quarantine(slot);
         }
         self.forget_stores(&name).await;
+        self.forget_files(name.clone()).await;
         self.logs.remove(name).await;
         self.keeper.remove(forgotten).await;
         Ok(())
@@ -119,6 +121,15 @@ impl Deployer {
         let (dir, tenant) = (self.tenants_dir.clone(), name.to_string());
         let hidden = spawn_blocking(move || insula_keyvalue::hide(&dir, &tenant)).await;
         Ok(hidden.map_err(|_| DeployError::Lost)??)
+    }
+
+    /// Removes what a tenant kept in its scratch directory. No worker begins anything new in it.
+    async fn forget_files(&self, name: TenantName) {
+        let (of, place) = (name.clone(), self.tenants_dir.clone());
+        let forgotten = tokio::task::spawn_blocking(move || directories::forget(&place, &of)).await;
+        if let Err(error) = forgotten.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(tenant = %name, %error, "its scratch directory is left behind");
+        }
     }
 
     /// Frees a slot once nothing runs in it any more. Requests of a removed tenant may finish, and
