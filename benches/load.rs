@@ -16,10 +16,22 @@ pub struct Load {
 
 /// Runs `wrk -t THREADS -c CONNECTIONS -d SECONDS` against a host name on a loopback port.
 pub fn wrk(host: &str, port: u16, threads: u32, connections: u32, seconds: u32) -> Result<Load> {
+    wrk_at(host, port, "/", threads, connections, seconds)
+}
+
+/// The same at another path than `/`.
+pub fn wrk_at(
+    host: &str,
+    port: u16,
+    path: &str,
+    threads: u32,
+    connections: u32,
+    seconds: u32,
+) -> Result<Load> {
     let output = Command::new("wrk")
         .args(["-t", &threads.to_string(), "-c", &connections.to_string()])
         .args(["-d", &format!("{seconds}s"), "-H", &format!("Host: {host}")])
-        .arg(format!("http://127.0.0.1:{port}/"))
+        .arg(format!("http://127.0.0.1:{port}{path}"))
         .output()
         .context("wrk cannot be started; install it with `apt-get install wrk`")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
