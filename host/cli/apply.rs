@@ -3,7 +3,7 @@
 use crate::artifact::Artifact;
 use crate::client::{Answer, Client, DEPLOY_MS_MAX};
 use crate::progress::Progress;
-use crate::{out, text};
+use crate::{out, runs, text};
 use anyhow::{Context, Result};
 use hyper::Method;
 use insula_model::api::{DeployRequest, DeployResponse};
@@ -56,6 +56,9 @@ pub(crate) fn announce(verb: &str, response: &DeployResponse) -> Result<()> {
     };
     for url in &response.urls {
         lines.push_str(&format!("\n  {}", paint.copy(&text::printable(url))));
+    }
+    if let Some(job) = &response.job {
+        lines.push_str(&format!("\n  runs {}", runs::when(job)));
     }
     out::line(&lines)
 }

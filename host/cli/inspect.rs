@@ -1,7 +1,7 @@
 //! `insula inspect`: everything about one tenant.
 
 use crate::host_args::HostArgs;
-use crate::{granted, out, ps, text};
+use crate::{granted, out, ps, runs, text};
 use anyhow::Result;
 use insula_model::api::{Counters, TenantDetail};
 use insula_model::{ByteSize, Count, DurationMs, Limits, TenantName};
@@ -42,6 +42,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     };
     section(detail.summary.name.as_str(), about(&detail));
+    if let Some(job) = &detail.summary.job {
+        section("job", runs::about(job));
+    }
     section("reaches", granted::lines(&detail));
     section("limits", limits(&detail.limits));
     section("since the host started", counters(&detail.summary.counters));
@@ -51,10 +54,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 fn about(detail: &TenantDetail) -> Vec<(&'static str, String)> {
     let summary = &detail.summary;
     let code = detail.code_bytes.map_or("not on disk".into(), text::bytes);
+    let routes = match summary.routes.as_slice() {
+        [] => "none".into(),
+        routes => ps::routes(routes),
+    };
     let mut lines = vec![
         ("revision", format!("{}, deployed {}", summary.revision, text::age(&summary.deployed_at))),
         ("kind", summary.kind.as_str().to_owned()),
-        ("routes", ps::routes(&summary.routes)),
+        ("routes", routes),
         ("artifact", summary.artifact.to_string()),
         ("size", format!("{}; compiled code: {code}", text::bytes(detail.artifact_bytes))),
     ];

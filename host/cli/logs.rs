@@ -15,7 +15,7 @@ use insula_model::api::{LogRecord, LogStream};
 
 /// The longest record: a text of `wire::LOG_LINE_BYTES_MAX` bytes, each escaped as `\u0000`, and its
 /// fields.
-const RECORD_BYTES_MAX: usize = 64 << 10;
+pub(crate) const RECORD_BYTES_MAX: usize = 64 << 10;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,7 +106,7 @@ fn print(records: &[u8], json: bool, paint: Paint) -> Result<()> {
     out::write(lines.as_bytes())
 }
 
-fn readable(record: &LogRecord, paint: Paint) -> String {
+pub(crate) fn readable(record: &LogRecord, paint: Paint) -> String {
     let at = paint.dim(&printable(&record.at));
     let text = match record.stream {
         LogStream::Stdout | LogStream::Stderr => printable(&record.text),

@@ -35,11 +35,13 @@ mod rollback;
 mod run;
 mod run_cache;
 mod run_flags;
+mod runs;
 mod secret;
 mod secret_input;
 mod serve;
 mod table;
 mod text;
+mod trigger;
 mod up;
 mod validate;
 mod watch;
@@ -82,6 +84,8 @@ enum Verb {
     Logs(logs::Args),
     Revisions(revisions::Args),
     Rollback(rollback::Args),
+    Trigger(trigger::Args),
+    Runs(runs::Args),
     Rm(rm::Args),
     Secret(secret::Args),
     Run(run::Args),
@@ -130,6 +134,8 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Logs(args) => logs::run(args).await?,
         Verb::Revisions(args) => revisions::run(args).await?,
         Verb::Rollback(args) => rollback::run(args).await?,
+        Verb::Trigger(args) => return trigger::run(args).await,
+        Verb::Runs(args) => runs::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Run(args) => return Ok(run::run(args).await),

@@ -2,7 +2,7 @@
 
 use crate::host_args::HostArgs;
 use crate::table::{self, number, shrinks, text as words};
-use crate::{out, text};
+use crate::{out, runs, text};
 use anyhow::Result;
 use insula_model::api::{HostInfo, TenantSummary, WorkerInfo, WorkerState};
 
@@ -13,6 +13,7 @@ Examples:
   insula ps -q | xargs insula rm
   insula ps --json | jq -r '.[] | select(.counters.guest_faults > 0) | .name'
 
+A job's schedule (in UTC) stands among the ROUTES; NEXT and LAST RUN are of jobs alone.
 REQUESTS counts since the host started. FAULTS are requests that the guest, the client or the host
 failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
 A narrow terminal shows fewer columns; a pipe shows all of them.";
@@ -73,24 +74,36 @@ fn tenants(all: &[TenantSummary]) -> String {
         number("SHED").spare(2),
         number("PEAK").spare(3),
         words("DEPLOYED").spare(5),
+        words("NEXT").spare(6).optional(),
+        words("LAST RUN").spare(7).optional(),
     ];
     let row = |tenant: &TenantSummary| {
+        let job = tenant.job.as_ref();
         let counters = &tenant.counters;
         let faults = [counters.client_faults, counters.guest_faults, counters.host_faults];
         [
             tenant.name.to_string(),
             tenant.revision.to_string(),
             tenant.kind.as_str().to_owned(),
-            routes(&tenant.routes),
+            places(tenant),
             counters.running.to_string(),
             counters.requests.to_string(),
             faults.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)).to_string(),
             counters.shed.to_string(),
             peak(counters.memory_peak_bytes),
             text::age(&tenant.deployed_at),
+            job.map(runs::next).unwrap_or_default(),
+            job.map(runs::last).unwrap_or_default(),
         ]
     };
     table::render(columns, all.iter().map(row).collect())
+}
+
+/// Where it answers and when it runs.
+fn places(tenant: &TenantSummary) -> String {
+    let schedule = tenant.job.iter().map(|job| job.schedule.to_string());
+    let routes = (!tenant.routes.is_empty()).then(|| routes(&tenant.routes));
+    schedule.chain(routes).collect::<Vec<_>>().join(", ")
 }
 
 /// Nothing has run yet, or how much it held.

@@ -19,11 +19,12 @@ pub(crate) struct Column {
     right: bool,
     shrinks: bool,
     spare: u8,
+    optional: bool,
 }
 
 /// Text, left-aligned.
 pub(crate) const fn text(header: &'static str) -> Column {
-    Column { header, right: false, shrinks: false, spare: 0 }
+    Column { header, right: false, shrinks: false, spare: 0, optional: false }
 }
 
 /// Numbers, right-aligned.
@@ -41,6 +42,11 @@ impl Column {
     pub(crate) const fn spare(self, rank: u8) -> Self {
         Self { spare: rank, ..self }
     }
+
+    /// A column that is left out if no row has anything in it.
+    pub(crate) const fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
 }
 
 /// The table as text, each line with its end. `columns` describe the cells of each row.
@@ -53,8 +59,14 @@ pub(crate) fn render<const N: usize>(columns: [Column; N], rows: Vec<[String; N]
             .max()
             .unwrap_or(0)
     };
-    let mut shown: Vec<(usize, usize, Column)> =
-        columns.iter().enumerate().map(|(i, column)| (i, widest(i, column), *column)).collect();
+    let says =
+        |i: usize, column: &Column| !column.optional || rows.iter().any(|row| !row[i].is_empty());
+    let mut shown: Vec<(usize, usize, Column)> = columns
+        .iter()
+        .enumerate()
+        .filter(|(i, column)| says(*i, column))
+        .map(|(i, column)| (i, widest(i, column), *column))
+        .collect();
     if let Some(width) = terminal {
         fit(&mut shown, width);
     }

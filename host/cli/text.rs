@@ -58,6 +58,20 @@ pub(crate) fn age(at: &str) -> String {
     format!("{value} {} ago", plural(value.unsigned_abs(), unit))
 }
 
+/// `12s`, `5m`, `3h`, `2d`: how far an RFC 3339 time is from now, either way.
+pub(crate) fn distance(at: &str) -> String {
+    let Ok(then) = at.parse::<Timestamp>() else {
+        return printable(at);
+    };
+    let seconds = (Timestamp::now().as_second() - then.as_second()).unsigned_abs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// `tenant` or `tenants`.
 pub(crate) fn plural(count: u64, word: &str) -> String {
     if count == 1 { word.to_owned() } else { format!("{word}s") }

@@ -11,7 +11,7 @@ use crate::table::{self, number, text as words};
 use crate::{out, text};
 use anyhow::Result;
 use clap::builder::ValueHint;
-use insula_model::api::DeployResponse;
+use insula_model::api::{DeployResponse, JobStatus};
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
@@ -135,7 +135,9 @@ async fn deploy_one(client: &Client, path: &Path) -> Result<DeployResponse> {
 fn list(deployed: &[DeployResponse]) -> String {
     let columns = [words("TENANT"), words("URL"), number("REV").spare(1), words("STATE").spare(2)];
     let row = |response: &DeployResponse| {
-        let first = response.urls.first().map(|url| text::printable(url)).unwrap_or_default();
+        let first = response.urls.first().map(|url| text::printable(url));
+        let runs = |job: &JobStatus| format!("runs {}", job.schedule);
+        let first = first.or_else(|| response.job.as_ref().map(runs)).unwrap_or_default();
         let url = match response.urls.len() {
             0 | 1 => first,
             n => format!("{first} and {} more", n - 1),

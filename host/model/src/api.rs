@@ -15,6 +15,7 @@
 //! PUT    /v1/tenants/{name}/secrets/{key}  the value, as it is → 204
 //! DELETE /v1/tenants/{name}/secrets/{key}  204
 //! POST   /v1/tenants/{name}/runs           run a job now → 202 JobRun
+//! GET    /v1/tenants/{name}/runs           [JobRun], newest first
 //! GET    /v1/tenants/{name}/logs           LogRecord, one JSON object a line; ?tail=N&follow=true
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
@@ -23,10 +24,13 @@ use crate::grants::schedule::Schedule;
 use crate::grants::secrets::{SecretKey, SecretVia};
 use crate::{Ceilings, Digest, Grants, Limits, Manifest, Route, TenantName};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use utoipa::ToSchema;
 
 /// The most recent revisions of a tenant that are kept for rollback; older ones are forgotten.
 pub const REVISIONS_KEPT_MAX: u32 = 50;
+/// The most recent runs of a job that are remembered.
+pub const RUNS_KEPT_MAX: u32 = 20;
 
 /// The one shape of an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -227,9 +231,19 @@ pub enum JobCause {
     Request,
 }
 
+impl JobCause {
+    /// The word that CLI and API show.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::Request => "request",
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "result", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum JobResult {
     /// The program ended by itself.
     Exited {
@@ -238,9 +252,41 @@ pub enum JobResult {
     },
     /// It was ended, or never started.
     Failed {
-        /// A word as in `insula-fault`, or `worker-died`.
+        /// A word as in `insula-fault`, or `worker-died`, or `host-died`.
         fault: String,
     },
+}
+
+impl JobResult {
+    /// Ended for this reason.
+    pub fn failed(fault: impl Into<String>) -> Self {
+        Self::Failed { fault: fault.into() }
+    }
+
+    /// Whether the program ended by itself and was content.
+    pub fn is_success(&self) -> bool {
+        *self == Self::Exited { code: 0 }
+    }
+}
+
+/// `exit 3`, or the fault's word.
+impl fmt::Display for JobResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(f, "exit {code}"),
+            Self::Failed { fault } => f.write_str(fault),
+        }
+    }
+}
+
+/// What [`JobResult`]'s `Display` writes.
+impl From<&str> for JobResult {
+    fn from(text: &str) -> Self {
+        match text.strip_prefix("exit ").and_then(|code| code.parse().ok()) {
+            Some(code) => Self::Exited { code },
+            None => Self::failed(text),
+        }
+    }
 }
 
 /// One secret of a tenant, without its value.
@@ -394,6 +440,9 @@ pub struct DeployResponse {
     pub urls: Vec<String>,
     /// Milliseconds the compiler took; none if the code was there already.
     pub compile_ms: Option<u64>,
+    /// When it runs, if it has a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobStatus>,
 }
 
 /// `POST /v1/tenants/{name}/rollback`.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// 24 hexadecimal digits. A plain value, because every request has one and few ever use it.
+/// 24 characters: hexadecimal digits for a request, `run-` and its number for a run of a job. A plain
+/// value, because every request has one and few ever use it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestId([u8; 24]);
 
@@ -19,9 +20,21 @@ impl RequestId {
         Self(text)
     }
 
-    /// The digits.
+    /// Of a job's run: the same in every process, so that supervisor and worker name it alike.
+    pub fn run(number: u64) -> Self {
+        let mut text = *b"run-00000000000000000000";
+        let mut rest = number;
+        // 20 digits are enough for any `u64`.
+        for digit in text[4..].iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        Self(text)
+    }
+
+    /// The characters.
     pub fn as_str(&self) -> &str {
-        // Digits are ASCII, so this never falls back.
+        // They are ASCII, so this never falls back.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -47,5 +60,11 @@ mod tests {
         let id = RequestId::new(0x0123_4567_89ab_cdef, 0xfedc_ba98);
         assert_eq!(id.as_str(), "0123456789abcdeffedcba98");
         assert_eq!(RequestId::new(0, 1).as_str(), "000000000000000000000001");
+    }
+
+    #[test]
+    fn a_run_is_named_by_its_number() {
+        assert_eq!(RequestId::run(7).as_str(), "run-00000000000000000007");
+        assert_eq!(RequestId::run(u64::MAX).as_str(), "run-18446744073709551615");
     }
 }

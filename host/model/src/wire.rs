@@ -49,7 +49,7 @@ pub enum ToWorker {
     RunJob {
         /// The tenant's slot.
         slot: u32,
-        /// Echoed in the answer.
+        /// Its number; echoed in the answer, and in the tenant's log as [`crate::RequestId::run`].
         run: u64,
     },
     /// Accept nothing more, finish what runs within this time, then exit.

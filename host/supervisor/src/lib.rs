@@ -5,8 +5,9 @@
 //!                │ publish: one transaction, then every worker
 //!                ├──▶ state      what is durable (SQLite)
 //!                ├──▶ registry   what is in force (memory)
-//!                └──▶ processes  the workers: started, told, buried, replaced
-//!                         └──▶ logs   guests' lines, on their way to disk
+//!                ├──▶ processes  the workers: started, told, buried, replaced
+//!                │        └──▶ logs   guests' lines, on their way to disk
+//!                └──▶ jobs       what runs by a schedule: when, and where it is sent
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
@@ -19,6 +20,7 @@ mod compilers;
 mod control;
 mod data;
 mod deploy;
+mod jobs;
 mod keeper;
 mod listen;
 mod logs;

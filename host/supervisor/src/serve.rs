@@ -12,6 +12,7 @@ use crate::compilers::Compilers;
 use crate::control::{self, App, Socket, SocketError};
 use crate::data::{DataDir, DataError, control_socket};
 use crate::deploy::{Deployer, MountRules, repair};
+use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
 use crate::logs::{Logs, Writing};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
@@ -20,11 +21,12 @@ use crate::state::{State, StateError};
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, listen};
 use insula_ipc::table::{Table, TableError};
-use insula_model::Ceilings;
-use insula_model::api::HostInfo;
+use insula_model::api::{HostInfo, JobRun};
 use insula_model::config::CompilerLimits;
+use insula_model::{Ceilings, TenantName};
 use insula_sandbox::capabilities::directories;
 use insula_sandbox::store::{ArtifactStore, StoreError};
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -44,6 +46,8 @@ const SWEEP_S: u64 = 3_600;
 /// How long a shutdown waits for a publish under way, in milliseconds: longer than a stuck worker
 /// holds one up.
 const PUBLISH_MS_MAX: u64 = 15_000;
+/// How long a shutdown waits until the last runs of jobs are recorded, in milliseconds.
+const RECORD_MS_MAX: u64 = 5_000;
 
 /// Everything a host is told.
 #[derive(Debug, Clone)]
@@ -185,6 +189,7 @@ struct Host {
     ending: watch::Sender<bool>,
     control: JoinHandle<io::Result<()>>,
     helpers: [JoinHandle<()>; 2],
+    scheduler: JoinHandle<()>,
 }
 
 impl Host {
@@ -194,7 +199,8 @@ impl Host {
         listener: TcpListener,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
-        let (store, state, registry) = open(data.to_path_buf(), config.secrets_key.clone()).await?;
+        let (store, state, registry, last_runs) =
+            open(data.to_path_buf(), config.secrets_key.clone()).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
         let socket = Socket::bind(&control_socket(data))?;
@@ -209,7 +215,16 @@ impl Host {
             outbound_ca: config.outbound_ca.clone(),
         };
         let registry = Arc::new(registry);
-        let workers = Workers::start(setup, Arc::clone(&registry), logs.clone(), code_needed);
+        let jobs = Arc::new(Board::default());
+        let (to_registry, to_jobs) = (Arc::clone(&registry), Arc::clone(&jobs));
+        let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed);
+        let scheduler = Scheduler {
+            board: Arc::clone(&jobs),
+            state: state.clone(),
+            registry: Arc::clone(&registry),
+            workers: workers.clone(),
+            logs: logs.clone(),
+        };
         let deployer = Arc::new(Deployer {
             keeper: Keeper::new(store.clone()),
             compilers: Compilers::new(store.clone(), config.compiler.clone()),
@@ -217,6 +232,7 @@ impl Host {
             state,
             registry,
             workers,
+            jobs,
             logs,
             ceilings: config.ceilings.clone(),
             mount_rules: MountRules {
@@ -242,6 +258,7 @@ impl Host {
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
                 tokio::spawn(sweep(deployer)),
             ],
+            scheduler: tokio::spawn(scheduler.run(last_runs)),
             app,
             writing,
             ending,
@@ -252,6 +269,7 @@ impl Host {
     async fn stop(self, drain_ms: u64, stop: &mut Stop) {
         let deployer = &self.app.deployer;
         deployer.draining.store(true, Ordering::SeqCst);
+        deployer.jobs.close();
         tracing::info!(drain_ms, "stopping: no new connections, running requests finish");
         let draining = async {
             // A publish under way is finished first, so that its client hears how it ended.
@@ -277,6 +295,10 @@ impl Host {
         for helper in self.helpers {
             helper.abort();
         }
+        let recorded = Duration::from_millis(RECORD_MS_MAX);
+        if tokio::time::timeout(recorded, self.scheduler).await.is_err() {
+            tracing::error!("the ends of some runs could not be recorded");
+        }
         self.writing.close(&deployer.logs).await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
@@ -284,6 +306,8 @@ impl Host {
         tracing::info!("stopped");
     }
 }
+
+type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>);
 
 /// What no tenant may see, wherever links lead: the data directory, which is absolute already, and the
 /// key for secrets.
@@ -294,10 +318,7 @@ fn private(data: &Path, secrets_key: Option<&SecretsKey>) -> Vec<PathBuf> {
 }
 
 /// Opens what is on disk; blocks elsewhere.
-async fn open(
-    data: PathBuf,
-    secrets_key: Option<SecretsKey>,
-) -> Result<(ArtifactStore, State, Registry), ServeError> {
+async fn open(data: PathBuf, secrets_key: Option<SecretsKey>) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
@@ -306,7 +327,8 @@ async fn open(
         let registry = Registry::load(state.load()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
-        Ok((store, state, registry))
+        let last_runs = state.recover_runs()?;
+        Ok((store, state, registry, last_runs))
     });
     opened.await.map_err(io::Error::other)?
 }

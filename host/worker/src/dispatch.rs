@@ -170,7 +170,12 @@ fn route(worker: &Worker, parts: &mut http::request::Parts) -> Result<Rc<Tenant>
 }
 
 /// Under which limits a request runs.
-fn invocation(ticket: &Ticket, id: RequestId, hops: u32, edge: Option<Edge>) -> Invocation {
+pub(crate) fn invocation(
+    ticket: &Ticket,
+    id: RequestId,
+    hops: u32,
+    edge: Option<Edge>,
+) -> Invocation {
     let tenant = &ticket.tenant;
     Invocation {
         memory_bytes: tenant.entry.limits.memory_bytes,
@@ -202,7 +207,7 @@ fn edge<B>(worker: &Worker, tenant: &Tenant, peer: &Peer, request: &Request<B>) 
     }
 }
 
-async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>, Unavailable> {
+pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>, Unavailable> {
     let known = tenant.loaded.borrow().upgrade();
     if let Some(loaded) = known {
         worker.codes.touch(&tenant.entry.digest);
@@ -231,14 +236,20 @@ fn guard_body(body: ClientBody, ticket: &mut Ticket) -> (RequestBody, Option<Arc
 }
 
 /// Records a request that got no permit, and says why.
-fn refuse(worker: &Worker, tenant: &Tenant, id: RequestId, fault: Fault, detail: &str) -> Fault {
+pub(crate) fn refuse(
+    worker: &Worker,
+    tenant: &Tenant,
+    id: RequestId,
+    fault: Fault,
+    detail: &str,
+) -> Fault {
     tenant.log.line(id, LogStream::Host, &format!("{}: {detail}", fault.code()));
     let cell = worker.table.cell(worker.index, tenant.entry.slot);
     cell.record(respond::outcome(fault), &Usage::default());
     fault
 }
 
-fn why_shed(tenant: &Tenant) -> String {
+pub(crate) fn why_shed(tenant: &Tenant) -> String {
     let limits = &tenant.entry.limits;
     format!(
         "refused before it ran; the tenant may run {} at once, queue {} in each worker, and keep them \
@@ -248,7 +259,7 @@ fn why_shed(tenant: &Tenant) -> String {
 }
 
 /// Records a fault with everything known about it; the client gets the word only.
-fn fail(mut ticket: Ticket, id: RequestId, fault: Fault, detail: &str) -> Fault {
+pub(crate) fn fail(mut ticket: Ticket, id: RequestId, fault: Fault, detail: &str) -> Fault {
     let text =
         if detail.is_empty() { fault.code().into() } else { format!("{}: {detail}", fault.code()) };
     ticket.tenant.log.line(id, LogStream::Host, &text);

@@ -14,6 +14,7 @@ mod codes;
 mod connection;
 mod dispatch;
 mod headers;
+mod job;
 mod link;
 mod listener;
 mod outbound;

@@ -7,10 +7,10 @@
 //! worker exits.
 
 use crate::codes::Codes;
-use crate::listener;
 use crate::outbound::{self, LOOKUPS_MAX, Outbound};
 use crate::tenant_log::LINES_QUEUED_MAX;
 use crate::worker::Worker;
+use crate::{job, listener};
 use insula_ipc::channel::{self, ChannelError};
 use insula_ipc::fds::{InheritError, inherited};
 use insula_ipc::table::{Table, TableError};
@@ -29,13 +29,15 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 /// How long an orphaned worker lets its requests finish, in milliseconds.
 const ORPHAN_DRAIN_MS: u64 = 10_000;
 /// Threads for what blocks, of all tenants together: more wait for one of these.
 const BLOCKING_THREADS_MAX: usize = 16;
+/// How long a worker that ends may take to write its last messages.
+const FLUSH_MAX: Duration = Duration::from_millis(500);
 /// How often a draining worker looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(5);
 
@@ -122,14 +124,32 @@ async fn live(
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
-    tokio::task::spawn_local(write(to, outgoing));
+    let (last, is_last) = oneshot::channel();
+    let writing = tokio::task::spawn_local(write(to, outgoing, is_last));
     let within_ms = obey(&worker, &mut from, listener).await;
     drain(&worker, Duration::from_millis(within_ms)).await;
+    // How the last runs ended, and what the last guests wrote, is still to be said.
+    let _ = last.send(());
+    let _ = tokio::time::timeout(FLUSH_MAX, writing).await;
     Ok(())
 }
 
-async fn write(mut to: OwnedWriteHalf, mut outgoing: mpsc::Receiver<FromWorker>) {
-    while let Some(message) = outgoing.recv().await {
+/// Writes messages; once told that the last has been queued, those, and then ends.
+async fn write(
+    mut to: OwnedWriteHalf,
+    mut outgoing: mpsc::Receiver<FromWorker>,
+    mut is_last: oneshot::Receiver<()>,
+) {
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = outgoing.recv() => message,
+            _ = &mut is_last, if !outgoing.is_closed() => {
+                outgoing.close();
+                continue;
+            }
+        };
+        let Some(message) = message else { return };
         if channel::send(&mut to, &message).await.is_err() {
             // The reading side notices the same end and drains.
             return;
@@ -163,8 +183,9 @@ async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListen
                 say(worker, FromWorker::Serving).await;
             }
             Ok(Some(ToWorker::CodeReady { digest })) => worker.codes.ready(&digest),
-            // Nothing starts jobs yet.
-            Ok(Some(ToWorker::RunJob { .. })) => {}
+            Ok(Some(ToWorker::RunJob { slot, run })) => {
+                tokio::task::spawn_local(job::run(worker.clone(), slot, run));
+            }
             Ok(Some(ToWorker::Drain { within_ms })) => return within_ms,
             Ok(Some(ToWorker::Hello { .. })) => {}
             Ok(None) => return ORPHAN_DRAIN_MS,
@@ -185,7 +206,7 @@ async fn drain(worker: &Rc<Worker>, within: Duration) {
     worker.draining.set(true);
     worker.drain.notify_waiters();
     let done = async {
-        while worker.connections.get() > 0 || worker.running.get() > 0 {
+        while worker.connections.get() > 0 || worker.running.get() > 0 || worker.jobs.get() > 0 {
             tokio::time::sleep(DRAIN_CHECK).await;
         }
     };

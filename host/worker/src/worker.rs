@@ -38,6 +38,8 @@ pub(crate) struct Worker {
     pub(crate) running: Cell<u64>,
     /// The port that tenants are served at.
     pub(crate) port: Cell<u16>,
+    /// Runs of jobs that the supervisor waits for.
+    pub(crate) jobs: Cell<u64>,
     pub(crate) connections: Cell<u64>,
     pub(crate) connection_closed: Notify,
     pub(crate) draining: Cell<bool>,
@@ -80,6 +82,7 @@ impl Worker {
             outbound,
             running: Cell::new(0),
             port: Cell::new(0),
+            jobs: Cell::new(0),
             connections: Cell::new(0),
             connection_closed: Notify::new(),
             draining: Cell::new(false),
@@ -137,6 +140,11 @@ impl Worker {
             .get(&slot)
             .filter(|tenant| tenant.entry.name.as_str() == name)
             .cloned()
+    }
+
+    /// The tenant in this slot.
+    pub(crate) fn tenant(&self, slot: u32) -> Option<Rc<Tenant>> {
+        self.tenants.borrow().get(&slot).cloned()
     }
 
     /// Takes a tenant out of service.

@@ -13,6 +13,7 @@ mod error;
 mod listener;
 mod logs;
 mod openapi;
+mod runs;
 mod secrets;
 mod system;
 mod tenants;
@@ -63,6 +64,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/tenants/{name}/rollback", post(tenants::roll_back))
         .route("/v1/tenants/{name}/secrets", get(secrets::list))
         .route("/v1/tenants/{name}/secrets/{key}", put(secrets::set).delete(secrets::remove))
+        .route("/v1/tenants/{name}/runs", post(runs::start).get(runs::list))
         .route("/v1/tenants/{name}/logs", get(logs::logs))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)

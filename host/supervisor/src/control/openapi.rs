@@ -35,6 +35,8 @@ use utoipa::openapi::OpenApi as Schema;
         super::secrets::list,
         super::secrets::set,
         super::secrets::remove,
+        super::runs::start,
+        super::runs::list,
         super::logs::logs,
     )
 )]

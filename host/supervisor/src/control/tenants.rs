@@ -24,7 +24,7 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
         routes: tenant.entry.routes.clone(),
         deployed_at: tenant.deployed_at.clone(),
         counters: app.deployer.workers.counters(tenant.entry.slot),
-        job: None,
+        job: app.deployer.jobs.status(tenant.entry.slot),
     }
 }
 

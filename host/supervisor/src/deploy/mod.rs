@@ -21,6 +21,7 @@ mod secrets;
 
 use crate::compile::Compiled as Code;
 use crate::compilers::{Asker, Compilers};
+use crate::jobs::Board;
 use crate::keeper::{Keeper, Pin};
 use crate::logs::Logs;
 use crate::processes::Workers;
@@ -48,6 +49,7 @@ pub(crate) struct Deployer {
     pub(crate) state: State,
     pub(crate) registry: Arc<Registry>,
     pub(crate) workers: Workers,
+    pub(crate) jobs: Arc<Board>,
     pub(crate) logs: Logs,
     pub(crate) ceilings: Ceilings,
     pub(crate) mount_rules: MountRules,
@@ -94,6 +96,7 @@ struct Active {
     changed: bool,
     kind: GuestKind,
     routes: Vec<Route>,
+    slot: u32,
 }
 
 impl Draft {
@@ -150,6 +153,7 @@ impl Active {
             changed,
             kind: tenant.entry.kind,
             routes: tenant.entry.routes.clone(),
+            slot: tenant.entry.slot,
         }
     }
 }
@@ -238,6 +242,7 @@ impl Deployer {
             changed: active.changed,
             kind: active.kind,
             compile_ms,
+            job: self.jobs.status(active.slot),
         }
     }
 }

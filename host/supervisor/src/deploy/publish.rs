@@ -79,9 +79,25 @@ impl Deployer {
         let (active, entry) = (Active::of(&tenant, true), tenant.entry.clone());
         self.log_change(&tenant);
         self.registry.put(*tenant);
-        self.workers.publish(vec![entry], Vec::new()).await?;
+        let slot = entry.slot;
+        let told = self.workers.publish(vec![entry], Vec::new()).await;
+        // After the workers: a run that is due now is of the new revision.
+        self.put_on_board(&name, slot).await;
+        told?;
         self.keeper.remove(forgotten).await;
         Ok(active)
+    }
+
+    /// Has a tenant's schedule, or its absence, count from now on.
+    async fn put_on_board(&self, name: &TenantName, slot: u32) {
+        let Some(tenant) = self.registry.get(name) else { return };
+        let new = tenant.schedule.is_some() && !self.jobs.has(slot);
+        let last = if new { self.state.last_run(name.clone()).await } else { Ok(None) };
+        let last = last.unwrap_or_else(|error| {
+            tracing::warn!(tenant = %name, %error, "its last run could not be read");
+            None
+        });
+        self.jobs.put(tenant, last);
     }
 
     pub(super) async fn unpublish(self: Arc<Self>, name: TenantName) -> Result<(), DeployError> {
@@ -91,6 +107,7 @@ impl Deployer {
         tracing::info!(tenant = %name, "removed");
         if let Some(tenant) = self.registry.remove(&name) {
             let slot = tenant.entry.slot;
+            self.jobs.remove(slot, &name);
             self.workers.publish(Vec::new(), vec![slot]).await?;
             self.quarantine(slot);
         }
@@ -136,9 +153,10 @@ impl Deployer {
     /// until then they count in its slot: a new owner would inherit them.
     fn quarantine(&self, slot: u32) {
         let (workers, registry) = (self.workers.clone(), Arc::clone(&self.registry));
+        let jobs = Arc::clone(&self.jobs);
         tokio::spawn(async move {
             // Ends with the longest deadline a manifest may have, or with the worker.
-            while workers.counters(slot).running > 0 {
+            while workers.counters(slot).running > 0 || jobs.runs_in(slot) {
                 tokio::time::sleep(SLOT_RECHECK).await;
             }
             workers.clear_slot(slot);

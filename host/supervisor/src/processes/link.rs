@@ -108,6 +108,7 @@ fn entry_bytes_max(entry: &TenantEntry) -> usize {
 pub(super) async fn read(
     inner: Arc<Inner>,
     index: u32,
+    life: u64,
     mut from: OwnedReadHalf,
 ) -> Result<(), ChannelError> {
     while let Some(message) = receive(&mut from).await? {
@@ -120,6 +121,7 @@ pub(super) async fn read(
                         seat.state = WorkerState::Serving;
                     }
                 });
+                inner.jobs.wake();
             }
             FromWorker::Ack { seq: SNAPSHOT_SEQ } => {}
             FromWorker::Ack { seq } => {
@@ -135,8 +137,12 @@ pub(super) async fn read(
                 // behind it.
                 let _ = inner.code_needed.send(CodeNeeded { digest, reason }).await;
             }
-            // Nothing starts jobs yet.
-            FromWorker::JobEnded { .. } => {}
+            FromWorker::JobEnded { slot, run, result } => {
+                // Behind every line that the program wrote.
+                if let Some(line) = inner.jobs.ended(life, slot, run, result) {
+                    inner.logs.push(&inner.registry, line);
+                }
+            }
         }
     }
     Ok(())

@@ -23,6 +23,7 @@ mod spawn;
 mod worker;
 
 use crate::clock;
+use crate::jobs::{Board, Place};
 use crate::logs::Logs;
 use crate::registry::Registry;
 use crate::sync::lock;
@@ -97,6 +98,7 @@ struct Inner {
     outbound_ca: String,
     table: Arc<Table>,
     registry: Arc<Registry>,
+    jobs: Arc<Board>,
     logs: Logs,
     code_needed: mpsc::Sender<CodeNeeded>,
     seats: Mutex<Vec<Seat>>,
@@ -106,12 +108,16 @@ struct Inner {
     /// Seats whose task has not ended.
     filled: watch::Sender<u32>,
     seq: AtomicU64,
+    /// Processes started so far.
+    lives: AtomicU64,
 }
 
 /// What is known about the worker of one index, whichever process that is at the moment.
 struct Seat {
     state: WorkerState,
     pid: Option<u32>,
+    /// Which process it is, among all that there ever were, from 1.
+    life: u64,
     serving_since: Option<Instant>,
     /// Deaths in a row before it ever served.
     unstarted: u32,
@@ -135,12 +141,14 @@ impl Workers {
     pub(crate) fn start(
         setup: WorkerSetup,
         registry: Arc<Registry>,
+        jobs: Arc<Board>,
         logs: Logs,
         code_needed: mpsc::Sender<CodeNeeded>,
     ) -> Self {
         let seats = (0..setup.table.workers()).map(|_| Seat {
             state: WorkerState::Starting,
             pid: None,
+            life: 0,
             serving_since: None,
             unstarted: 0,
             restarts: 0,
@@ -153,6 +161,7 @@ impl Workers {
             tenants_dir: path_text(&setup.tenants_dir),
             outbound_ca: setup.outbound_ca,
             registry,
+            jobs,
             logs,
             code_needed,
             seats: Mutex::new(seats.collect()),
@@ -160,6 +169,7 @@ impl Workers {
             phase: watch::Sender::new(Phase::Running),
             filled: watch::Sender::new(setup.table.workers()),
             seq: AtomicU64::new(1),
+            lives: AtomicU64::new(1),
             table: Arc::clone(&setup.table),
             inheritance: spawn::Inheritance {
                 listener: setup.listener,
@@ -240,6 +250,26 @@ impl Workers {
         Ok(())
     }
 
+    /// The workers that a run may be sent to.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let seats = lock(&self.0.seats);
+        let serving = (0..).zip(seats.iter()).filter(|(_, seat)| seat.takes_runs());
+        let place = |(index, seat): (u32, &Seat)| Place {
+            life: seat.life,
+            running: self.0.table.worker(index).running(),
+        };
+        serving.map(place).collect()
+    }
+
+    /// Has the worker of this life run a job, if it still serves.
+    pub(crate) fn run_job(&self, life: u64, slot: u32, run: u64) -> bool {
+        let Ok(frame) = encode(&ToWorker::RunJob { slot, run }) else { return false };
+        let seats = lock(&self.0.seats);
+        let seat = seats.iter().find(|seat| seat.life == life && seat.takes_runs());
+        let link = seat.and_then(|seat| seat.link.as_ref());
+        link.map(|link| link.send(Bytes::from(frame))).is_some()
+    }
+
     /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
     pub(crate) fn clear_slot(&self, slot: u32) {
         self.0.table.clear_slot(slot);
@@ -293,6 +323,12 @@ impl Workers {
         let mut seats = self.0.filled.subscribe();
         // The sender is in `self`: this ends with the condition.
         let _ = seats.wait_for(|filled| *filled == 0).await;
+    }
+}
+
+impl Seat {
+    fn takes_runs(&self) -> bool {
+        self.state == WorkerState::Serving && self.link.is_some()
     }
 }
 

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
@@ -55,6 +56,7 @@ pub(super) async fn keep(inner: Arc<Inner>, index: u32) {
             seat.serving_since.take().map(|since| since.elapsed())
         });
         let slot = inner.table.bury(index);
+        inner.runs_lost(index, *phase.borrow() != Phase::Running);
         if *phase.borrow() != Phase::Running {
             tracing::debug!(worker = index, cause = end.cause, "worker ended");
             return;
@@ -82,6 +84,16 @@ pub(super) async fn keep(inner: Arc<Inner>, index: u32) {
     }
 }
 
+impl Inner {
+    /// The process of this seat is gone: so are the runs of jobs in it.
+    fn runs_lost(&self, index: u32, draining: bool) {
+        let life = self.seat(index, |seat| seat.life).unwrap_or_default();
+        for line in self.jobs.worker_gone(life, draining) {
+            self.logs.push(&self.registry, line);
+        }
+    }
+}
+
 /// One process, from its start to its end.
 async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>) -> End {
     let (mut child, socket) = match spawn::spawn(&inner.inheritance) {
@@ -95,8 +107,10 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
     let (outgoing, queued) = mpsc::channel(OUTGOING_MAX);
     let (kills, killed) = mpsc::channel(1);
     let link = Link { outgoing: outgoing.clone(), acks: HashMap::new(), kills };
+    let life = inner.lives.fetch_add(1, Ordering::Relaxed);
     inner.seat(index, |seat| {
         seat.pid = pid;
+        seat.life = life;
         seat.link = Some(link);
     });
     // After the queue is registered, without an await in between: see `processes`.
@@ -111,7 +125,7 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
     };
     let (from, to) = socket.into_split();
     let writing = tokio::spawn(link::write(to, config, snapshot, queued));
-    let mut reading = tokio::spawn(link::read(Arc::clone(inner), index, from));
+    let mut reading = tokio::spawn(link::read(Arc::clone(inner), index, life, from));
     let watched = Watched { inner, index, outgoing, killed, phase };
     let end = watched.until_it_ends(&mut child, &mut reading).await;
     writing.abort();

@@ -1,4 +1,5 @@
-//! What is durable: tenants, revisions, routes and which artifacts they use, in `DATA/state.db`.
+//! What is durable: tenants, revisions, routes, which artifacts they use, and what jobs did, in
+//! `DATA/state.db`.
 //!
 //! Owns the one connection of the one writer. SQLite in WAL mode with `synchronous=FULL`: what was
 //! acknowledged has been synced, and a kill at any instant leaves the old or the new state. Anyone may
@@ -8,6 +9,7 @@
 //! as many as the control API lets in. Ends with [`State::close`], which folds the log into the file.
 
 mod read;
+mod runs;
 mod schema;
 mod secrets;
 mod write;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(crate) use runs::{Began, Begin, End};
 pub(crate) use write::{NewRevision, Published};
 
 /// How long a statement waits for somebody who reads the file with another tool.

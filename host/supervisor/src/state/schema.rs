@@ -7,7 +7,7 @@
 use super::StateError;
 use rusqlite::{Connection, TransactionBehavior};
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     // 1: artifacts, tenants, revisions, routes.
     "CREATE TABLE artifacts (
         digest      TEXT PRIMARY KEY,           -- sha256:…
@@ -54,6 +54,18 @@ const MIGRATIONS: [&str; 2] = [
         set_at      TEXT NOT NULL,
         PRIMARY KEY (tenant, key)
      ) STRICT, WITHOUT ROWID;",
+    // 3: what jobs did.
+    "CREATE TABLE job_runs (
+        tenant      INTEGER NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
+        run         INTEGER NOT NULL,           -- 1, 2, 3 … of each tenant; never reused
+        revision    INTEGER NOT NULL,
+        cause       TEXT NOT NULL,              -- schedule, request
+        started_at  TEXT NOT NULL,
+        ended_at    TEXT,                       -- none while it runs
+        result      TEXT,                       -- exit N, or why it was ended
+        PRIMARY KEY (tenant, run)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX job_runs_unended ON job_runs (tenant) WHERE ended_at IS NULL;",
 ];
 
 /// Sets the connection up and applies the migrations that the file has not seen.
