@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The longest that any verb may take which does not serve.
-const VERB_MAX: Duration = Duration::from_secs(90);
+const VERB_MAX: Duration = Duration::from_secs(240);
 
 /// What a command did.
 #[derive(Debug, Clone)]
