@@ -77,7 +77,14 @@ fn each_grant_opens_its_own_doors_and_no_other() {
         "[outbound]\nhosts = [\"http://localhost:{}\"]\nprivate = [\"127.0.0.0/8\"]",
         HOST.addr().port()
     );
-    let matrix: [(&str, &str, &str, &[&str]); 13] = [
+    let dir = HOST.home().join("mounted");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("file"), "inside").unwrap();
+    let mount = format!("mounts = [{{ host = {dir:?}, guest = \"/data\" }}]");
+    let matrix: [(&str, &str, &str, &[&str]); 16] = [
+        ("mount", &mount, "/?file=/data/file", &["preopened directories", "file"]),
+        ("escape", &mount, "/?file=/data/../../../etc/passwd", &["preopened directories"]),
+        ("scratch", "scratch = {}", "/", &["preopened directories", "writing a file"]),
         (
             "config",
             "config = { greeting = \"hello\" }",
