@@ -118,6 +118,8 @@ impl Refusal {
     }
 }
 
+/// How the engine of 0.2 says that a component is of 0.3.
+const NEEDS_ASYNC: &str = "requires the component model async feature";
 const WASM_MAGIC: &[u8] = b"\0asm";
 const BUILD_HINT: &str =
     "build a component, for instance with `cargo build --target wasm32-wasip2 --release`";
@@ -135,6 +137,8 @@ fn compile(bytes: &[u8]) -> Result<(GuestKind, Vec<u8>), Refusal> {
     };
     compile_as(bytes, Flavour::Wasi03).map_err(|second| match second {
         Attempt::Refused(refusal) => refusal,
+        // What only lacked async for the first engine is told what the second one minds.
+        Attempt::OtherEngine(refusal) if first.message.contains(NEEDS_ASYNC) => refusal,
         Attempt::OtherEngine(_) => first,
     })
 }
@@ -263,10 +267,11 @@ fn kind(engine: &Engine, component: &Component) -> Result<GuestKind, Refusal> {
         Ok(GuestKind::Http02)
     } else if exports("wasi:http/handler@0.3.") {
         Ok(GuestKind::Http03)
-    } else if exports("wasi:cli/run@0.2.") {
-        Ok(GuestKind::Command)
+    // Standard libraries still bring a `run` of 0.2 along where the program's own is of 0.3.
     } else if exports("wasi:cli/run@0.3.") {
         Ok(GuestKind::Command03)
+    } else if exports("wasi:cli/run@0.2.") {
+        Ok(GuestKind::Command)
     } else {
         let found = if names.is_empty() { "nothing".into() } else { names.join(", ") };
         Err(Refusal::new(
