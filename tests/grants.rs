@@ -251,6 +251,9 @@ fn grants_must_fit_the_kind_of_guest() {
     host.deploy("p3", &repo::guest("hello-p3"), &many);
     assert_eq!(host.tenant("p3").limits.reuse.unwrap().concurrent, 4);
     host.get("p3", "/").expect_ok();
+    let tool = repo::guest("tool");
+    let output = host.cli(["deploy", "cgi", tool.to_str().unwrap(), "--reuse-requests", "5"]);
+    output.expect(3, &["`reuse`", "command", "once for each request", "hint:"]);
 }
 
 #[test]

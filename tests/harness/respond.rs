@@ -178,12 +178,17 @@ pub fn responder(canned: &Canned<'_>) -> Vec<u8> {
     };
     let hex: String = data.iter().map(|byte| format!("\\{byte:02x}")).collect();
     let free = (4096 + data.len()).next_multiple_of(64 << 10);
-    let pages = free / (64 << 10) + if canned.environment { RETURNED_PAGES } else { 1 };
+    let returned = if canned.environment { RETURNED_PAGES } else { 1 };
+    let pages = free / (64 << 10) + returned;
+    // An instance that serves many requests begins anew half-way.
+    let full = free + returned * (32 << 10);
     let status = canned.status;
     let cores = format!(
         r#"(core module $memory (memory (export "memory") {pages}) (data (i32.const 4096) "{hex}")
           (global $free (mut i32) (i32.const {free}))
           (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+            (if (i32.gt_u (global.get $free) (i32.const {full}))
+              (then (global.set $free (i32.const {free}))))
             (global.get $free)
             (global.set $free (i32.and (i32.const -8)
               (i32.add (i32.const 7) (i32.add (global.get $free) (local.get 3)))))))
