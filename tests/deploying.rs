@@ -151,7 +151,7 @@ fn flags_reach_the_limits() {
         "memory_bytes": 32 << 20, "fuel": 50_000_000, "timeout_ms": 2_000, "concurrency": 7,
         "queue": 8, "queue_wait_ms": 9, "request_body_bytes": 10 << 10,
         "request_header_bytes": 11 << 10, "response_body_bytes": 12 << 10,
-        "reuse": {"requests": 13, "idle_ms": 14_000},
+        "reuse": {"requests": 13, "idle_ms": 14_000, "concurrent": 1},
     });
     assert_eq!(limits, expected);
     let port = HOST.addr().port();

@@ -20,7 +20,7 @@ Whether the component can be served is found out by deploying it.";
 
 /// Check manifests without deploying them.
 ///
-/// Syntax, fields, ceilings, and that the component is there.
+/// Syntax, fields, ceilings, and that the component is there, or a `[build]` that makes it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -44,7 +44,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         for found in manifests::find(path)? {
             match check(&found, &sound, &ceilings) {
                 Ok(loaded) => {
-                    out::line(&format!("ok: {} ({})", loaded.manifest.name, found.display()))?;
+                    let unbuilt = if loaded.component.is_file() { "" } else { ", not built yet" };
+                    let (name, shown) = (&loaded.manifest.name, found.display());
+                    out::line(&format!("ok: {name} ({shown}){unbuilt}"))?;
                     sound.push(loaded);
                 }
                 Err(error) => {
@@ -63,7 +65,8 @@ fn check(path: &Path, others: &[Loaded], ceilings: &Ceilings) -> Result<Loaded> 
     loaded.manifest.resolve(ceilings).map_err(|error| {
         Failure::new(Exit::Usage, format!("{shown} would be refused")).caused_by(error)
     })?;
-    if !loaded.component.is_file() {
+    // What `[build]` has yet to make is no mistake of the manifest's.
+    if loaded.manifest.build.is_none() && !loaded.component.is_file() {
         let message = format!("{shown} names a component that is not there");
         return Err(Failure::new(Exit::Usage, message)
             .hint(format!("build {}", loaded.component.display()))

@@ -24,6 +24,9 @@ use wasmtime_wasi_http::{
 
 /// Host-side resources (streams, fields, bodies, pollables …) that one instance may hold.
 const RESOURCES_MAX: usize = 4_096;
+/// The same for a preview 1 program, whose every entry may be an open file and so a descriptor of the
+/// worker's: as many files as other guests may have open, and some for streams and waiting.
+const PREVIEW1_RESOURCES_MAX: usize = 256 + 64;
 /// In-memory bytes of one set of header fields; above what [`insula_model::Ceilings`] lets in.
 const FIELDS_BYTES_MAX: usize = 128 << 10;
 
@@ -98,7 +101,7 @@ impl State {
         let (ctx, preview1) = match ctx {
             ProgramCtx::Component(ctx) => (Some(ctx), None),
             ProgramCtx::Preview1(mut ctx) => {
-                ctx.ctx().table.set_max_capacity(RESOURCES_MAX);
+                ctx.ctx().table.set_max_capacity(PREVIEW1_RESOURCES_MAX);
                 (None, Some(ctx))
             }
         };
