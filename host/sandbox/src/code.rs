@@ -100,6 +100,11 @@ impl Loaded {
     pub fn is_program(&self) -> bool {
         matches!(self.pre, Pre::Program(_))
     }
+
+    /// Whether one instance can serve several requests at once.
+    pub fn is_concurrent(&self) -> bool {
+        matches!(self.pre, Pre::Http(ProxyPre::P3(_)))
+    }
 }
 
 impl Loader {

@@ -16,6 +16,8 @@ use crate::code::{Loaded, Pre};
 use crate::fault::{DeadlinePassed, GuestFault, is_exhaustion};
 use crate::limiter::MemoryLimiter;
 use crate::log::LineSink;
+use crate::roster::End;
+use crate::shared::{Presence, Shared};
 use crate::state::State;
 use bytes::Bytes;
 use futures_channel::oneshot;
@@ -100,8 +102,8 @@ pub struct Invocation {
 
 /// A live instance between two requests.
 pub struct Instance {
-    store: Store<State>,
-    proxy: Proxy,
+    pub(crate) store: Store<State>,
+    pub(crate) proxy: Proxy,
 }
 
 /// What remains when the guest has returned or was ended.
@@ -118,9 +120,17 @@ pub(crate) type Head = Result<http::Response<GuestBody>, wasmtime::Error>;
 
 /// A request in progress.
 pub struct Running {
-    guest: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
+    guest: Guest,
     head: oneshot::Receiver<Head>,
     gauge: Arc<Gauge>,
+}
+
+enum Guest {
+    /// Runs here.
+    Own(Pin<Box<dyn Future<Output = Finished> + Send>>),
+    /// Runs in a task of its own, with others.
+    Shared(Presence),
+    Gone,
 }
 
 impl Running {
@@ -153,34 +163,72 @@ impl Running {
         } else {
             Box::pin(run(loaded, reused, request, invocation, sender))
         };
-        Self { guest: Some(guest), head, gauge }
+        Self { guest: Guest::Own(guest), head, gauge }
+    }
+
+    /// Starts a request in an instance that it shares with others.
+    pub fn join<B>(shared: &Shared, request: http::Request<B>, invocation: &Invocation) -> Self
+    where
+        B: http_body::Body<Data = Bytes, Error = RequestBodyError> + Send + 'static,
+    {
+        let request = request.map(|body| body.map_err(HttpError::from).boxed_unsync());
+        let (sender, head) = oneshot::channel();
+        let guest = Guest::Shared(shared.enter(request, invocation, sender));
+        Self { guest, head, gauge: invocation.gauge.clone() }
     }
 
     /// Runs the guest for a slice. Ready once, when it has finished.
     pub fn poll_guest(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
-        match &mut self.guest {
-            None => Poll::Pending,
-            Some(guest) => {
-                let finished = std::task::ready!(guest.as_mut().poll(cx));
-                self.guest = None;
-                Poll::Ready(finished)
+        let finished = match &mut self.guest {
+            Guest::Gone => return Poll::Pending,
+            Guest::Own(guest) => std::task::ready!(guest.as_mut().poll(cx)),
+            Guest::Shared(presence) => {
+                let End { fault, refused } = std::task::ready!(presence.poll_end(cx));
+                Finished { fault: Some(fault), instance: None, refused }
             }
-        }
+        };
+        self.guest = Guest::Gone;
+        Poll::Ready(finished)
+    }
+
+    /// Whether the guest runs elsewhere, so that polling it here is not running it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.guest, Guest::Shared(_))
+    }
+
+    /// The body has ended. That ends a request in a shared instance, unless it ended because the
+    /// instance did.
+    pub fn body_ended(&mut self) -> Option<GuestFault> {
+        let Guest::Shared(presence) = &mut self.guest else { return None };
+        let end = presence.end();
+        self.guest = Guest::Gone;
+        end.map(|end| end.fault)
     }
 
     /// Whether the guest is still there.
     pub fn is_running(&self) -> bool {
-        self.guest.is_some()
+        !matches!(self.guest, Guest::Gone)
     }
 
     /// Ends the guest now.
     pub fn abort(&mut self) {
-        self.guest = None;
+        self.guest = Guest::Gone;
     }
 
     /// The head, once the guest has set it; a fault if it declined to.
-    pub fn try_head(&mut self) -> Option<Result<http::Response<GuestBody>, GuestFault>> {
-        match self.head.try_recv() {
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Option<Result<http::Response<GuestBody>, GuestFault>> {
+        let head = match &self.guest {
+            // Somebody else runs it, and has to wake this task.
+            Guest::Shared(_) => match Pin::new(&mut self.head).poll(cx) {
+                Poll::Ready(head) => head.map(Some),
+                Poll::Pending => Ok(None),
+            },
+            Guest::Own(_) | Guest::Gone => self.head.try_recv(),
+        };
+        match head {
             Ok(Some(Ok(head))) => Some(Ok(head)),
             Ok(Some(Err(error))) => {
                 let mut fault = GuestFault::classify(&error, &self.gauge);
@@ -242,7 +290,7 @@ async fn run(
 }
 
 impl Instance {
-    async fn new(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<Self> {
+    pub(crate) async fn new(loaded: &Loaded, invocation: &Invocation) -> wasmtime::Result<Self> {
         let Pre::Http(pre) = &loaded.pre else {
             return Err(wasmtime::Error::msg("a program does not handle requests"));
         };
@@ -313,11 +361,20 @@ pub(crate) fn limited_store(engine: &Engine, state: State) -> wasmtime::Result<S
     Ok(store)
 }
 
-fn end_of_slice(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
-    let state = store.data();
+fn end_of_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let left = store.get_fuel().unwrap_or(0);
+    if let Some(roster) = store.data().roster.clone() {
+        let task = store.async_call_stack()?.last();
+        let deadline = roster.end_of_slice(task, left).unwrap_or(store.data().deadline);
+        return go_on_until(deadline);
+    }
+    let state = store.data();
     state.limiter.gauge.fuel.store(state.fuel.saturating_sub(left), Relaxed);
-    if Instant::now() >= state.deadline {
+    go_on_until(state.deadline)
+}
+
+fn go_on_until(deadline: Instant) -> wasmtime::Result<UpdateDeadline> {
+    if Instant::now() >= deadline {
         return Err(DeadlinePassed.into());
     }
     // tokio's own yield goes to the back of the queue, behind the sockets (wasmtime issue 10667).

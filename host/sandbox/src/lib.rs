@@ -25,7 +25,9 @@ pub mod log;
 pub mod outbound;
 mod preview1;
 pub mod program;
+mod roster;
 mod seal;
+pub mod shared;
 mod state;
 pub mod store;
 
@@ -36,3 +38,5 @@ pub use engine::Engines;
 pub use fault::GuestFault;
 pub use invoke::{GuestBody, Invocation, Running};
 pub use program::Program;
+pub use roster::Sharing;
+pub use shared::Shared;

@@ -17,6 +17,8 @@ const INSTANCES_MAX: usize = crate::engine::CORE_INSTANCES_MAX as usize;
 pub struct Gauge {
     /// Fuel consumed; exact at the end, at most one slice old before.
     pub fuel: AtomicU64,
+    /// Processor time in a shared instance, in nanoseconds: this request's part of it.
+    pub cpu_ns: AtomicU64,
     /// Most bytes of memories and tables so far.
     pub memory_peak_bytes: AtomicU64,
     /// Whether growth was ever denied.

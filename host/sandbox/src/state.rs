@@ -10,6 +10,7 @@ use crate::invoke::Invocation;
 use crate::limiter::{Gauge, MemoryLimiter};
 use crate::log::{GuestStream, LineSink};
 use crate::outbound::{self, CallContext};
+use crate::roster::Roster;
 use http::header::HeaderName;
 use insula_model::RequestId;
 use insula_model::api::LogStream;
@@ -43,6 +44,8 @@ pub(crate) struct State {
     pub(crate) deadline: Instant,
     /// Fuel the current request started with.
     pub(crate) fuel: u64,
+    /// Who is inside, if the instance is shared.
+    pub(crate) roster: Option<Arc<Roster>>,
 }
 
 /// A program's WASI context, streams and all.
@@ -122,7 +125,8 @@ impl State {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self { wasi, preview1: None, http, table, files: None, limiter, deadline, fuel }
+        let (preview1, files, roster) = (None, None, None);
+        Self { wasi, preview1, http, table, files, limiter, deadline, fuel, roster }
     }
 
     /// Makes the guest's directories ready; why they are not, if so.
@@ -140,6 +144,15 @@ impl State {
 
     pub(crate) fn files_and_table(&mut self) -> (&mut Files, &ResourceTable) {
         (self.files.get_or_insert_default(), &self.table)
+    }
+
+    /// One more request has entered a shared instance. Calls that the guest makes cannot be told apart
+    /// by request: they are as deep as the deepest inside, and may last as long as the longest.
+    pub(crate) fn entered(&mut self, deadline: Instant, speaker: RequestId, hops: u32) {
+        self.deadline = self.deadline.max(deadline);
+        self.wasi.deadline = self.deadline;
+        self.wasi.request = speaker;
+        self.wasi.hops = hops;
     }
 
     /// What `wasi:config` works on.

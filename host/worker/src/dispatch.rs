@@ -7,6 +7,7 @@ use crate::headers::{self, content_length, head_bytes, prepare_request, strip_ho
 use crate::request_body::{BodyState, ClientBody, RequestBody};
 use crate::respond;
 use crate::response_body::{ResponseBody, StreamParts};
+use crate::sharing;
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::worker::Worker;
@@ -23,7 +24,6 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -101,16 +101,22 @@ async fn answer(
     prepare_request(&mut parts.headers, id_value, &peer.forwarded);
     let (body, state) = guard_body(body, &mut ticket);
     let request = Request::from_parts(parts, body);
-    let (reused, served) = match tenant.pool.take() {
-        Some((instance, served)) => (Some(instance), served),
-        None => (None, 0),
-    };
     let edge = loaded.is_program().then(|| edge(&worker, &tenant, &peer, &request));
-    let mut running =
-        Running::start(loaded, reused, request, invocation(&ticket, id, peer.hops, edge));
+    let invoked = invocation(&ticket, id, peer.hops, edge);
+    let (mut running, served) = match tenant.shared.sharing(&loaded) {
+        Some(sharing) => {
+            let shared = sharing::instance(&worker, &tenant, loaded, sharing, &invoked);
+            (Running::join(&shared, request, &invoked), 0)
+        }
+        None => {
+            let (reused, served) = tenant.pool.take().unzip();
+            (Running::start(loaded, reused, request, invoked), served.unwrap_or(0))
+        }
+    };
     let mut head = invoke(&mut ticket, &mut running).await;
-    if let Err(Failed { refused: Some(request), .. }) = &mut head
-        && worker.make_room()
+    // What no guest has seen may be tried once more, in an instance of its own.
+    if let Err(Failed { refused: Some(request), fault }) = &mut head
+        && (fault.fault != Fault::WorkerFull || worker.make_room())
         && let Ok(loaded) = load(&worker, &tenant).await
     {
         let request = std::mem::take(&mut **request);
@@ -290,18 +296,16 @@ async fn invoke(ticket: &mut Ticket, running: &mut Running) -> Result<Answered, 
     let mut timer = pin!(tokio::time::sleep_until(deadline.into()));
     poll_fn(|cx| {
         if finished.is_none() {
-            let polled =
-                catch_unwind(AssertUnwindSafe(|| ticket.poll(cx, |cx| running.poll_guest(cx))));
-            match polled {
-                Ok(Poll::Ready(end)) => finished = Some(end),
-                Ok(Poll::Pending) => {}
-                Err(_) => {
+            match ticket.poll_guest(cx, running) {
+                Some(Poll::Ready(end)) => finished = Some(end),
+                Some(Poll::Pending) => {}
+                None => {
                     let detail = "the host panicked; its own log has the details".into();
                     return Poll::Ready(Err(GuestFault { fault: Fault::Panic, detail }.into()));
                 }
             }
         }
-        if let Some(head) = running.try_head() {
+        if let Some(head) = running.poll_head(cx) {
             // A guest that trapped after its head, with nothing sent yet, failed: say so.
             let head = match finished.as_mut().and_then(|end| end.fault.take()) {
                 Some(fault) => Err(fault),
@@ -340,7 +344,7 @@ async fn respond_with(
     id_value: &HeaderValue,
     peer: &Peer,
 ) -> Result<Response<ResponseBody>, No> {
-    let Answer { mut ticket, running, served, is_head, busy, state } = answer;
+    let Answer { mut ticket, mut running, served, is_head, busy, state } = answer;
     let (mut parts, mut body) = head.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.insert(headers::REQUEST_ID, id_value.clone());
@@ -365,8 +369,13 @@ async fn respond_with(
     }
     let mut early = VecDeque::new();
     let mut body_ended = false;
-    if !running.is_running() {
+    if !running.is_running() || running.is_shared() {
         let taken = poll_fn(|cx| Poll::Ready(take_early(cx, &mut body, &mut early))).await;
+        // Whatever the body says, an instance that ended under it says more.
+        let over = !matches!(taken, Ok(false));
+        if let Some(fault) = over.then(|| running.body_ended()).flatten() {
+            return Err(fail(ticket, id, fault.fault, &fault.detail).into());
+        }
         match taken {
             Ok(ended) => body_ended = ended,
             Err(detail) => return Err(fail(ticket, id, Fault::BadResponse, &detail).into()),

@@ -23,6 +23,7 @@ mod request_body;
 mod respond;
 mod response_body;
 mod router;
+mod sharing;
 mod tenant;
 mod tenant_log;
 mod ticket;

@@ -26,7 +26,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -217,6 +216,9 @@ impl Stream {
                 Poll::Ready(None) => self.body_ended = true,
             }
         }
+        if let Some(fault) = self.running.body_ended() {
+            return self.cut(fault.fault, &fault.detail);
+        }
         // A body may also end because its guest trapped, which only the guest's end tells.
         if self.running.is_running() {
             return Poll::Pending;
@@ -231,12 +233,10 @@ impl Stream {
         }
         let Self { ticket, running, .. } = self;
         let ticket = ticket.as_mut()?;
-        let polled =
-            catch_unwind(AssertUnwindSafe(|| ticket.poll(cx, |cx| running.poll_guest(cx))));
-        match polled {
-            Err(_) => Some((Fault::Panic, "the host panicked; its own log has the details".into())),
-            Ok(Poll::Pending) => None,
-            Ok(Poll::Ready(finished)) => {
+        match ticket.poll_guest(cx, running) {
+            None => Some((Fault::Panic, "the host panicked; its own log has the details".into())),
+            Some(Poll::Pending) => None,
+            Some(Poll::Ready(finished)) => {
                 if let Some(fault) = finished.fault {
                     return Some((fault.fault, fault.detail));
                 }
@@ -312,6 +312,8 @@ impl Drop for StreamBody {
             stream.ticket = None;
             return;
         }
+        // A shared instance is left; whatever becomes of it, the client has all.
+        let _later = stream.running.body_ended();
         let spoiled = stream.request_body.as_ref().and_then(|body| body.spoiled());
         if let Some(ticket) = stream.ticket.as_mut() {
             ticket.end(spoiled.map_or(Outcome::Response, respond::outcome));

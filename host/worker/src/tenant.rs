@@ -5,6 +5,7 @@
 
 use crate::outbound::Outbound;
 use crate::pool::Pool;
+use crate::sharing::SharedPool;
 use crate::tenant_log::TenantLog;
 use insula_keyvalue::Database;
 use insula_model::Grants;
@@ -30,6 +31,7 @@ pub(crate) struct Tenant {
     /// instances of an older one may still run; none if no revision was granted a store.
     removed: Option<Arc<AtomicBool>>,
     pub(crate) pool: Pool,
+    pub(crate) shared: SharedPool,
     /// Whether someone looks after the pool already.
     pub(crate) swept: Cell<bool>,
     /// Requests of this worker in the tenant's queue.
@@ -72,6 +74,7 @@ impl Tenant {
             capabilities: Arc::new(capabilities),
             removed,
             pool: Pool::new(entry.limits.reuse, idle_total),
+            shared: SharedPool::new(entry.limits.reuse, entry.limits.fuel),
             swept: Cell::new(false),
             waiting: Cell::new(0),
             freed: Notify::new(),

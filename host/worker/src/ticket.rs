@@ -6,7 +6,9 @@
 use crate::tenant::Tenant;
 use crate::worker::Worker;
 use insula_model::{Fault, Outcome, Usage};
-use insula_sandbox::invoke::Gauge;
+use insula_sandbox::Running;
+use insula_sandbox::invoke::{Finished, Gauge};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -49,6 +51,18 @@ impl Ticket {
         self.outcome.get_or_insert(outcome);
     }
 
+    /// Runs a guest for one slice, or asks after one that runs elsewhere; none if the host panicked.
+    pub(crate) fn poll_guest(
+        &mut self,
+        cx: &mut Context<'_>,
+        running: &mut Running,
+    ) -> Option<Poll<Finished>> {
+        if running.is_shared() {
+            return Some(running.poll_guest(cx));
+        }
+        catch_unwind(AssertUnwindSafe(|| self.poll(cx, |cx| running.poll_guest(cx)))).ok()
+    }
+
     /// Runs a guest for one slice: on the clock, on the tenant's account, and with its name in the
     /// shared table in case the process does not survive it.
     pub(crate) fn poll<T>(
@@ -70,7 +84,9 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let usage = Usage {
             fuel: self.gauge.fuel.load(Relaxed),
-            cpu_ns: u64::try_from(self.cpu.as_nanos()).unwrap_or(u64::MAX),
+            cpu_ns: u64::try_from(self.cpu.as_nanos())
+                .unwrap_or(u64::MAX)
+                .saturating_add(self.gauge.cpu_ns.load(Relaxed)),
             memory_peak_bytes: self.gauge.memory_peak_bytes.load(Relaxed),
             bytes_in: self.bytes_in.as_ref().map_or(0, |bytes| bytes.load(Relaxed)),
             bytes_out: self.bytes_out,

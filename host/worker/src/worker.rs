@@ -161,11 +161,19 @@ impl Worker {
             router.remove(route, tenant);
         }
         tenant.pool.close();
+        tenant.shared.close();
     }
 
     /// Keeps an instance for the tenant's next request, if its manifest allows that.
     pub(crate) fn keep(self: &Rc<Self>, tenant: &Rc<Tenant>, instance: Instance, served: u32) {
-        if !tenant.pool.put(instance, served) || tenant.swept.replace(true) {
+        if tenant.pool.put(instance, served) {
+            self.look_after(tenant);
+        }
+    }
+
+    /// Has the tenant's idle instances retired in time.
+    pub(crate) fn look_after(self: &Rc<Self>, tenant: &Rc<Tenant>) {
+        if tenant.swept.replace(true) {
             return;
         }
         let mut with_idle = self.with_idle.borrow_mut();
@@ -180,7 +188,7 @@ impl Worker {
     pub(crate) fn make_room(&self) -> bool {
         let mut any = false;
         for tenant in self.with_idle.borrow().iter() {
-            any |= tenant.pool.clear();
+            any |= tenant.pool.clear() | tenant.shared.clear();
         }
         let evicted = self.codes.evict();
         self.cell().set_loaded(self.codes.count());
@@ -194,7 +202,7 @@ impl Worker {
             let now = Instant::now();
             let mut with_idle = self.with_idle.borrow_mut();
             with_idle.retain(|tenant| {
-                let any = tenant.pool.sweep(now);
+                let any = tenant.pool.sweep(now) | tenant.shared.sweep(now);
                 tenant.swept.set(any);
                 any
             });
