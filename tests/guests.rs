@@ -5,6 +5,7 @@
 use insula_tests::wait::within;
 use insula_tests::{Host, Setup, cli, repo};
 use std::sync::LazyLock;
+use std::thread;
 use std::time::Duration;
 
 /// `insula up guests`, for all tests of this file.
@@ -110,6 +111,17 @@ guests! {
     hello_p3("hello-p3", host) {
         greets(host, "hello-p3");
         assert_eq!(host.tenant("hello-p3").summary.kind.as_str(), "http-0.3");
+    }
+
+    gather_p3("gather-p3", host) {
+        assert_eq!(host.tenant("gather-p3").summary.kind.as_str(), "http-0.3");
+        // More than there are workers, so that two meet in one.
+        let told: Vec<String> = thread::scope(|scope| {
+            let ask = || host.get("gather-p3", "/gather?n=2&ms=3000").expect_ok().text();
+            let asked: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
+            asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+        assert!(told.iter().any(|text| !text.contains(" peak=1 ")), "nobody met: {told:?}");
     }
 
     cgi_c("cgi-c", host) {
