@@ -167,7 +167,8 @@ fn build(dir: &Path, adjust: impl FnOnce(&mut Command)) {
 #[test]
 fn a_new_rust_folder_builds_by_itself_and_answers() {
     let Some(flags) = wasip2_flags() else {
-        repo::skipped("a_new_rust_folder_builds_by_itself_and_answers", "guests/build.sh");
+        // Debian's packages for it come and go, so not even CI can insist.
+        repo::untested("a_new_rust_folder_builds_by_itself_and_answers", "guests/sysroot.sh");
         return;
     };
     let host = Host::start();

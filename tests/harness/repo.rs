@@ -39,6 +39,11 @@ pub fn skipped(test: &str, mend: &str) {
         std::env::var_os("INSULA_TEST_ALL_GUESTS").is_none(),
         "{test}: what it needs is not there; run {mend}"
     );
+    untested(test, mend);
+}
+
+/// Says that a test does not run here, and how it would, wherever that is.
+pub fn untested(test: &str, mend: &str) {
     // Past the test runner, which keeps what a passing test prints to itself.
     let told = format!("\nNOT TESTED: {test}; run {mend} first\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes());
