@@ -6,7 +6,7 @@ use insula_tests::cli::{finish, insula};
 use insula_tests::process::children;
 use insula_tests::respond::{Canned, responder};
 use insula_tests::wait::eventually;
-use insula_tests::{Connection, Host, Output, Setup, process};
+use insula_tests::{Connection, Host, Output, Setup, process, repo};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{Read, Write};
@@ -98,6 +98,25 @@ fn a_secret_reaches_its_guest_and_nobody_else() {
     assert!(looked_at > 5, "{looked_at} files");
     let database = fs::read(host.data().join("state.db-wal")).unwrap();
     assert!(contains(&database, "API_KEY"), "what was looked at is where it would be");
+}
+
+#[test]
+fn a_secret_comes_as_configuration_or_as_a_variable_never_both() {
+    let host = &*HOST;
+    for key in ["AS_CONFIG", "AS_ENV", "NOT_GRANTED"] {
+        set(host, "reader", key, format!("value of {key}")).expect(0, &[]);
+    }
+    let settings = repo::guest("settings");
+    let flags = ["--secret", "AS_CONFIG=config", "--secret", "AS_ENV", "--config", "plain=1"];
+    host.deploy("reader", &settings, &flags);
+    let read = |path: &str| host.get("reader", path).expect_ok().text();
+    assert_eq!(read("/config?key=AS_CONFIG"), "value of AS_CONFIG");
+    assert_eq!(read("/env"), "AS_ENV=value of AS_ENV\n");
+    let config = read("/config");
+    assert!(config.contains("plain=1") && config.contains("AS_CONFIG="), "{config}");
+    assert!(!config.contains("AS_ENV") && !config.contains("NOT_GRANTED"), "{config}");
+    set(host, "reader", "AS_CONFIG", "changed").expect(0, &[]);
+    assert_eq!(read("/config?key=AS_CONFIG"), "changed");
 }
 
 fn contains(bytes: &[u8], words: &str) -> bool {
