@@ -80,7 +80,7 @@ fn without_slots_the_next_request_is_refused_and_the_one_after_them_served() {
     let mut waiting: Vec<Connection> = (0..SLOTS).map(|_| host.connect()).collect();
     for (turn, connection) in waiting.iter_mut().enumerate() {
         let name = ["some", "others"][turn % 2];
-        connection.send(&format!("GET /stall HTTP/1.1\r\nhost: {name}.localhost\r\n\r\n"));
+        connection.send(format!("GET /stall HTTP/1.1\r\nhost: {name}.localhost\r\n\r\n"));
     }
     eventually("all slots taken", || (host.workers()[0].running >= SLOTS as u64).then_some(()));
     let answer = eventually("a refusal", || {
