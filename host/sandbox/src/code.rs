@@ -120,7 +120,7 @@ impl Loader {
     }
 
     /// Verifies, maps and links. Blocks on the disk; takes about as long as hashing the file, unless
-    /// the file is marked (see [`crate::seal`]).
+    /// the file is marked (see `crate::seal`).
     pub fn load(&self, digest: &Digest) -> Result<Loaded, LoadError> {
         let seal = try_read_seal(&self.dir, digest)?.ok_or(LoadError::Missing)?;
         let file = match File::open(code_path(&self.dir, digest)) {

@@ -3,7 +3,7 @@
 //! A mount's directory is opened once for each revision and worker, when an instance first asks for
 //! it; every instance then gets the same directory, whatever its path leads to by that time. Inside
 //! of it the kernel resolves paths (`openat2`, beneath the directory and without magic links), so no
-//! `..` and no link leads out. Scratch directories of single instances end with [`Given`], those of
+//! `..` and no link leads out. Scratch directories of single instances end with `Given`, those of
 //! tenants with the tenant. What instances do in them is bounded by `crate::files`.
 
 use crate::files::quota::Quota;

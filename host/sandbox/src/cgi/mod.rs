@@ -7,7 +7,7 @@
 //! ```
 //! A fresh instance for each request, which ends with it. A program that fails (a trap, or an exit code
 //! that is not 0) has given no whole answer: before its head the client gets an error, afterwards the
-//! body breaks off. Bounds: those of every request, and those of [`stdout`].
+//! body breaks off. Bounds: those of every request, and those of `stdout`.
 
 pub(crate) mod stdin;
 pub(crate) mod stdout;
