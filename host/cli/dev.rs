@@ -93,8 +93,8 @@ async fn develop(client: &Client, path: &Path) -> Result<()> {
     // One that is wrong from the start is a typing error, not an edit under way.
     let mut loaded = manifests::load(path)?;
     let mut following: Option<(TenantName, Following)> = None;
+    let mut watch = Watch::new(&loaded)?;
     loop {
-        let mut watch = Watch::new(&loaded)?;
         // A save during a build starts the next one at once, but does not break this one off.
         match turn(client, &loaded).await {
             Ok(()) => {
@@ -112,14 +112,18 @@ async fn develop(client: &Client, path: &Path) -> Result<()> {
         }
         loop {
             watch.changed().await;
+            // Before the manifest is read: what is saved from then on is the next change.
+            watch = Watch::new(&loaded)?;
             match manifests::load(path) {
                 Ok(again) => {
+                    if !watch.is_for(&again) {
+                        watch = Watch::new(&again)?;
+                    }
                     loaded = again;
                     break;
                 }
                 Err(error) => failure::explain(&error),
             }
-            watch = Watch::new(&loaded)?;
         }
     }
 }

@@ -37,24 +37,7 @@ impl Watch {
     /// Looks at the sources now, and watches them from now on. The manifest is one of them. Without a
     /// `[build]`, so is the component.
     pub(crate) fn new(of: &Loaded) -> Result<Self> {
-        let dir = match of.path.parent() {
-            Some(dir) if dir != Path::new("") => dir.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let roots = match &of.manifest.build {
-            None => vec![of.path.clone(), of.component.clone()],
-            Some(build) => match &build.watch {
-                None => vec![dir.clone()],
-                Some(names) => {
-                    let named = names.iter().map(|name| dir.join(name));
-                    named.chain([of.path.clone()]).collect()
-                }
-            },
-        };
-        let component = match &of.manifest.build {
-            Some(_) => of.component.clone(),
-            None => PathBuf::new(),
-        };
+        let (roots, component) = roots(of);
         let (events, signal) = watch::channel(());
         let mut watcher = notify::recommended_watcher(move |_| {
             // Whatever it was: those who wait look for themselves.
@@ -70,6 +53,11 @@ impl Watch {
         }
         let then = digest(&files);
         Ok(Self { roots, component, then, signal, _watcher: watcher })
+    }
+
+    /// Whether these are the same sources, by name.
+    pub(crate) fn is_for(&self, of: &Loaded) -> bool {
+        roots(of) == (self.roots.clone(), self.component.clone())
     }
 
     /// Whether the sources are no longer what they were.
@@ -92,6 +80,29 @@ impl Watch {
             tokio::time::sleep(SETTLE).await;
         }
     }
+}
+
+/// The files and directories to watch, and the file among them that the build writes.
+fn roots(of: &Loaded) -> (Vec<PathBuf>, PathBuf) {
+    let dir = match of.path.parent() {
+        Some(dir) if dir != Path::new("") => dir.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let roots = match &of.manifest.build {
+        None => vec![of.path.clone(), of.component.clone()],
+        Some(build) => match &build.watch {
+            None => vec![dir.clone()],
+            Some(names) => {
+                let named = names.iter().map(|name| dir.join(name));
+                named.chain([of.path.clone()]).collect()
+            }
+        },
+    };
+    let component = match &of.manifest.build {
+        Some(_) => of.component.clone(),
+        None => PathBuf::new(),
+    };
+    (roots, component)
 }
 
 /// The files below `roots`, sorted, and the directories to watch for them: a file's own directory,
