@@ -11,12 +11,15 @@ use anyhow::{Context, Result};
 use clap::builder::ValueHint;
 use insula_model::config::CompilerLimits;
 use insula_model::manifest::ManifestError;
+use insula_model::quantity::DurationMs;
 use insula_model::{Ceilings, Grants, Limits, Manifest};
 use insula_sandbox::command::{self, CommandSpec};
 use insula_supervisor::CompileError;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// For compiling: whoever waits for it can end it, and no operator is there to ask for more.
+const COMPILE: DurationMs = DurationMs(15 * 60 * 1_000);
 /// What `docker run` exits with when it, not the program, is at fault.
 const NOT_THE_GUEST: u8 = 125;
 
@@ -68,7 +71,8 @@ async fn run_guest(args: Args) -> Result<u8> {
         .await
         .context("copying the component broke off")??;
     let progress = Progress::spinner(format!("compiling {shown}"));
-    let compiled = insula_supervisor::compile(&store, &digest, &CompilerLimits::default()).await;
+    let bounds = CompilerLimits { timeout: COMPILE, cpu: COMPILE, ..CompilerLimits::default() };
+    let compiled = insula_supervisor::compile(&store, &digest, &bounds).await;
     drop(progress);
     let compiled = compiled.map_err(refused).with_context(|| format!("cannot run {shown}"))?;
     if !compiled.kind.is_command() {
