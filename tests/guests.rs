@@ -2,7 +2,7 @@
 //! guests/README.md says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use insula_tests::wait::within;
+use insula_tests::wait::{eventually, within};
 use insula_tests::{Host, Setup, cli, repo};
 use std::sync::LazyLock;
 use std::thread;
@@ -122,6 +122,11 @@ guests! {
             asked.into_iter().map(|asked| asked.join().unwrap()).collect()
         });
         assert!(told.iter().any(|text| !text.contains(" peak=1 ")), "nobody met: {told:?}");
+        host.connect().get("gather-p3.localhost:81", "/address").expect_ok();
+        eventually("it says what it was asked as", || {
+            let said = "asked by Some(Scheme::Http) as Some(\"gather-p3.localhost:81\")";
+            host.records("gather-p3").into_iter().find(|record| record.text == said)
+        });
     }
 
     cgi_c("cgi-c", host) {

@@ -87,6 +87,11 @@ impl Guest for Gather {
                 core::mem::forget(core::hint::black_box(vec![1u8; bytes as usize]));
             }
             "/say" => say(&format!("said at {}\n", number("ms").unwrap_or(0))).await,
+            // What the request was addressed to.
+            "/address" => {
+                let (scheme, authority) = (request.get_scheme(), request.get_authority());
+                say(&format!("asked by {scheme:?} as {authority:?}\n")).await;
+            }
             _ => {}
         }
         respond(path == "/stream", present)

@@ -330,7 +330,7 @@ impl Instance {
                 guest.wasi_http_incoming_handler().call_handle(store, request, out).await
             }
             Proxy::P3(_) => {
-                let proxy = &*proxy;
+                let (proxy, request) = (&*proxy, addressed(request));
                 store
                     .run_concurrent(async |accessor| {
                         let prepared = accessor.with(|mut store| {
@@ -346,6 +346,20 @@ impl Instance {
             }
         }
     }
+}
+
+/// With the scheme and authority in its URI, where `wasi:http` 0.3 looks for them; HTTP/1.1 sends the
+/// authority as `Host`.
+pub(crate) fn addressed(mut request: http::Request<GuestBody>) -> http::Request<GuestBody> {
+    let host = request.headers().get(http::header::HOST);
+    let host = host.and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok());
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = parts.authority.or(host);
+    parts.scheme = parts.authority.is_some().then_some(http::uri::Scheme::HTTP);
+    if let Ok(uri) = http::Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 /// A store in which every limit holds before the first instruction.

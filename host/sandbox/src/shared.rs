@@ -13,7 +13,7 @@
 
 use crate::code::Loaded;
 use crate::fault::GuestFault;
-use crate::invoke::{GuestBody, Instance, Invocation};
+use crate::invoke::{GuestBody, Instance, Invocation, addressed};
 use crate::roster::{End, Life, Place, Roster, Sharing};
 use crate::state::State;
 use futures_channel::oneshot;
@@ -197,7 +197,7 @@ async fn serve(
                 let state = store.data_mut();
                 let (speaker, hops) = (roster.speaker(), roster.hops());
                 state.entered(entrant.place.deadline, speaker, hops);
-                let (request, head) = (entrant.request, entrant.head);
+                let (request, head) = (addressed(entrant.request), entrant.head);
                 let prepared = Prepared::new(store, proxy, request, State::http, head)?;
                 if let Prepared::P3 { call, .. } = &prepared {
                     roster.started(&entrant.place, call.task());

@@ -3,6 +3,8 @@
 import os
 import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 INSULA = shlex.split(os.getenv("INSULA", "insula"))
 
@@ -21,8 +23,7 @@ def get_wasi_versions():
 
 
 def get_wasi_worlds():
-    # Services are served by `insula serve`, which the runner cannot start for one file.
-    return ["wasi:cli/command"]
+    return ["wasi:cli/command", "wasi:http/service"]
 
 
 def get_timeout_seconds():
@@ -32,9 +33,15 @@ def get_timeout_seconds():
 
 def compute_argv(test_path, args_env_root, proposals, wasi_world, wasi_version):
     args, env, root = args_env_root
+    if wasi_world == "wasi:http/service":
+        service = Path(__file__).resolve().with_name("service.py")
+        return [sys.executable, str(service), test_path] + [f"{name}={value}" for name, value in env.items()]
     argv = INSULA + ["run", test_path]
     for name, value in env.items():
         argv += ["--env", f"{name}={value}"]
     if root:
         argv += ["--dir", f"{root}::/"]
+    if Path(test_path).name.startswith("sockets-"):
+        # Without any rule, no socket can be made; port 42 is the one that the tests name.
+        argv += [f"--socket={transport}://{host}:42" for transport in ("tcp", "udp") for host in ("127.0.0.1", "[::1]")]
     return argv + (["--"] + args if args else [])
