@@ -191,7 +191,7 @@ pub(crate) fn invocation(
         request: id,
         gauge: ticket.gauge.clone(),
         hops,
-        capabilities: tenant.capabilities.clone(),
+        capabilities: ticket.worker.capabilities(tenant).clone(),
         edge,
     }
 }

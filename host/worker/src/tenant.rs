@@ -12,7 +12,7 @@ use insula_model::Grants;
 use insula_model::wire::TenantEntry;
 use insula_sandbox::log::LineSink;
 use insula_sandbox::{Capabilities, Loaded};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -25,8 +25,9 @@ pub(crate) struct Tenant {
     pub(crate) log: Arc<TenantLog>,
     /// The same, as guests write to it; made once, shared by every instance.
     pub(crate) sink: LineSink,
-    /// Everything that its instances may reach; made once, shared by every instance.
-    pub(crate) capabilities: Arc<Capabilities>,
+    /// Everything that its instances may reach, shared by every instance. Made for the first one: most
+    /// deployed tenants are idle, and this is as large as all the rest of them.
+    capabilities: OnceCell<Arc<Capabilities>>,
     /// Set when the tenant is removed: its stores take no more writes. Shared by its revisions, because
     /// instances of an older one may still run; none if no revision was granted a store.
     removed: Option<Arc<AtomicBool>>,
@@ -47,31 +48,19 @@ impl Tenant {
         before: Option<&Self>,
         log: TenantLog,
         idle_total: Rc<Cell<u32>>,
-        outbound: &Arc<Outbound>,
-        stores: &Database,
     ) -> Self {
         let log = Arc::new(log);
         let to = log.clone();
-        let none = Grants::default();
-        let grants = entry.grants.as_deref().unwrap_or(&none);
-        let name = entry.name.as_str();
-        let mut capabilities =
-            Capabilities::new(name, grants, &entry.secrets).keep_in(stores.dir());
-        if let Some(policy) = &grants.outbound {
-            capabilities = capabilities.with_outbound(outbound.grant(&entry.name, policy, &log));
-        }
         let mut removed = before.and_then(|before| before.removed.clone());
-        if let Some(granted) = &grants.keyvalue {
-            let removed = removed.get_or_insert_default().clone();
-            capabilities =
-                capabilities.with_keyvalue(stores.space(name, granted.quota_bytes, removed));
+        if entry.grants.as_ref().is_some_and(|grants| grants.keyvalue.is_some()) {
+            removed.get_or_insert_default();
         }
         let sink: LineSink = Arc::new(move |id, stream, text| to.line(id, stream, text));
         Self {
             loaded: RefCell::new(Weak::new()),
             log,
             sink,
-            capabilities: Arc::new(capabilities),
+            capabilities: OnceCell::new(),
             removed,
             pool: Pool::new(entry.limits.reuse, idle_total),
             shared: SharedPool::new(entry.limits.reuse, entry.limits.fuel),
@@ -80,6 +69,29 @@ impl Tenant {
             freed: Notify::new(),
             entry,
         }
+    }
+
+    /// What its instances may reach.
+    pub(crate) fn capabilities(
+        &self,
+        outbound: &Arc<Outbound>,
+        stores: &Database,
+    ) -> &Arc<Capabilities> {
+        self.capabilities.get_or_init(|| {
+            let none = Grants::default();
+            let grants = self.entry.grants.as_deref().unwrap_or(&none);
+            let name = &self.entry.name;
+            let mut capabilities =
+                Capabilities::new(name.as_str(), grants, &self.entry.secrets).keep_in(stores.dir());
+            if let Some(policy) = &grants.outbound {
+                capabilities = capabilities.with_outbound(outbound.grant(name, policy, &self.log));
+            }
+            if let (Some(granted), Some(removed)) = (&grants.keyvalue, &self.removed) {
+                let space = stores.space(name.as_str(), granted.quota_bytes, removed.clone());
+                capabilities = capabilities.with_keyvalue(space);
+            }
+            Arc::new(capabilities)
+        })
     }
 
     /// The tenant is removed, as opposed to having a new revision.

@@ -11,6 +11,7 @@ use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
+use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::Epoch;
 use insula_sandbox::invoke::Instance;
 use std::cell::{Cell, RefCell};
@@ -116,9 +117,9 @@ impl Worker {
         let log =
             TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
         let before = self.tenants.borrow().get(&slot).cloned();
-        let (idle_total, outbound) = (self.idle_total.clone(), &self.outbound);
+        let idle_total = self.idle_total.clone();
         let follows = before.as_deref();
-        let tenant = Tenant::new(entry, follows, log, idle_total, outbound, &self.stores);
+        let tenant = Tenant::new(entry, follows, log, idle_total);
         let tenant = Rc::new(tenant);
         self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
         self.tenants.borrow_mut().insert(slot, tenant.clone());
@@ -162,6 +163,11 @@ impl Worker {
         }
         tenant.pool.close();
         tenant.shared.close();
+    }
+
+    /// What a tenant's instances may reach.
+    pub(crate) fn capabilities<'a>(&self, tenant: &'a Tenant) -> &'a Arc<Capabilities> {
+        tenant.capabilities(&self.outbound, &self.stores)
     }
 
     /// Keeps an instance for the tenant's next request, if its manifest allows that.
