@@ -17,13 +17,23 @@ pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Builds the release binary, as `cargo run --release` would, and says where it is.
+/// What `INSULA_TEST_BINARY` names; without it builds the release binary, as `cargo run --release` would, and says where it is.
 pub fn binary() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("INSULA_TEST_BINARY") {
+        return Ok(std::path::absolute(given)?);
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--release", "--bin", "insula"])
-        .current_dir(root())
-        .status()?;
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--bin", "insula"]).current_dir(root());
+    // `cargo bench` tells benchmarks about their own package. A build that inherited it would look
+    // changed to Cargo, since a dependency's build script depends on these.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| text.starts_with(start)) {
+            command.env_remove(&name);
+        }
+    }
+    let built = command.status()?;
     ensure!(built.success(), "insula does not build");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
