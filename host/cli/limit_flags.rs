@@ -5,7 +5,8 @@ use crate::grant_flags::GrantFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use insula_model::manifest::{Manifest, RequestLimits, ReuseSpec};
-use insula_model::{ByteSize, Count, DurationMs, Route};
+use insula_model::resources::RateSpec;
+use insula_model::{ByteSize, Count, DurationMs, Metering, MilliCpu, Route};
 
 /// What `insula run` can be told too.
 #[derive(Debug, Clone, Args)]
@@ -25,7 +26,9 @@ pub(crate) struct GuestLimits {
 impl GuestLimits {
     /// Writes what was given over `manifest`.
     pub(crate) fn apply(self, manifest: &mut Manifest) {
-        manifest.memory = self.memory.or(manifest.memory);
+        if self.memory.is_some() {
+            manifest.memory.get_or_insert_default().instance = self.memory;
+        }
         manifest.fuel = self.fuel.or(manifest.fuel);
         manifest.timeout = self.timeout.or(manifest.timeout);
     }
@@ -50,6 +53,27 @@ pub(crate) struct TenantFlags {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 struct RequestFlags {
+    /// Share of a full machine, such as 250m or 0.5 [default: what others leave]
+    #[arg(long, value_name = "CPU")]
+    cpu_request: Option<MilliCpu>,
+    /// CPU that it never passes, over all workers [default: the whole machine]
+    #[arg(long, value_name = "CPU")]
+    cpu_limit: Option<MilliCpu>,
+    /// Memory that it asks for over all of its instances [default: --memory-limit]
+    #[arg(long, value_name = "SIZE")]
+    memory_request: Option<ByteSize>,
+    /// Memory of all of its instances and the host's buffers for them [default: 1Gi]
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<ByteSize>,
+    /// Requests in a second, over all workers; more get 429 [default: as many as come]
+    #[arg(long, value_name = "N")]
+    rate: Option<u32>,
+    /// Requests that may come at once after a pause [default: --rate]
+    #[arg(long, value_name = "N", requires = "rate")]
+    rate_burst: Option<u32>,
+    /// Bound computing by instructions (fuel), or by time alone (time), which is faster [default: fuel]
+    #[arg(long, value_name = "HOW", value_parser = parse_metering)]
+    metering: Option<Metering>,
     /// Requests running at once, over all workers [default: 100]
     #[arg(long, value_name = "N")]
     concurrency: Option<u32>,
@@ -68,6 +92,14 @@ struct RequestFlags {
     /// Largest response body [default: 10Mi]
     #[arg(long, value_name = "SIZE")]
     response_body: Option<ByteSize>,
+}
+
+fn parse_metering(text: &str) -> Result<Metering, String> {
+    match text {
+        "fuel" => Ok(Metering::Fuel),
+        "time" => Ok(Metering::Time),
+        _ => Err("write fuel or time".into()),
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -92,6 +124,13 @@ impl TenantFlags {
             manifest.routes = Some(self.routes);
         }
         let RequestFlags {
+            cpu_request,
+            cpu_limit,
+            memory_request,
+            memory_limit,
+            rate,
+            rate_burst,
+            metering,
             concurrency,
             queue,
             queue_wait,
@@ -99,6 +138,20 @@ impl TenantFlags {
             request_header,
             response_body,
         } = self.requests;
+        if cpu_request.is_some() || cpu_limit.is_some() {
+            let cpu = manifest.cpu.get_or_insert_default();
+            cpu.request = cpu_request.or(cpu.request);
+            cpu.limit = cpu_limit.or(cpu.limit);
+        }
+        if memory_request.is_some() || memory_limit.is_some() {
+            let memory = manifest.memory.get_or_insert_default();
+            memory.request = memory_request.or(memory.request);
+            memory.limit = memory_limit.or(memory.limit);
+        }
+        if let Some(requests) = rate {
+            manifest.rate = Some(RateSpec { requests, burst: rate_burst });
+        }
+        manifest.metering = metering.or(manifest.metering);
         manifest.concurrency = concurrency.or(manifest.concurrency);
         manifest.queue = queue.or(manifest.queue);
         manifest.queue_wait = queue_wait.or(manifest.queue_wait);

@@ -40,6 +40,21 @@ mod tenant {
     pub(super) const BYTES_IN: usize = 10;
     pub(super) const BYTES_OUT: usize = 11;
     pub(super) const USED: usize = 12;
+    /// Weighted CPU time, for the order in which workers run long requests; not a counter.
+    pub(super) const VIRTUAL_NS: usize = 13;
+    /// Bytes that instances and the host hold for the tenant now.
+    pub(super) const MEMORY: usize = 14;
+}
+
+/// Words of the last column's cell (that of dead workers) which all workers write: what a tenant is
+/// allowed over all of them.
+mod common {
+    /// When the CPU used so far is paid for, in nanoseconds of the monotonic clock.
+    pub(super) const CPU_PAID_NS: usize = 13;
+    /// When the requests so far are paid for, likewise.
+    pub(super) const RATE_PAID_NS: usize = 14;
+    /// The circuit breaker's state.
+    pub(super) const BREAKER: usize = 15;
 }
 
 /// Words of a worker's own cell.

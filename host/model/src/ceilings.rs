@@ -1,6 +1,6 @@
 //! What a host lets a manifest ask for at most.
 
-use crate::quantity::{ByteSize, Count, DurationMs};
+use crate::quantity::{ByteSize, Count, DurationMs, MilliCpu};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,6 +12,19 @@ pub struct Ceilings {
     /// `memory`: bytes of one instance. Default 1Gi; at most 4Gi, the most a pooled slot can hold.
     #[schema(value_type = String)]
     pub memory: ByteSize,
+    /// `memory.limit`: bytes of all instances of one tenant. Default 16Gi.
+    #[schema(value_type = String)]
+    pub tenant_memory: ByteSize,
+    /// `cpu.request` and `cpu.limit`. Default 256 cores.
+    #[schema(value_type = String)]
+    pub cpu: MilliCpu,
+    /// `rate.requests` and `rate.burst`. Default 1000000.
+    pub rate: u32,
+    /// `breaker.faults`. Default 1000.
+    pub breaker_faults: u32,
+    /// `breaker.window` and `breaker.open`. Default 5m.
+    #[schema(value_type = String)]
+    pub breaker: DurationMs,
     /// `fuel` per request. Default 1T.
     #[schema(value_type = String)]
     pub fuel: Count,
@@ -65,6 +78,11 @@ impl Default for Ceilings {
     fn default() -> Self {
         Self {
             memory: ByteSize(1 << 30),
+            tenant_memory: ByteSize(16 << 30),
+            cpu: MilliCpu(256_000),
+            rate: 1_000_000,
+            breaker_faults: 1_000,
+            breaker: DurationMs(300_000),
             fuel: Count(1_000_000_000_000),
             timeout: DurationMs(600_000),
             concurrency: 1_000,

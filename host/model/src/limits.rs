@@ -1,5 +1,8 @@
 //! The limits that every tenant always has, resolved to plain numbers.
 
+use crate::manifest::{ManifestError, within};
+use crate::quantity::{Count, DurationMs};
+use crate::{Ceilings, Resources};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,6 +30,9 @@ pub struct Limits {
     pub response_body_bytes: u64,
     /// Whether, and how long, an instance may serve more than one request.
     pub reuse: Option<Reuse>,
+    /// CPU, memory of the whole tenant, rate.
+    #[serde(default)]
+    pub resources: Resources,
 }
 
 /// Opt-in reuse of an instance; never across tenants or revisions.
@@ -43,4 +49,43 @@ pub struct Reuse {
 
 fn one() -> u32 {
     1
+}
+
+/// `reuse = { requests = 1000, idle = "30s" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReuseSpec {
+    /// Requests that one instance serves. Default 1000.
+    #[serde(default = "ReuseSpec::default_requests")]
+    #[schema(value_type = String)]
+    pub requests: Count,
+    /// Idle time after which an instance is retired. Default 30s.
+    #[serde(default = "ReuseSpec::default_idle")]
+    #[schema(value_type = String)]
+    pub idle: DurationMs,
+    /// Requests that one instance serves at the same time; more than one needs WASI 0.3. Default 1.
+    #[serde(default = "ReuseSpec::default_concurrent")]
+    pub concurrent: u32,
+}
+
+impl ReuseSpec {
+    pub(crate) fn resolve(&self, c: &Ceilings) -> Result<Reuse, ManifestError> {
+        let most = (c.reuse_requests, c.reuse_idle, c.concurrency);
+        let requests = within("reuse.requests", "reuse_requests", self.requests, Count(1), most.0)?;
+        let idle = within("reuse.idle", "reuse_idle", self.idle, DurationMs(1), most.1)?;
+        Ok(Reuse {
+            requests: u32::try_from(requests.0).unwrap_or(u32::MAX),
+            idle_ms: idle.0,
+            concurrent: within("reuse.concurrent", "concurrency", self.concurrent, 1, most.2)?,
+        })
+    }
+    fn default_concurrent() -> u32 {
+        1
+    }
+    fn default_requests() -> Count {
+        Count(1_000)
+    }
+    fn default_idle() -> DurationMs {
+        DurationMs(30_000)
+    }
 }

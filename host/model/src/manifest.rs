@@ -10,8 +10,10 @@ use crate::grants::schedule::Schedule;
 use crate::grants::secrets::{SecretKey, SecretVia};
 use crate::grants::sockets::SocketRule;
 use crate::grants::{BuildSpec, ClockSpec, Grants, KeyValueSpec};
+pub use crate::limits::ReuseSpec;
 use crate::quantity::{ByteSize, Count, DurationMs};
-use crate::{Ceilings, Limits, Reuse, Route, TenantName};
+use crate::resources::{BreakerSpec, CpuSpec, MemorySpec, RateSpec};
+use crate::{Ceilings, Limits, Metering, Namespace, Route, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -36,10 +38,26 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     pub routes: Option<Vec<Route>>,
-    /// Memory of one instance: all linear memories and tables. Default 64Mi.
+    /// The group it belongs to, whose quota it counts against. Default: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    pub memory: Option<ByteSize>,
+    pub namespace: Option<Namespace>,
+    /// Memory of one instance, and of all of them. Default 64Mi and 1Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<crate::resources::MemoryWritten>)]
+    pub memory: Option<MemorySpec>,
+    /// Share of the CPU, and bound on it. Default: what others leave, up to the whole machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<CpuSpec>,
+    /// How computing is bounded: by instructions (`fuel`) or by time alone (`time`). Default `fuel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metering: Option<Metering>,
+    /// Requests in a second. Default: as many as come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<RateSpec>,
+    /// When it is taken out of service for failing. Default: after 100 faults within 10s, for 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerSpec>,
     /// Fuel of one request. Default 1G.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -136,40 +154,14 @@ pub struct ResponseLimits {
     pub body: Option<ByteSize>,
 }
 
-/// `reuse = { requests = 1000, idle = "30s" }`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ReuseSpec {
-    /// Requests that one instance serves. Default 1000.
-    #[serde(default = "ReuseSpec::default_requests")]
-    #[schema(value_type = String)]
-    pub requests: Count,
-    /// Idle time after which an instance is retired. Default 30s.
-    #[serde(default = "ReuseSpec::default_idle")]
-    #[schema(value_type = String)]
-    pub idle: DurationMs,
-    /// Requests that one instance serves at the same time; more than one needs WASI 0.3. Default 1.
-    #[serde(default = "ReuseSpec::default_concurrent")]
-    pub concurrent: u32,
-}
-
-impl ReuseSpec {
-    fn default_concurrent() -> u32 {
-        1
-    }
-    fn default_requests() -> Count {
-        Count(1_000)
-    }
-    fn default_idle() -> DurationMs {
-        DurationMs(30_000)
-    }
-}
-
 /// A manifest with every default filled in and every ceiling checked: what a revision keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolved {
     /// The tenant's name.
     pub name: TenantName,
+    /// The group it belongs to.
+    #[serde(default)]
+    pub namespace: Namespace,
     /// Routes, without repetitions. At least one, unless it has a schedule.
     pub routes: Vec<Route>,
     /// All limits.
@@ -266,7 +258,12 @@ impl Manifest {
             name,
             component: None,
             routes: None,
+            namespace: None,
             memory: None,
+            cpu: None,
+            metering: None,
+            rate: None,
+            breaker: None,
             fuel: None,
             timeout: None,
             concurrency: None,
@@ -318,7 +315,8 @@ impl Manifest {
             debug_assert!(i > 0);
             return Err(ManifestError::RepeatedRoute(again.clone()));
         }
-        let memory = self.memory.unwrap_or(ByteSize(64 << 20).min(c.memory));
+        let memory = self.memory.and_then(|memory| memory.instance);
+        let memory = memory.unwrap_or(ByteSize(64 << 20).min(c.memory));
         let fuel = self.fuel.unwrap_or(Count(1_000_000_000).min(c.fuel));
         let timeout = self.timeout.unwrap_or(DurationMs(10_000).min(c.timeout));
         let concurrency = self.concurrency.unwrap_or(100.min(c.concurrency));
@@ -334,30 +332,7 @@ impl Manifest {
             ByteSize(1 << 10),
             c.request_header,
         )?;
-        let reuse = match &self.reuse {
-            None => None,
-            Some(r) => {
-                let requests = within(
-                    "reuse.requests",
-                    "reuse_requests",
-                    r.requests,
-                    Count(1),
-                    c.reuse_requests,
-                )?;
-                let idle = within("reuse.idle", "reuse_idle", r.idle, DurationMs(1), c.reuse_idle)?;
-                Some(Reuse {
-                    requests: u32::try_from(requests.0).unwrap_or(u32::MAX),
-                    idle_ms: idle.0,
-                    concurrent: within(
-                        "reuse.concurrent",
-                        "concurrency",
-                        r.concurrent,
-                        1,
-                        c.concurrency,
-                    )?,
-                })
-            }
-        };
+        let reuse = self.reuse.as_ref().map(|reuse| reuse.resolve(c)).transpose()?;
         let limits = Limits {
             memory_bytes: within("memory", "memory", memory, ByteSize(64 << 10), c.memory)?.0,
             fuel: within("fuel", "fuel", fuel, Count(10_000), c.fuel)?.0,
@@ -390,10 +365,12 @@ impl Manifest {
             )?
             .0,
             reuse,
+            resources: self.resolve_resources(c)?,
         };
         let grants = self.resolve_grants(limits.timeout_ms, c)?;
         Ok(Resolved {
             name: self.name.clone(),
+            namespace: self.namespace.clone().unwrap_or_default(),
             routes,
             limits,
             grants,
@@ -461,7 +438,7 @@ mod tests {
         #[test]
         fn what_resolves_is_within_the_ceilings(memory: u64, fuel: u64, concurrency: u32) {
             let mut manifest = Manifest::named("a".parse().unwrap());
-            manifest.memory = Some(ByteSize(memory));
+            manifest.memory = Some(MemorySpec { instance: Some(ByteSize(memory)), ..Default::default() });
             manifest.fuel = Some(Count(fuel));
             manifest.concurrency = Some(concurrency);
             let c = Ceilings::default();

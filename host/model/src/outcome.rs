@@ -60,6 +60,14 @@ pub enum Fault {
     Panic,
     /// The tenant runs as many requests as it may, and its queue is full or the wait was too long.
     Concurrency,
+    /// The tenant is called more often than its `rate` allows.
+    RateLimit,
+    /// The tenant has failed too often and rests.
+    BreakerOpen,
+    /// The tenant's instances hold as much memory together as they may.
+    TenantMemory,
+    /// The host's memory runs short, and the tenant's class of service goes first.
+    HostMemory,
     /// The host is shutting down.
     Draining,
 }
@@ -88,6 +96,10 @@ impl Fault {
             Self::WorkerFull => "worker-full",
             Self::Panic => "host-panic",
             Self::Concurrency => "concurrency",
+            Self::RateLimit => "rate-limit",
+            Self::BreakerOpen => "breaker-open",
+            Self::TenantMemory => "tenant-memory",
+            Self::HostMemory => "host-memory",
             Self::Draining => "draining",
         }
     }

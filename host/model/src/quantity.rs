@@ -26,6 +26,11 @@ pub enum QuantityError {
     /// The value is not a whole number, or more than 2^64 - 1.
     #[error("`{0}` is too large or not a whole number")]
     OutOfRange(String),
+    /// Not an amount of CPU.
+    #[error(
+        "`{0}` is not an amount of CPU: write cores, such as `0.5`, or thousandths, such as `250m`"
+    )]
+    NotCpu(String),
     /// A duration without a unit.
     #[error("`{0}` is not a duration: write a number and a unit, such as `2s`, `500ms` or `1m30s`")]
     NotADuration(String),
@@ -168,6 +173,68 @@ pub struct Count(pub u64);
 #[serde(try_from = "Written", into = "String")]
 pub struct DurationMs(pub u64);
 
+/// CPU in thousandths of a core, written `250m`, `0.5` or `2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(try_from = "WrittenCpu", into = "String")]
+pub struct MilliCpu(pub u32);
+
+/// What TOML and JSON may hold where CPU is expected; Kubernetes takes numbers of cores as well.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenCpu {
+    Cores(f64),
+    Text(String),
+}
+
+impl FromStr for MilliCpu {
+    type Err = QuantityError;
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let out_of_range = || QuantityError::OutOfRange(text.into());
+        let (number, cores) = match text.trim().strip_suffix('m') {
+            Some(milli) => (milli, false),
+            None => (text.trim(), true),
+        };
+        if !number.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(QuantityError::NotCpu(text.into()));
+        }
+        let unit = number.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if !unit.is_empty() {
+            let (text, unit) = (text.into(), unit.into());
+            return Err(QuantityError::UnknownUnit { text, unit, allowed: "m, or none for cores" });
+        }
+        // A whole core is a thousand of what is counted.
+        let milli =
+            if cores { parse_quantity(&format!("{number}k"))? } else { parse_quantity(number)? };
+        u32::try_from(milli).map(Self).map_err(|_| out_of_range())
+    }
+}
+
+impl TryFrom<WrittenCpu> for MilliCpu {
+    type Error = QuantityError;
+    fn try_from(written: WrittenCpu) -> Result<Self, QuantityError> {
+        match written {
+            WrittenCpu::Cores(cores) => cores.to_string().parse(),
+            WrittenCpu::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl From<MilliCpu> for String {
+    fn from(cpu: MilliCpu) -> String {
+        cpu.to_string()
+    }
+}
+
+impl fmt::Display for MilliCpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_multiple_of(1_000) {
+            write!(f, "{}", self.0 / 1_000)
+        } else {
+            write!(f, "{}m", self.0)
+        }
+    }
+}
+
 impl ByteSize {
     fn from_number(value: u64) -> Result<Self, QuantityError> {
         Ok(Self(value))
@@ -264,9 +331,33 @@ mod tests {
         assert!("2 s".parse::<DurationMs>().is_err());
     }
 
+    #[test]
+    fn cpu_reads_as_kubernetes_reads_it() {
+        for (text, milli) in [("250m", 250), ("0.5", 500), ("2", 2_000), ("1.25", 1_250), ("0", 0)]
+        {
+            assert_eq!(text.parse::<MilliCpu>().unwrap().0, milli, "{text}");
+        }
+        for (text, says) in [
+            ("", "not an amount"),
+            ("m", "not an amount"),
+            ("-1", "not an amount"),
+            ("1.0001", "whole number"),
+            ("0.5m", "whole number"),
+            ("2 cores", "unknown unit"),
+            ("9999999", "too large"),
+        ] {
+            let error = text.parse::<MilliCpu>();
+            let error = error.map_or_else(|e| e.to_string(), |v| format!("accepted as {v}"));
+            assert!(error.contains(says), "{text}: {error}");
+        }
+        assert_eq!(serde_json::from_str::<MilliCpu>("0.25").unwrap(), MilliCpu(250));
+        assert_eq!(serde_json::from_str::<MilliCpu>("3").unwrap(), MilliCpu(3_000));
+    }
+
     proptest! {
         #[test]
-        fn what_is_printed_reads_back(value: u64) {
+        fn what_is_printed_reads_back(value: u64, cpu: u32) {
+            prop_assert_eq!(MilliCpu(cpu).to_string().parse::<MilliCpu>().unwrap().0, cpu);
             prop_assert_eq!(ByteSize(value).to_string().parse::<ByteSize>().unwrap().0, value);
             prop_assert_eq!(Count(value).to_string().parse::<Count>().unwrap().0, value);
             prop_assert_eq!(DurationMs(value).to_string().parse::<DurationMs>().unwrap().0, value);

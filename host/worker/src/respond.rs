@@ -30,7 +30,13 @@ pub(crate) fn outcome(fault: Fault) -> Outcome {
         | F::ResponseBodyTooLarge
         | F::BadResponse => Outcome::GuestFault(fault),
         F::CodeUnavailable | F::DirectoryUnavailable | F::Panic => Outcome::HostFault(fault),
-        F::Concurrency | F::WorkerFull | F::Draining => Outcome::Shed(fault),
+        F::Concurrency
+        | F::RateLimit
+        | F::BreakerOpen
+        | F::TenantMemory
+        | F::HostMemory
+        | F::WorkerFull
+        | F::Draining => Outcome::Shed(fault),
     }
 }
 
@@ -61,6 +67,12 @@ fn status_and_text(fault: Fault) -> (StatusCode, &'static str) {
         }
         F::WorkerFull => (S::SERVICE_UNAVAILABLE, "the host is busy"),
         F::Concurrency => (S::SERVICE_UNAVAILABLE, "the application is busy"),
+        F::RateLimit => (S::TOO_MANY_REQUESTS, "the application is called too often"),
+        F::BreakerOpen => {
+            (S::SERVICE_UNAVAILABLE, "the application has failed too often and rests")
+        }
+        F::TenantMemory => (S::SERVICE_UNAVAILABLE, "the application holds all the memory it may"),
+        F::HostMemory => (S::SERVICE_UNAVAILABLE, "the host is short of memory"),
         F::Draining => (S::SERVICE_UNAVAILABLE, "the host is shutting down"),
     }
 }
@@ -70,7 +82,7 @@ pub(crate) fn fault(fault: Fault, id: &HeaderValue) -> Response<ResponseBody> {
     let (status, text) = status_and_text(fault);
     let mut response = plain(status, format!("{text}\n"), id);
     response.headers_mut().insert(FAULT, HeaderValue::from_static(fault.code()));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S.into());
     }
     response

@@ -20,83 +20,21 @@
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
-use crate::grants::schedule::Schedule;
+mod errors;
+mod jobs;
+
+pub use errors::{ErrorBody, ErrorCode};
+pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
+
 use crate::grants::secrets::{SecretKey, SecretVia};
 use crate::{Ceilings, Digest, Grants, Limits, Manifest, Route, TenantName};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use utoipa::ToSchema;
 
 /// The most recent revisions of a tenant that are kept for rollback; older ones are forgotten.
 pub const REVISIONS_KEPT_MAX: u32 = 50;
 /// The most recent runs of a job that are remembered.
 pub const RUNS_KEPT_MAX: u32 = 20;
-
-/// The one shape of an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ErrorBody {
-    /// A stable word for programs.
-    pub code: ErrorCode,
-    /// The cause, for people.
-    pub message: String,
-    /// The mend, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
-/// Stable error words. Each belongs to one HTTP status and one exit code of the CLI.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorCode {
-    /// The request cannot be read: 400.
-    BadRequest,
-    /// The manifest is wrong, or asks for more than a ceiling: 422.
-    InvalidManifest,
-    /// The artifact cannot be served: not wasm, truncated, wrong kind, missing import, no handler: 422.
-    InvalidArtifact,
-    /// The artifact took more than a compiler may use: 422.
-    CompileLimit,
-    /// The bytes do not have the digest they were sent under: 422.
-    DigestMismatch,
-    /// Another tenant has this route: 409.
-    RouteTaken,
-    /// A secret that the manifest names was never set, or one to be removed is in use: 409.
-    Secret,
-    /// What was asked for does not fit what is there: a run of what is not a job, or runs already: 409.
-    Conflict,
-    /// No such tenant, revision, artifact or path: 404.
-    NotFound,
-    /// More than a ceiling or bound: 413.
-    TooLarge,
-    /// Too many deploys are waiting: 429.
-    Busy,
-    /// The disk is full or cannot be written: 507.
-    Storage,
-    /// The host is shutting down: 503.
-    Draining,
-    /// A bug or broken machine on the host's side; its log has the details: 500.
-    Internal,
-}
-
-impl ErrorCode {
-    /// The HTTP status that goes with this code.
-    pub fn status(self) -> u16 {
-        match self {
-            Self::BadRequest => 400,
-            Self::InvalidManifest
-            | Self::InvalidArtifact
-            | Self::CompileLimit
-            | Self::DigestMismatch => 422,
-            Self::RouteTaken | Self::Secret | Self::Conflict => 409,
-            Self::NotFound => 404,
-            Self::TooLarge => 413,
-            Self::Busy => 429,
-            Self::Storage => 507,
-            Self::Draining => 503,
-            Self::Internal => 500,
-        }
-    }
-}
 
 /// What this host is.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -188,105 +126,6 @@ pub struct TenantSummary {
     /// How it fares as a job, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,
-}
-
-/// A tenant that runs by a schedule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct JobStatus {
-    /// When it runs, in UTC.
-    #[schema(value_type = String)]
-    pub schedule: Schedule,
-    /// The next time (RFC 3339); none if its schedule names no more.
-    pub next_at: Option<String>,
-    /// The run that goes on now.
-    pub running: Option<JobRun>,
-    /// The run that ended last.
-    pub last: Option<JobRun>,
-}
-
-/// One run of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct JobRun {
-    /// 1, 2, 3 … for each tenant.
-    pub run: u64,
-    /// The revision that ran.
-    pub revision: u32,
-    /// Why it ran.
-    pub cause: JobCause,
-    /// When it started (RFC 3339).
-    pub started_at: String,
-    /// When it ended.
-    pub ended_at: Option<String>,
-    /// How it ended; none while it runs.
-    pub result: Option<JobResult>,
-}
-
-/// Why a job ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum JobCause {
-    /// Its schedule.
-    Schedule,
-    /// Somebody asked for it.
-    Request,
-}
-
-impl JobCause {
-    /// The word that CLI and API show.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Schedule => "schedule",
-            Self::Request => "request",
-        }
-    }
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum JobResult {
-    /// The program ended by itself.
-    Exited {
-        /// Its exit code.
-        code: u8,
-    },
-    /// It was ended, or never started.
-    Failed {
-        /// A word as in `insula-fault`, or `worker-died`, or `host-died`.
-        fault: String,
-    },
-}
-
-impl JobResult {
-    /// Ended for this reason.
-    pub fn failed(fault: impl Into<String>) -> Self {
-        Self::Failed { fault: fault.into() }
-    }
-
-    /// Whether the program ended by itself and was content.
-    pub fn is_success(&self) -> bool {
-        *self == Self::Exited { code: 0 }
-    }
-}
-
-/// `exit 3`, or the fault's word.
-impl fmt::Display for JobResult {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exited { code } => write!(f, "exit {code}"),
-            Self::Failed { fault } => f.write_str(fault),
-        }
-    }
-}
-
-/// What [`JobResult`]'s `Display` writes.
-impl From<&str> for JobResult {
-    fn from(text: &str) -> Self {
-        match text.strip_prefix("exit ").and_then(|code| code.parse().ok()) {
-            Some(code) => Self::Exited { code },
-            None => Self::failed(text),
-        }
-    }
 }
 
 /// One secret of a tenant, without its value.
