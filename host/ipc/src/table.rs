@@ -42,8 +42,6 @@ mod tenant {
     pub(super) const USED: usize = 12;
     /// Weighted CPU time, for the order in which workers run long requests; not a counter.
     pub(super) const VIRTUAL_NS: usize = 13;
-    /// Bytes that instances and the host hold for the tenant now.
-    pub(super) const MEMORY: usize = 14;
 }
 
 /// Words of the last column's cell (that of dead workers) which all workers write: what a tenant is
@@ -51,10 +49,6 @@ mod tenant {
 mod common {
     /// When the CPU used so far is paid for, in nanoseconds of the monotonic clock.
     pub(super) const CPU_PAID_NS: usize = 13;
-    /// When the requests so far are paid for, likewise.
-    pub(super) const RATE_PAID_NS: usize = 14;
-    /// The circuit breaker's state.
-    pub(super) const BREAKER: usize = 15;
 }
 
 /// Words of a worker's own cell.
@@ -66,6 +60,8 @@ mod worker {
     pub(super) const SERVING: usize = 4;
     /// One more than the highest slot the worker has known.
     pub(super) const SLOTS: usize = 5;
+    /// As CURRENT, of the worker's second thread.
+    pub(super) const CURRENT_LONG: usize = 6;
 }
 
 /// Why a table could not be made or joined.
@@ -144,6 +140,29 @@ impl Table {
         self.workers
     }
 
+    /// Weighted CPU time of a tenant over all workers: who has least is run next.
+    pub fn virtual_ns(&self, slot: u32) -> u64 {
+        self.row(slot)
+            .map(|cell| cell.0[tenant::VIRTUAL_NS].load(Relaxed))
+            .fold(0, u64::wrapping_add)
+    }
+
+    /// When the CPU that a tenant has used is paid for by its quota, in nanoseconds of the monotonic
+    /// clock; in the past if it may run.
+    pub fn cpu_paid_ns(&self, slot: u32) -> u64 {
+        self.cell(self.workers, slot).0[common::CPU_PAID_NS].load(Relaxed)
+    }
+
+    /// Has a tenant pay for `cost_ns` of its quota: a leaky bucket as a meter, kept as the one time at
+    /// which all of it is paid for, so all workers can share it without a lock. What was not used up to
+    /// `burst_ns` ago is lost.
+    pub fn pay_cpu(&self, slot: u32, now_ns: u64, cost_ns: u64, burst_ns: u64) {
+        let paid = &self.cell(self.workers, slot).0[common::CPU_PAID_NS];
+        let from = now_ns.saturating_sub(burst_ns);
+        let _ = paid
+            .fetch_update(Relaxed, Relaxed, |paid| Some(paid.max(from).saturating_add(cost_ns)));
+    }
+
     /// The cell of a worker; an index out of range is the last one's.
     pub fn worker(&self, index: u32) -> WorkerCell<'_> {
         let at = HEADER + index.min(self.workers - 1) as usize * CELL;
@@ -194,7 +213,7 @@ impl Table {
     /// the slot whose guest was running when it died. Its process must be gone.
     pub fn bury(&self, index: u32) -> Option<u32> {
         let own = self.worker(index);
-        let current = own.current_slot();
+        let current = own.current_slot().or_else(|| own.current_long_slot());
         // Looking at a row that was never used would cost a page of memory.
         let slots = u32::try_from(own.0[worker::SLOTS].load(Relaxed)).unwrap_or(SLOTS_MAX);
         for word in own.0 {
@@ -202,11 +221,12 @@ impl Table {
         }
         for slot in 0..slots.min(SLOTS_MAX) {
             let cell = self.cell(index, slot);
-            if cell.0[..tenant::USED].iter().all(|word| word.load(Relaxed) == 0) {
+            if cell.0.iter().all(|word| word.load(Relaxed) == 0) {
                 continue;
             }
             let dead = self.cell(self.workers, slot);
             cell.0[tenant::RUNNING].store(0, SeqCst);
+            cell.0[tenant::VIRTUAL_NS].store(0, SeqCst);
             for word in tenant::REQUESTS..tenant::USED {
                 let value = cell.0[word].swap(0, SeqCst);
                 if word == tenant::MEMORY_PEAK {
@@ -257,6 +277,15 @@ impl WorkerCell<'_> {
         let slot = self.0[worker::CURRENT].load(Relaxed);
         slot.checked_sub(1).and_then(|slot| u32::try_from(slot).ok())
     }
+    /// The same of its second thread.
+    pub fn current_long_slot(&self) -> Option<u32> {
+        let slot = self.0[worker::CURRENT_LONG].load(Relaxed);
+        slot.checked_sub(1).and_then(|slot| u32::try_from(slot).ok())
+    }
+    /// By the worker's second thread: whose guest is about to run, or none.
+    pub fn set_current_long(&self, slot: Option<u32>) {
+        self.0[worker::CURRENT_LONG].store(slot.map_or(0, |slot| u64::from(slot) + 1), Relaxed);
+    }
     /// By the worker itself: open connections.
     pub fn set_connections(&self, value: u64) {
         self.0[worker::CONNECTIONS].store(value, Relaxed);
@@ -284,6 +313,11 @@ impl WorkerCell<'_> {
 }
 
 impl Cell<'_> {
+    /// Adds weighted CPU time; both threads of a worker do.
+    pub fn add_virtual_ns(&self, value: u64) {
+        self.0[tenant::VIRTUAL_NS].fetch_add(value, Relaxed);
+    }
+
     /// One more running request. Sequentially consistent, so that of two workers which both add and
     /// then sum, at least one sees the other.
     pub fn enter(&self) {

@@ -7,14 +7,14 @@
 
 use crate::engine::Engines;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::thread::Thread;
 use std::time::Duration;
 
-/// Length of a slice.
-pub const TICK: Duration = Duration::from_millis(1);
+/// How often a guest that computes looks whether its slice is over.
+pub const TICK: Duration = Duration::from_micros(500);
 /// Ticks without a running guest before the clock stops.
-const LINGER_TICKS: u64 = 50;
+const LINGER_TICKS: u64 = 100;
 
 /// The running clock.
 #[derive(Clone)]
@@ -27,6 +27,9 @@ pub struct Epoch {
 struct Shared {
     /// Counts polls of guests; unchanged since the last tick means nothing ran.
     polls: AtomicU64,
+    /// Guests that run at this moment, at most one in each of the worker's threads. One in a long
+    /// operation of the host's polls nothing meanwhile, and needs the clock afterwards.
+    running: AtomicU32,
     asleep: AtomicBool,
 }
 
@@ -45,14 +48,40 @@ impl Epoch {
         Ok(Self { shared, thread: handle.thread().clone() })
     }
 
-    /// To be called right before a guest is polled.
-    pub fn guest_runs(&self) {
-        let polls = self.shared.polls.load(Relaxed);
-        self.shared.polls.store(polls.wrapping_add(1), SeqCst);
+    /// To be called right before a guest is polled; the guest runs until the result is dropped.
+    pub fn guest_runs(&self) -> Turn<'_> {
+        self.shared.running.fetch_add(1, SeqCst);
+        self.shared.polls.fetch_add(1, SeqCst);
         if self.shared.asleep.load(SeqCst) {
             self.thread.unpark();
         }
+        Turn(&self.shared.running)
     }
+}
+
+/// A guest runs.
+pub struct Turn<'a>(&'a AtomicU32);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Nanoseconds of the system's monotonic clock, the same in every process of the machine.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    nanoseconds(now)
+}
+
+/// Processor time of the calling thread, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime))
+}
+
+fn nanoseconds(time: rustix::time::Timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl Shared {
@@ -65,11 +94,9 @@ impl Shared {
                 engine.increment_epoch();
             }
             let polls = self.polls.load(SeqCst);
-            idle_ticks = if polls == seen { idle_ticks + 1 } else { 0 };
+            let idle = polls == seen && self.running.load(SeqCst) == 0;
+            idle_ticks = if idle { idle_ticks + 1 } else { 0 };
             seen = polls;
-            // A guest that spins is polled once and then never leaves: the event loop sleeps only
-            // when no guest runs, and then nothing moves the count. A long slice cannot be told from
-            // idleness here, but it cannot be long either, because the last tick made it yield.
             if idle_ticks >= LINGER_TICKS {
                 self.asleep.store(true, SeqCst);
                 while self.polls.load(SeqCst) == seen {

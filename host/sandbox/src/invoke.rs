@@ -13,6 +13,7 @@
 use crate::capabilities::Capabilities;
 use crate::cgi::{self, Edge};
 use crate::code::{Loaded, Pre};
+use crate::epoch::monotonic_ns;
 use crate::fault::{DeadlinePassed, GuestFault, is_exhaustion};
 use crate::limiter::MemoryLimiter;
 use crate::log::LineSink;
@@ -125,9 +126,14 @@ pub struct Running {
     gauge: Arc<Gauge>,
 }
 
+/// A guest by itself, to be run wherever there is time for it.
+pub type LooseGuest = Pin<Box<dyn Future<Output = Finished> + Send>>;
+
 enum Guest {
     /// Runs here.
-    Own(Pin<Box<dyn Future<Output = Finished> + Send>>),
+    Own(LooseGuest),
+    /// Whoever took it runs it.
+    Lent,
     /// Runs in a task of its own, with others.
     Shared(Presence),
     Gone,
@@ -158,7 +164,7 @@ impl Running {
     ) -> Self {
         let (sender, head) = oneshot::channel();
         let gauge = invocation.gauge.clone();
-        let guest: Pin<Box<dyn Future<Output = Finished> + Send>> = if loaded.is_program() {
+        let guest: LooseGuest = if loaded.is_program() {
             Box::pin(run_program(loaded, request, invocation, sender))
         } else {
             Box::pin(run(loaded, reused, request, invocation, sender))
@@ -180,7 +186,7 @@ impl Running {
     /// Runs the guest for a slice. Ready once, when it has finished.
     pub fn poll_guest(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
         let finished = match &mut self.guest {
-            Guest::Gone => return Poll::Pending,
+            Guest::Gone | Guest::Lent => return Poll::Pending,
             Guest::Own(guest) => std::task::ready!(guest.as_mut().poll(cx)),
             Guest::Shared(presence) => {
                 let End { fault, refused } = std::task::ready!(presence.poll_end(cx));
@@ -189,6 +195,22 @@ impl Running {
         };
         self.guest = Guest::Gone;
         Poll::Ready(finished)
+    }
+
+    /// Hands the guest over, once; [`Running::returned`] tells that it has finished.
+    pub fn lend(&mut self) -> Option<LooseGuest> {
+        match std::mem::replace(&mut self.guest, Guest::Lent) {
+            Guest::Own(guest) => Some(guest),
+            other => {
+                self.guest = other;
+                None
+            }
+        }
+    }
+
+    /// The guest that was lent has finished.
+    pub fn returned(&mut self) {
+        self.guest = Guest::Gone;
     }
 
     /// Whether the guest runs elsewhere, so that polling it here is not running it.
@@ -222,7 +244,7 @@ impl Running {
     ) -> Option<Result<http::Response<GuestBody>, GuestFault>> {
         let head = match &self.guest {
             // Somebody else runs it, and has to wake this task.
-            Guest::Shared(_) => match Pin::new(&mut self.head).poll(cx) {
+            Guest::Shared(_) | Guest::Lent => match Pin::new(&mut self.head).poll(cx) {
                 Poll::Ready(head) => head.map(Some),
                 Poll::Pending => Ok(None),
             },
@@ -383,7 +405,15 @@ fn end_of_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<Updat
         return go_on_until(deadline);
     }
     let state = store.data();
-    state.limiter.gauge.fuel.store(state.fuel.saturating_sub(left), Relaxed);
+    let gauge = &state.limiter.gauge;
+    gauge.fuel.store(state.fuel.saturating_sub(left), Relaxed);
+    if gauge.cancelled.load(Relaxed) {
+        return Err(DeadlinePassed.into());
+    }
+    if monotonic_ns() < gauge.slice_until_ns.load(Relaxed) && Instant::now() < state.deadline {
+        return Ok(UpdateDeadline::Continue(SLICE_TICKS));
+    }
+    gauge.preempted.store(true, Relaxed);
     go_on_until(state.deadline)
 }
 

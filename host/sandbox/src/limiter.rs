@@ -23,6 +23,13 @@ pub struct Gauge {
     pub memory_peak_bytes: AtomicU64,
     /// Whether growth was ever denied.
     pub denied: AtomicBool,
+    /// Until when the guest may compute before it gives its turn back, in nanoseconds of
+    /// [`crate::epoch::monotonic_ns`].
+    pub slice_until_ns: AtomicU64,
+    /// It was still computing then. Reset by whoever runs it.
+    pub preempted: AtomicBool,
+    /// Nobody waits for it any more: it ends at the next tick.
+    pub cancelled: AtomicBool,
 }
 
 #[derive(Debug)]

@@ -37,7 +37,7 @@ fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Tick
     if worker.draining.get() && hops == 0 {
         return Err(Fault::Draining);
     }
-    if worker.running.get() >= RUNNING_MAX {
+    if worker.running.get() + worker.long.zombies() >= RUNNING_MAX {
         return Err(Fault::WorkerFull);
     }
     let slot = tenant.entry.slot;

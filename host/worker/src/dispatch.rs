@@ -266,6 +266,7 @@ pub(crate) fn why_shed(tenant: &Tenant) -> String {
 
 /// Records a fault with everything known about it; the client gets the word only.
 pub(crate) fn fail(mut ticket: Ticket, id: RequestId, fault: Fault, detail: &str) -> Fault {
+    ticket.dismiss();
     let text =
         if detail.is_empty() { fault.code().into() } else { format!("{}: {detail}", fault.code()) };
     ticket.tenant.log.line(id, LogStream::Host, &text);

@@ -6,15 +6,13 @@
 
 use crate::admission::admit;
 use crate::dispatch::{fail, invocation, load, refuse, why_shed};
-use crate::ticket::Ticket;
+use crate::ticket::{Seat, Ticket};
 use crate::worker::Worker;
 use insula_model::api::JobResult;
 use insula_model::wire::FromWorker;
 use insula_model::{Fault, Outcome, RequestId};
 use insula_sandbox::{GuestFault, Program};
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -55,10 +53,8 @@ async fn execute(worker: &Rc<Worker>, slot: u32, id: RequestId) -> Result<i32, F
             return Err(fail(ticket, id, fault, &detail));
         }
     };
-    let mut program = Program::start(loaded, invocation(&ticket, id, 0, None));
-    let ended = until_it_ends(&mut ticket, &mut program).await;
-    // Its last words come before what the host has to say.
-    drop(program);
+    let program = Program::start(loaded, invocation(&ticket, id, 0, None));
+    let ended = until_it_ends(&mut ticket, program).await;
     match ended {
         Ok(code) => {
             let outcome = match code {
@@ -72,16 +68,13 @@ async fn execute(worker: &Rc<Worker>, slot: u32, id: RequestId) -> Result<i32, F
     }
 }
 
-async fn until_it_ends(ticket: &mut Ticket, program: &mut Program) -> Result<i32, GuestFault> {
+async fn until_it_ends(ticket: &mut Ticket, program: Program) -> Result<i32, GuestFault> {
+    let mut seat = Seat::Here(Box::pin(program));
     poll_fn(|cx| {
-        let mut slice = || ticket.poll(cx, |cx| Pin::new(&mut *program).poll(cx));
-        match catch_unwind(AssertUnwindSafe(&mut slice)) {
-            Ok(polled) => polled,
-            Err(_) => {
-                let detail = "the host panicked; its own log has the details".into();
-                Poll::Ready(Err(GuestFault { fault: Fault::Panic, detail }))
-            }
-        }
+        ticket.run(cx, &mut seat).unwrap_or_else(|| {
+            let detail = "the host panicked; its own log has the details".into();
+            Poll::Ready(Err(GuestFault { fault: Fault::Panic, detail }))
+        })
     })
     .await
 }

@@ -7,7 +7,9 @@
 //! worker exits.
 
 use crate::codes::Codes;
+use crate::long::Long;
 use crate::outbound::{self, LOOKUPS_MAX, Outbound};
+use crate::share::Idle;
 use crate::tenant_log::LINES_QUEUED_MAX;
 use crate::worker::Worker;
 use crate::{job, listener};
@@ -67,14 +69,17 @@ pub(crate) fn run() -> Result<(), WorkerError> {
     let table = Table::attach(inherited.table)?;
     raise_descriptor_limit();
     introduce();
+    let idle = Arc::new(Idle::default());
+    let sleeps = idle.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(move || sleeps.event_loop_sleeps())
         // Loading large code, looking names up, and what guests do with files; they go when they are not
         // needed.
         .max_blocking_threads(BLOCKING_THREADS_MAX + LOOKUPS_MAX)
         .thread_keep_alive(Duration::from_secs(5))
         .build()?;
-    LocalSet::new().block_on(&runtime, live(inherited.socket, inherited.listener, table))
+    LocalSet::new().block_on(&runtime, live(inherited.socket, inherited.listener, table, idle))
 }
 
 /// For people and for the kernel: a name in `ps` and `top`, and the word that, when memory runs out,
@@ -102,6 +107,7 @@ async fn live(
     socket: std::os::unix::net::UnixStream,
     listener: TcpListener,
     table: Table,
+    idle: Arc<Idle>,
 ) -> Result<(), WorkerError> {
     let _held = hold_signals()?;
     socket.set_nonblocking(true)?;
@@ -120,7 +126,10 @@ async fn live(
     let (outbound, calls) = Outbound::new(config.outbound_ca);
     let tenants_dir = PathBuf::from(config.tenants_dir);
     let stores = Database::new(&tenants_dir);
-    let worker = Worker::new(config.index, table, epoch, codes, outbound, stores, sender);
+    let table = Arc::new(table);
+    let long = Long::start(table.clone(), config.index, epoch.clone(), idle.clone())?;
+    let worker =
+        Worker::new(config.index, table, epoch, long, idle, codes, outbound, stores, sender);
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));

@@ -173,6 +173,7 @@ impl Stream {
         self.running.abort();
         let fault = BodyState::blame(self.request_body.as_deref(), fault);
         if let Some(mut ticket) = self.ticket.take() {
+            ticket.dismiss();
             ticket.tenant.log.line(
                 self.request_id,
                 LogStream::Host,

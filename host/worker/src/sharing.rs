@@ -104,12 +104,13 @@ pub(crate) fn instance(
 /// the process does not survive it.
 async fn drive(worker: Rc<Worker>, slot: u32, shared: Rc<Shared>, mut driver: Driver) {
     poll_fn(|cx| {
-        worker.epoch.guest_runs();
+        let turn = worker.epoch.guest_runs();
         worker.cell().set_current(Some(slot));
         let start = Instant::now();
         let polled = catch_unwind(AssertUnwindSafe(|| driver.poll(cx)));
         shared.spend(start.elapsed());
         worker.cell().set_current(None);
+        drop(turn);
         polled.unwrap_or_else(|_| {
             shared.fail(Fault::Panic, "the host panicked; its own log has the details");
             Poll::Ready(())

@@ -5,6 +5,7 @@
 
 use crate::outbound::Outbound;
 use crate::pool::Pool;
+use crate::share::Account;
 use crate::sharing::SharedPool;
 use crate::tenant_log::TenantLog;
 use insula_keyvalue::Database;
@@ -20,6 +21,8 @@ use tokio::sync::Notify;
 
 pub(crate) struct Tenant {
     pub(crate) entry: TenantEntry,
+    /// What its guests use of the CPU; the same over all revisions.
+    pub(crate) account: Rc<Account>,
     /// The loaded code, for as long as the cache keeps it.
     pub(crate) loaded: RefCell<Weak<Loaded>>,
     pub(crate) log: Arc<TenantLog>,
@@ -55,8 +58,15 @@ impl Tenant {
         if entry.grants.as_ref().is_some_and(|grants| grants.keyvalue.is_some()) {
             removed.get_or_insert_default();
         }
+        let resources = &entry.limits.resources;
+        let account = match before {
+            Some(before) => before.account.clone(),
+            None => Rc::new(Account::new(entry.slot, resources)),
+        };
+        account.update(resources);
         let sink: LineSink = Arc::new(move |id, stream, text| to.line(id, stream, text));
         Self {
+            account,
             loaded: RefCell::new(Weak::new()),
             log,
             sink,

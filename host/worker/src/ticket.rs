@@ -3,12 +3,16 @@
 //! A ticket lives from admission until the response body has ended, is dropped with it, and then
 //! records how the request ended: if nobody said, the client went away.
 
+use crate::long::{Back, Errand};
+use crate::share::SLICE_NS;
 use crate::tenant::Tenant;
 use crate::worker::Worker;
 use insula_model::{Fault, Outcome, Usage};
 use insula_sandbox::Running;
+use insula_sandbox::epoch::{monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::{Finished, Gauge};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -26,6 +30,8 @@ pub(crate) struct Ticket {
     pub(crate) bytes_out: u64,
     cpu: Duration,
     outcome: Option<Outcome>,
+    /// The guest, once it has begun.
+    seat: Seat<Finished>,
 }
 
 impl Ticket {
@@ -43,6 +49,7 @@ impl Ticket {
             bytes_out: 0,
             cpu: Duration::ZERO,
             outcome: None,
+            seat: Seat::Empty,
         }
     }
 
@@ -60,28 +67,124 @@ impl Ticket {
         if running.is_shared() {
             return Some(running.poll_guest(cx));
         }
-        catch_unwind(AssertUnwindSafe(|| self.poll(cx, |cx| running.poll_guest(cx)))).ok()
+        if let Some(guest) = running.lend() {
+            self.seat = Seat::Here(guest);
+        }
+        let mut seat = std::mem::replace(&mut self.seat, Seat::Empty);
+        let polled = self.run(cx, &mut seat);
+        match polled {
+            Some(Poll::Pending) => self.seat = seat,
+            Some(Poll::Ready(_)) => running.returned(),
+            None => {}
+        }
+        polled
+    }
+
+    /// Lets go of the guest: its last words come before what the host has to say.
+    pub(crate) fn dismiss(&mut self) {
+        self.seat = Seat::Empty;
+    }
+
+    /// Runs a guest where its tenant's account has it run: a slice here, or on the second thread. None
+    /// if the host panicked.
+    pub(crate) fn run<T: Send + 'static>(
+        &mut self,
+        cx: &mut Context<'_>,
+        seat: &mut Seat<T>,
+    ) -> Option<Poll<T>> {
+        if let Seat::Away(errand) = seat {
+            match errand.poll(cx) {
+                Poll::Pending => return Some(Poll::Pending),
+                Poll::Ready(Back::Finished(finished)) => return Some(Poll::Ready(finished)),
+                Poll::Ready(Back::Panicked) => return None,
+                Poll::Ready(Back::Home(guest)) => *seat = Seat::Here(guest),
+            }
+        }
+        let Seat::Here(mut guest) = std::mem::replace(seat, Seat::Empty) else {
+            return Some(Poll::Pending);
+        };
+        let now_ns = monotonic_ns();
+        if !self.worker.fair.is_free(&self.tenant.account, &self.worker.table, now_ns) {
+            return self.send_away(cx, seat, guest, true);
+        }
+        let slice = catch_unwind(AssertUnwindSafe(|| self.slice(cx, &mut guest, now_ns)));
+        match slice {
+            Err(_) => None,
+            Ok(Poll::Ready(finished)) => Some(Poll::Ready(finished)),
+            Ok(Poll::Pending) if self.gauge.preempted.load(Relaxed) => {
+                self.send_away(cx, seat, guest, false)
+            }
+            Ok(Poll::Pending) => {
+                *seat = Seat::Here(guest);
+                Some(Poll::Pending)
+            }
+        }
+    }
+
+    fn send_away<T: Send + 'static>(
+        &self,
+        cx: &mut Context<'_>,
+        seat: &mut Seat<T>,
+        guest: Pin<Box<dyn Future<Output = T> + Send>>,
+        stays: bool,
+    ) -> Option<Poll<T>> {
+        let share = self.tenant.account.share.borrow().clone();
+        let mut errand = self.worker.long.take(guest, share, self.gauge.clone(), stays);
+        self.worker.look_after_long();
+        match errand.poll(cx) {
+            // It was quick; it is asked again, since what it came back with may need it.
+            Poll::Ready(Back::Finished(finished)) => return Some(Poll::Ready(finished)),
+            Poll::Ready(Back::Panicked) => return None,
+            Poll::Ready(Back::Home(guest)) => {
+                *seat = Seat::Here(guest);
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending => *seat = Seat::Away(errand),
+        }
+        Some(Poll::Pending)
     }
 
     /// Runs a guest for one slice: on the clock, on the tenant's account, and with its name in the
     /// shared table in case the process does not survive it.
-    pub(crate) fn poll<T>(
+    fn slice<T>(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+        guest: &mut Pin<Box<dyn Future<Output = T> + Send>>,
+        now_ns: u64,
     ) -> Poll<T> {
-        self.worker.epoch.guest_runs();
-        self.worker.cell().set_current(Some(self.tenant.entry.slot));
-        let start = Instant::now();
-        let polled = poll(cx);
-        self.cpu += start.elapsed();
-        self.worker.cell().set_current(None);
+        let (worker, account) = (&self.worker, &self.tenant.account);
+        self.gauge.slice_until_ns.store(now_ns + SLICE_NS, Relaxed);
+        self.gauge.preempted.store(false, Relaxed);
+        let turn = worker.epoch.guest_runs();
+        worker.cell().set_current(Some(self.tenant.entry.slot));
+        let before_ns = account.is_suspect(now_ns).then(thread_cpu_ns);
+        let polled = guest.as_mut().poll(cx);
+        let cpu_ns = before_ns.map(|before| thread_cpu_ns().saturating_sub(before));
+        let end_ns = monotonic_ns();
+        let wall_ns = end_ns.saturating_sub(now_ns);
+        self.cpu += Duration::from_nanos(cpu_ns.unwrap_or(wall_ns));
+        worker.fair.charge(account, wall_ns, cpu_ns, end_ns);
+        let share = account.share.borrow();
+        share.charge(&worker.table, worker.index, cpu_ns.unwrap_or(wall_ns), end_ns);
+        worker.cell().set_current(None);
+        drop(turn);
         polled
     }
 }
 
+/// Where a guest runs.
+pub(crate) enum Seat<T> {
+    /// Here, when it is polled.
+    Here(Pin<Box<dyn Future<Output = T> + Send>>),
+    /// On the second thread.
+    Away(Errand<T>),
+    /// It has not begun, or is gone.
+    Empty,
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.dismiss();
         let usage = Usage {
             fuel: self.gauge.fuel.load(Relaxed),
             cpu_ns: u64::try_from(self.cpu.as_nanos())

@@ -3,8 +3,10 @@
 //! Everything is on one thread: cells instead of locks. Bounded by what each part is bounded by.
 
 use crate::codes::Codes;
+use crate::long::{self, Long};
 use crate::outbound::Outbound;
 use crate::router::Router;
+use crate::share::{Fair, Idle};
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
 use insula_ipc::table::{Table, WorkerCell};
@@ -26,9 +28,14 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Worker {
     pub(crate) index: u32,
-    pub(crate) table: Table,
+    pub(crate) table: Arc<Table>,
     pub(crate) epoch: Epoch,
     pub(crate) codes: Codes,
+    /// Guests that compute for longer than a slice.
+    pub(crate) long: Long,
+    /// Whether somebody sees to it that they get on.
+    pub(crate) hand: Cell<bool>,
+    pub(crate) fair: Rc<Fair>,
     /// Tenants' key-value stores.
     stores: Database,
     pub(crate) router: RefCell<Router>,
@@ -63,8 +70,10 @@ struct RequestIds {
 impl Worker {
     pub(crate) fn new(
         index: u32,
-        table: Table,
+        table: Arc<Table>,
         epoch: Epoch,
+        long: Long,
+        idle: Arc<Idle>,
         codes: Codes,
         outbound: Arc<Outbound>,
         stores: Database,
@@ -76,6 +85,9 @@ impl Worker {
             table,
             epoch,
             codes,
+            long,
+            hand: Cell::new(false),
+            fair: Rc::new(Fair::new(idle)),
             stores,
             router: RefCell::default(),
             tenants: RefCell::default(),
@@ -168,6 +180,13 @@ impl Worker {
     /// What a tenant's instances may reach.
     pub(crate) fn capabilities<'a>(&self, tenant: &'a Tenant) -> &'a Arc<Capabilities> {
         tenant.capabilities(&self.outbound, &self.stores)
+    }
+
+    /// A guest runs on the second thread: somebody is to see to it that it gets on.
+    pub(crate) fn look_after_long(self: &Rc<Self>) {
+        if !self.hand.replace(true) {
+            tokio::task::spawn_local(long::lend_a_hand(self.clone()));
+        }
     }
 
     /// Keeps an instance for the tenant's next request, if its manifest allows that.

@@ -1,0 +1,225 @@
+//! What a tenant's guests pay for the time they get: weight against others, and quota.
+//!
+//! One account for each tenant and worker, kept over its revisions. Every poll of a guest is charged,
+//! host calls and instantiation included, wherever it ran.
+//!
+//! A request's first slice is free: it runs at once, on the event loop. It is not free for a tenant that
+//! (a) has used up its quota, (b) held the event loop twice for longer than any slice ([`OVERRUN_NS`]),
+//! which only operations that cannot be interrupted do, or (c) is more than [`BURST_NS`] ahead of its
+//! fair part while others are active and the worker was never idle meanwhile. Such requests run on the
+//! second thread from their first instruction; see [`crate::long`].
+
+use insula_ipc::table::Table;
+use insula_model::Resources;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// How long a guest may compute on the event loop at once, plus one tick.
+pub(crate) const SLICE_NS: u64 = 500_000;
+/// Longer than any slice can be: something that cannot be interrupted held the event loop.
+const OVERRUN_NS: u64 = 4_000_000;
+/// How long a tenant that may have overrun is measured.
+const SUSPICION_NS: u64 = 10_000_000_000;
+/// How long a tenant that overran has no free slices.
+const EXILE_NS: u64 = 30_000_000_000;
+/// CPU time that a tenant may be ahead of its fair part before its slices are no longer free.
+const BURST_NS: u64 = 2_000_000;
+/// A tenant without a request for this long takes no part in what is fair.
+const ACTIVE_NS: u64 = 50_000_000;
+/// The window of a quota, as `cpu.max`'s period: what was not used longer ago is lost.
+pub(crate) const QUOTA_WINDOW_NS: u64 = 100_000_000;
+
+/// What the second thread needs to know of a tenant.
+#[derive(Clone)]
+pub(crate) struct Share {
+    pub(crate) slot: u32,
+    pub(crate) weight: u32,
+    limit_m: Option<u32>,
+    /// CPU time on the second thread, in nanoseconds.
+    long_ns: Arc<AtomicU64>,
+}
+
+impl Share {
+    /// Charges CPU time: to the order among tenants, and to the quota.
+    pub(crate) fn charge(&self, table: &Table, worker: u32, cpu_ns: u64, now_ns: u64) {
+        let weighted = cpu_ns.saturating_mul(1_024) / u64::from(self.weight.max(1));
+        table.cell(worker, self.slot).add_virtual_ns(weighted);
+        if let Some(limit_m) = self.limit_m {
+            let cost = cpu_ns.saturating_mul(1_000) / u64::from(limit_m.max(1));
+            table.pay_cpu(self.slot, now_ns, cost, QUOTA_WINDOW_NS);
+        }
+    }
+
+    /// When its quota lets it run; in the past if now.
+    pub(crate) fn paid_ns(&self, table: &Table) -> u64 {
+        if self.limit_m.is_some() { table.cpu_paid_ns(self.slot) } else { 0 }
+    }
+
+    /// The second thread ran it for so long.
+    pub(crate) fn ran_long(&self, cpu_ns: u64) {
+        self.long_ns.fetch_add(cpu_ns, Relaxed);
+    }
+}
+
+/// A tenant's account in this worker.
+pub(crate) struct Account {
+    pub(crate) share: RefCell<Share>,
+    /// Weighted time used, on the clock of [`Fair`].
+    used: Cell<f64>,
+    /// Of [`Share::long_ns`], how much is in `used`.
+    long_seen_ns: Cell<u64>,
+    last_ns: Cell<u64>,
+    active: Cell<bool>,
+    suspect_until_ns: Cell<u64>,
+    exiled_until_ns: Cell<u64>,
+}
+
+impl Account {
+    pub(crate) fn new(slot: u32, resources: &Resources) -> Self {
+        let share = Share {
+            slot,
+            weight: resources.weight(),
+            limit_m: resources.cpu_limit_m,
+            long_ns: Arc::default(),
+        };
+        Self {
+            share: RefCell::new(share),
+            used: Cell::new(0.0),
+            long_seen_ns: Cell::new(0),
+            last_ns: Cell::new(0),
+            active: Cell::new(false),
+            suspect_until_ns: Cell::new(0),
+            exiled_until_ns: Cell::new(0),
+        }
+    }
+
+    fn weight(&self) -> u64 {
+        u64::from(self.share.borrow().weight)
+    }
+
+    /// Whether its slices are to be measured in CPU time.
+    pub(crate) fn is_suspect(&self, now_ns: u64) -> bool {
+        self.suspect_until_ns.get() > now_ns
+    }
+
+    /// A new revision may have another weight or quota.
+    pub(crate) fn update(&self, resources: &Resources) {
+        let mut share = self.share.borrow_mut();
+        share.weight = resources.weight();
+        share.limit_m = resources.cpu_limit_m;
+    }
+}
+
+/// The clock of fair parts in one worker: it advances by the time that guests use, divided by the weight
+/// of all active tenants, so whoever gets exactly its part stays level with it (Parekh and Gallager's
+/// generalised processor sharing).
+#[derive(Default)]
+pub(crate) struct Fair {
+    clock: Cell<f64>,
+    weights: Cell<u64>,
+    active: RefCell<Vec<Rc<Account>>>,
+    swept_ns: Cell<u64>,
+    idle: Arc<Idle>,
+    idles_seen: Cell<u64>,
+}
+
+/// Whether the worker has nothing to do.
+#[derive(Default)]
+pub(crate) struct Idle {
+    /// Times at which the event loop went to sleep and no guest computed elsewhere.
+    moments: AtomicU64,
+    /// Guests on the second thread.
+    pub(crate) long: AtomicU64,
+}
+
+impl Idle {
+    /// The event loop goes to sleep.
+    pub(crate) fn event_loop_sleeps(&self) {
+        if self.long.load(Relaxed) == 0 {
+            self.moments.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Fair {
+    /// For a worker whose idle moments are counted in `idle`.
+    pub(crate) fn new(idle: Arc<Idle>) -> Self {
+        Self { idle, ..Self::default() }
+    }
+
+    /// The worker had nothing to do: nobody was kept waiting by what others had used.
+    fn forgive(&self) {
+        let active = self.active.borrow();
+        let most = active.iter().map(|account| account.used.get());
+        self.clock.set(most.fold(self.clock.get(), f64::max));
+    }
+
+    /// Whether the tenant's next slice is free.
+    pub(crate) fn is_free(&self, account: &Rc<Account>, table: &Table, now_ns: u64) -> bool {
+        let idles = self.idle.moments.load(Relaxed);
+        if self.idles_seen.replace(idles) != idles {
+            self.forgive();
+        }
+        self.settle(account, now_ns);
+        let share = account.share.borrow();
+        if share.paid_ns(table) > now_ns || account.exiled_until_ns.get() > now_ns {
+            return false;
+        }
+        let alone = self.weights.get() <= u64::from(share.weight);
+        let ahead = (account.used.get() - self.clock.get()) * f64::from(share.weight);
+        alone || ahead <= BURST_NS as f64
+    }
+
+    /// Charges a slice on the event loop; `cpu_ns` is known of a tenant under suspicion.
+    pub(crate) fn charge(
+        &self,
+        account: &Rc<Account>,
+        wall_ns: u64,
+        cpu_ns: Option<u64>,
+        now_ns: u64,
+    ) {
+        self.add(account, cpu_ns.unwrap_or(wall_ns));
+        if wall_ns > OVERRUN_NS {
+            // Wall time may be another process's doing, so the first time only has its next slices
+            // measured, which costs two system calls each.
+            if cpu_ns.is_some_and(|cpu_ns| cpu_ns > OVERRUN_NS) {
+                account.exiled_until_ns.set(now_ns + EXILE_NS);
+            }
+            account.suspect_until_ns.set(now_ns + SUSPICION_NS);
+        }
+    }
+
+    fn add(&self, account: &Account, ns: u64) {
+        let weight = f64::from(account.share.borrow().weight.max(1));
+        account.used.set(account.used.get() + ns as f64 / weight);
+        self.clock.set(self.clock.get() + ns as f64 / (self.weights.get().max(1) as f64));
+    }
+
+    /// Marks the tenant as active, takes in what it used elsewhere, and forgets who is not active.
+    fn settle(&self, account: &Rc<Account>, now_ns: u64) {
+        account.last_ns.set(now_ns);
+        if !account.active.replace(true) {
+            self.active.borrow_mut().push(account.clone());
+            let weight = u64::from(account.share.borrow().weight);
+            self.weights.set(self.weights.get() + weight);
+            account.used.set(account.used.get().max(self.clock.get()));
+        }
+        let long = account.share.borrow().long_ns.load(Relaxed);
+        let new = long.saturating_sub(account.long_seen_ns.replace(long));
+        if new > 0 {
+            self.add(account, new);
+        }
+        if now_ns.saturating_sub(self.swept_ns.get()) > ACTIVE_NS {
+            self.swept_ns.set(now_ns);
+            let mut active = self.active.borrow_mut();
+            active.retain(|account| {
+                let keep = now_ns.saturating_sub(account.last_ns.get()) <= ACTIVE_NS;
+                account.active.set(keep);
+                keep
+            });
+            self.weights.set(active.iter().map(|account| account.weight()).sum());
+        }
+    }
+}
