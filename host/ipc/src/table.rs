@@ -313,6 +313,11 @@ impl WorkerCell<'_> {
 }
 
 impl Cell<'_> {
+    /// Adds CPU time, as it passes; both threads of a worker do.
+    pub fn add_cpu_ns(&self, value: u64) {
+        self.0[tenant::CPU_NS].fetch_add(value, Relaxed);
+    }
+
     /// Adds weighted CPU time; both threads of a worker do.
     pub fn add_virtual_ns(&self, value: u64) {
         self.0[tenant::VIRTUAL_NS].fetch_add(value, Relaxed);
@@ -330,7 +335,7 @@ impl Cell<'_> {
         self.0[tenant::RUNNING].store(left, SeqCst);
     }
 
-    /// How one request ended, and what it cost.
+    /// How one request ended, and what it cost; its CPU time was added as it passed.
     pub fn record(&self, outcome: Outcome, usage: &Usage) {
         let kind = match outcome {
             Outcome::Shed(_) => {
@@ -345,7 +350,6 @@ impl Cell<'_> {
         self.add(tenant::REQUESTS, 1);
         self.add(kind, 1);
         self.add(tenant::FUEL, usage.fuel);
-        self.add(tenant::CPU_NS, usage.cpu_ns);
         self.0[tenant::MEMORY_PEAK].fetch_max(usage.memory_peak_bytes, Relaxed);
         self.add(tenant::BYTES_IN, usage.bytes_in);
         self.add(tenant::BYTES_OUT, usage.bytes_out);
@@ -374,6 +378,7 @@ mod tests {
         for worker in [0, 1] {
             table.worker(worker).know_slot(9);
             table.cell(worker, 9).enter();
+            table.cell(worker, 9).add_cpu_ns(2_000);
             table.cell(worker, 9).record(Outcome::Response, &usage(10 + u64::from(worker)));
         }
         table.cell(1, 9).record(Outcome::Shed(Fault::Concurrency), &usage(0));

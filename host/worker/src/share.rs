@@ -45,7 +45,9 @@ impl Share {
     /// Charges CPU time: to the order among tenants, and to the quota.
     pub(crate) fn charge(&self, table: &Table, worker: u32, cpu_ns: u64, now_ns: u64) {
         let weighted = cpu_ns.saturating_mul(1_024) / u64::from(self.weight.max(1));
-        table.cell(worker, self.slot).add_virtual_ns(weighted);
+        let cell = table.cell(worker, self.slot);
+        cell.add_cpu_ns(cpu_ns);
+        cell.add_virtual_ns(weighted);
         if let Some(limit_m) = self.limit_m {
             let cost = cpu_ns.saturating_mul(1_000) / u64::from(limit_m.max(1));
             table.pay_cpu(self.slot, now_ns, cost, QUOTA_WINDOW_NS);

@@ -5,8 +5,10 @@
 //! a request for it, by the tenant's concurrency; idle ones go after `reuse.idle`, with their revision,
 //! or as soon as others need the room.
 
+use crate::tenant::Tenant;
 use crate::worker::Worker;
 use insula_model::{Fault, Reuse};
+use insula_sandbox::epoch::monotonic_ns;
 use insula_sandbox::shared::Driver;
 use insula_sandbox::{Invocation, Loaded, Shared, Sharing};
 use std::cell::{Cell, RefCell};
@@ -79,7 +81,7 @@ impl SharedPool {
 /// The shared instance for the next request of `tenant`: the emptiest with room, or a new one.
 pub(crate) fn instance(
     worker: &Rc<Worker>,
-    tenant: &Rc<crate::tenant::Tenant>,
+    tenant: &Rc<Tenant>,
     loaded: Arc<Loaded>,
     sharing: Sharing,
     first: &Invocation,
@@ -90,7 +92,7 @@ pub(crate) fn instance(
     }
     let (shared, driver) = Shared::start(loaded, first, sharing);
     let shared = Rc::new(shared);
-    tokio::task::spawn_local(drive(worker.clone(), tenant.entry.slot, shared.clone(), driver));
+    tokio::task::spawn_local(drive(worker.clone(), tenant.clone(), shared.clone(), driver));
     if pool.closed.get() {
         // A request that was routed before its revision ended: this instance is for it alone.
         return shared;
@@ -102,13 +104,19 @@ pub(crate) fn instance(
 
 /// Runs an instance until it ends: on the clock, and with the tenant's name in the shared table in case
 /// the process does not survive it.
-async fn drive(worker: Rc<Worker>, slot: u32, shared: Rc<Shared>, mut driver: Driver) {
+async fn drive(worker: Rc<Worker>, tenant: Rc<Tenant>, shared: Rc<Shared>, mut driver: Driver) {
+    let account = &tenant.account;
     poll_fn(|cx| {
         let turn = worker.epoch.guest_runs();
-        worker.cell().set_current(Some(slot));
+        worker.cell().set_current(Some(tenant.entry.slot));
         let start = Instant::now();
         let polled = catch_unwind(AssertUnwindSafe(|| driver.poll(cx)));
-        shared.spend(start.elapsed());
+        let took = start.elapsed();
+        shared.spend(took);
+        let (took_ns, now_ns) =
+            (u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), monotonic_ns());
+        worker.fair.charge(account, took_ns, None, now_ns);
+        account.share.borrow().charge(&worker.table, worker.index, took_ns, now_ns);
         worker.cell().set_current(None);
         drop(turn);
         polled.unwrap_or_else(|_| {

@@ -1,0 +1,135 @@
+//! CPU: shares, quotas, and what a neighbour notices of those who compute.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use insula_tests::{Host, repo, wasm};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How long tenants compute against each other.
+const SPAN: Duration = Duration::from_secs(4);
+/// One in five: other tests compute on the same cores, and `benches/` measures closer.
+const TOLERANCE: f64 = 0.2;
+
+/// A handler that computes for some 50 ms, and then returns without a response.
+fn burner() -> Vec<u8> {
+    wasm::handler(
+        r#"(func (export "handle") (param i32 i32)
+          (local $left i64)
+          (local.set $left (i64.const 100000000))
+          (loop $more
+            (local.set $left (i64.sub (local.get $left) (i64.const 1)))
+            (br_if $more (i64.ne (local.get $left) (i64.const 0)))))"#,
+    )
+}
+
+/// A handler that fills 48 MiB again and again: each time is one operation that nothing interrupts.
+fn filler() -> Vec<u8> {
+    wasm::handler(
+        r#"(memory 768)
+        (func (export "handle") (param i32 i32)
+          (loop $more
+            (memory.fill (i32.const 0) (i32.const 7) (i32.const 50331648))
+            (br $more)))"#,
+    )
+}
+
+fn burn(host: &Host, name: &str, file: &Path, flags: &[&str]) {
+    let flags = [flags, &["--fuel", "100G", "--timeout", "60s"]].concat();
+    host.deploy(name, file, &flags);
+}
+
+/// Keeps `connections` of each tenant busy while `meanwhile` runs.
+fn busy<T>(host: &Host, tenants: &[&str], connections: usize, meanwhile: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // In turn, so that each worker gets connections of each tenant.
+        for _ in 0..connections {
+            for name in tenants {
+                let over = &over;
+                scope.spawn(move || {
+                    let mut connection = host.connect();
+                    while !over.load(Relaxed) {
+                        let asked = connection.try_ask(
+                            "GET",
+                            &format!("{name}.localhost"),
+                            "/go",
+                            &[],
+                            None,
+                        );
+                        if asked.is_err() {
+                            connection = host.connect();
+                        }
+                    }
+                });
+            }
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let result = meanwhile();
+        over.store(true, Relaxed);
+        result
+    })
+}
+
+/// Cores that each tenant used while they were busy together.
+fn cores_used(host: &Host, tenants: &[&str], connections: usize) -> Vec<f64> {
+    let cpu = || -> Vec<u64> { tenants.iter().map(|name| host.counters(name).cpu_us).collect() };
+    busy(host, tenants, connections, || {
+        let (before, since) = (cpu(), Instant::now());
+        std::thread::sleep(SPAN);
+        let span = since.elapsed().as_micros() as f64;
+        before.iter().zip(cpu()).map(|(before, after)| (after - before) as f64 / span).collect()
+    })
+}
+
+#[test]
+fn a_full_machine_is_divided_by_requests() {
+    let host = Host::start();
+    let file = host.file("burner.wasm", burner());
+    burn(&host, "small", &file, &["--cpu-request", "100m"]);
+    burn(&host, "large", &file, &["--cpu-request", "300m"]);
+    let used = cores_used(&host, &["small", "large"], 6);
+    let ratio = used[1] / used[0];
+    assert!((ratio / 3.0 - 1.0).abs() < TOLERANCE, "{ratio} in place of 3: {used:?}");
+}
+
+#[test]
+fn a_quota_holds_over_all_workers_and_parks_without_killing() {
+    let host = Host::start();
+    let file = host.file("burner.wasm", burner());
+    burn(&host, "bounded", &file, &["--cpu-limit", "250m"]);
+    let used = cores_used(&host, &["bounded"], 6)[0];
+    assert!((0.1..0.25 * (1.0 + TOLERANCE)).contains(&used), "{used} cores");
+    let counters = host.counters("bounded");
+    assert_eq!((counters.shed, counters.host_faults), (0, 0), "{counters:?}");
+    host.get("bounded", "/").expect_fault("no-response");
+    // Without a quota the same tenant may have all of it, at once.
+    burn(&host, "bounded", &file, &[]);
+    let used = cores_used(&host, &["bounded"], 6)[0];
+    assert!(used > 0.3, "{used} cores");
+}
+
+#[test]
+fn neighbours_that_compute_delay_nobody() {
+    let host = Host::start();
+    host.deploy("hello", &repo::guest("hello"), &["--cpu-request", "500m"]);
+    let spin = repo::guest("hostile-spin");
+    let fill = host.file("filler.wasm", filler());
+    burn(&host, "spin", &spin, &[]);
+    burn(&host, "fill", &fill, &[]);
+    let mut connection = host.connect();
+    let mut took: Vec<Duration> = busy(&host, &["spin", "fill"], 4, || {
+        let ask = || {
+            let since = Instant::now();
+            connection.get("hello.localhost", "/").expect_ok();
+            std::thread::sleep(Duration::from_millis(5));
+            since.elapsed()
+        };
+        std::iter::repeat_with(ask).take(300).collect()
+    });
+    took.sort();
+    // A fill takes tens of milliseconds; taking turns with eight guests that compute would cost 8.
+    assert!(took[270] < Duration::from_millis(25), "p50 {:?}, p90 {:?}", took[150], took[270]);
+    let counters = host.counters("hello");
+    assert_eq!((counters.guest_faults, counters.host_faults, counters.shed), (0, 0, 0));
+}
