@@ -4,7 +4,7 @@ use crate::host_args::HostArgs;
 use crate::{granted, out, ps, runs, text};
 use anyhow::Result;
 use insula_model::api::{Counters, TenantDetail};
-use insula_model::{ByteSize, Count, DurationMs, Limits, TenantName};
+use insula_model::{ByteSize, Count, DurationMs, Limits, MilliCpu, TenantName};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -78,8 +78,24 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
         format!("{requests} requests an instance, retired after {idle} without one")
     });
     let header = ByteSize(limits.request_header_bytes.into());
+    let r = &limits.resources;
+    let cpu_limit = r.cpu_limit_m.map_or("the machine".into(), |limit| MilliCpu(limit).to_string());
+    let rate = r.rate.map_or("as many as come".into(), |rate| {
+        format!("{} requests a second, {} at once", rate.requests, rate.burst)
+    });
     vec![
-        ("memory", ByteSize(limits.memory_bytes).to_string()),
+        ("class", r.qos.as_str().to_owned()),
+        ("cpu", format!("request {}, limit {}", MilliCpu(r.cpu_request_m), cpu_limit)),
+        ("memory", format!("{} an instance", ByteSize(limits.memory_bytes))),
+        (
+            "memory, all",
+            format!(
+                "request {}, limit {}",
+                ByteSize(r.memory_request_bytes),
+                ByteSize(r.memory_limit_bytes)
+            ),
+        ),
+        ("rate", rate),
         ("fuel", Count(limits.fuel).to_string()),
         ("timeout", DurationMs(limits.timeout_ms).to_string()),
         ("concurrency", limits.concurrency.to_string()),
@@ -103,6 +119,7 @@ fn counters(counters: &Counters) -> Vec<(&'static str, String)> {
         ("shed", counters.shed.to_string()),
         ("fuel", text::count(counters.fuel)),
         ("CPU", text::milliseconds(counters.cpu_us / 1_000)),
+        ("memory now", text::bytes(counters.memory_bytes)),
         ("memory peak", text::bytes(counters.memory_peak_bytes)),
         (
             "bytes in, out",

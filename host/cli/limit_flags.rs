@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use insula_model::manifest::{Manifest, RequestLimits, ReuseSpec};
 use insula_model::resources::RateSpec;
-use insula_model::{ByteSize, Count, DurationMs, Metering, MilliCpu, Route};
+use insula_model::{ByteSize, Count, DurationMs, MilliCpu, Route};
 
 /// What `insula run` can be told too.
 #[derive(Debug, Clone, Args)]
@@ -71,9 +71,6 @@ struct RequestFlags {
     /// Requests that may come at once after a pause [default: --rate]
     #[arg(long, value_name = "N", requires = "rate")]
     rate_burst: Option<u32>,
-    /// Bound computing by instructions (fuel), or by time alone (time), which is faster [default: fuel]
-    #[arg(long, value_name = "HOW", value_parser = parse_metering)]
-    metering: Option<Metering>,
     /// Requests running at once, over all workers [default: 100]
     #[arg(long, value_name = "N")]
     concurrency: Option<u32>,
@@ -92,14 +89,6 @@ struct RequestFlags {
     /// Largest response body [default: 10Mi]
     #[arg(long, value_name = "SIZE")]
     response_body: Option<ByteSize>,
-}
-
-fn parse_metering(text: &str) -> Result<Metering, String> {
-    match text {
-        "fuel" => Ok(Metering::Fuel),
-        "time" => Ok(Metering::Time),
-        _ => Err("write fuel or time".into()),
-    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -130,7 +119,6 @@ impl TenantFlags {
             memory_limit,
             rate,
             rate_burst,
-            metering,
             concurrency,
             queue,
             queue_wait,
@@ -151,7 +139,6 @@ impl TenantFlags {
         if let Some(requests) = rate {
             manifest.rate = Some(RateSpec { requests, burst: rate_burst });
         }
-        manifest.metering = metering.or(manifest.metering);
         manifest.concurrency = concurrency.or(manifest.concurrency);
         manifest.queue = queue.or(manifest.queue);
         manifest.queue_wait = queue_wait.or(manifest.queue_wait);

@@ -14,7 +14,8 @@ Examples:
   insula ps --json | jq -r '.[] | select(.counters.guest_faults > 0) | .name'
 
 A job's schedule (in UTC) stands among the ROUTES; NEXT and LAST RUN are of jobs alone.
-REQUESTS counts since the host started. FAULTS are requests that the guest, the client or the host
+REQUESTS counts since the host started. QOS is the class of service, by Kubernetes' rule: who states requests and limits is refused last.
+FAULTS are requests that the guest, the client or the host
 failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
 A narrow terminal shows fewer columns; a pipe shows all of them.";
 
@@ -67,6 +68,7 @@ fn tenants(all: &[TenantSummary]) -> String {
         words("NAME"),
         number("REV"),
         words("KIND").spare(1),
+        words("QOS").spare(8),
         shrinks("ROUTES"),
         number("RUNNING").spare(4),
         number("REQUESTS"),
@@ -85,6 +87,7 @@ fn tenants(all: &[TenantSummary]) -> String {
             tenant.name.to_string(),
             tenant.revision.to_string(),
             tenant.kind.as_str().to_owned(),
+            tenant.qos.as_str().to_owned(),
             places(tenant),
             counters.running.to_string(),
             counters.requests.to_string(),

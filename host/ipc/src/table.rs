@@ -42,6 +42,8 @@ mod tenant {
     pub(super) const USED: usize = 12;
     /// Weighted CPU time, for the order in which workers run long requests; not a counter.
     pub(super) const VIRTUAL_NS: usize = 13;
+    /// Bytes that its instances hold now.
+    pub(super) const MEMORY: usize = 14;
 }
 
 /// Words of the last column's cell (that of dead workers) which all workers write: what a tenant is
@@ -49,6 +51,8 @@ mod tenant {
 mod common {
     /// When the CPU used so far is paid for, in nanoseconds of the monotonic clock.
     pub(super) const CPU_PAID_NS: usize = 13;
+    /// When the requests so far are paid for, likewise.
+    pub(super) const RATE_PAID_NS: usize = 14;
 }
 
 /// Words of a worker's own cell.
@@ -163,6 +167,23 @@ impl Table {
             .fetch_update(Relaxed, Relaxed, |paid| Some(paid.max(from).saturating_add(cost_ns)));
     }
 
+    /// Bytes that a tenant's instances hold now, over all workers.
+    pub fn memory(&self, slot: u32) -> u64 {
+        (0..self.workers).map(|w| self.cell(w, slot).0[tenant::MEMORY].load(Relaxed)).sum()
+    }
+
+    /// Lets one request of a tenant pass if its rate allows it: one each `interval_ns`, and as many at
+    /// once after a pause as fit into `burst_ns`. The generic cell rate algorithm (ITU-T I.371) on one
+    /// atomic, over all workers.
+    pub fn pass_rate(&self, slot: u32, now_ns: u64, interval_ns: u64, burst_ns: u64) -> bool {
+        let paid = &self.cell(self.workers, slot).0[common::RATE_PAID_NS];
+        paid.fetch_update(Relaxed, Relaxed, |paid| {
+            let next = paid.max(now_ns).saturating_add(interval_ns);
+            (next <= now_ns.saturating_add(burst_ns)).then_some(next)
+        })
+        .is_ok()
+    }
+
     /// The cell of a worker; an index out of range is the last one's.
     pub fn worker(&self, index: u32) -> WorkerCell<'_> {
         let at = HEADER + index.min(self.workers - 1) as usize * CELL;
@@ -203,6 +224,7 @@ impl Table {
             shed: sum(tenant::SHED),
             fuel: sum(tenant::FUEL),
             cpu_us: sum(tenant::CPU_NS) / 1_000,
+            memory_bytes: self.memory(slot),
             memory_peak_bytes: peak.unwrap_or(0),
             bytes_in: sum(tenant::BYTES_IN),
             bytes_out: sum(tenant::BYTES_OUT),
@@ -227,6 +249,7 @@ impl Table {
             let dead = self.cell(self.workers, slot);
             cell.0[tenant::RUNNING].store(0, SeqCst);
             cell.0[tenant::VIRTUAL_NS].store(0, SeqCst);
+            cell.0[tenant::MEMORY].store(0, SeqCst);
             for word in tenant::REQUESTS..tenant::USED {
                 let value = cell.0[word].swap(0, SeqCst);
                 if word == tenant::MEMORY_PEAK {
@@ -316,6 +339,11 @@ impl Cell<'_> {
     /// Adds CPU time, as it passes; both threads of a worker do.
     pub fn add_cpu_ns(&self, value: u64) {
         self.0[tenant::CPU_NS].fetch_add(value, Relaxed);
+    }
+
+    /// Adds or takes away bytes that instances hold; both threads of a worker do.
+    pub fn add_memory(&self, change: i64) {
+        self.0[tenant::MEMORY].fetch_add(change.cast_unsigned(), Relaxed);
     }
 
     /// Adds weighted CPU time; both threads of a worker do.

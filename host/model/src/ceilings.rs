@@ -20,11 +20,6 @@ pub struct Ceilings {
     pub cpu: MilliCpu,
     /// `rate.requests` and `rate.burst`. Default 1000000.
     pub rate: u32,
-    /// `breaker.faults`. Default 1000.
-    pub breaker_faults: u32,
-    /// `breaker.window` and `breaker.open`. Default 5m.
-    #[schema(value_type = String)]
-    pub breaker: DurationMs,
     /// `fuel` per request. Default 1T.
     #[schema(value_type = String)]
     pub fuel: Count,
@@ -81,8 +76,6 @@ impl Default for Ceilings {
             tenant_memory: ByteSize(16 << 30),
             cpu: MilliCpu(256_000),
             rate: 1_000_000,
-            breaker_faults: 1_000,
-            breaker: DurationMs(300_000),
             fuel: Count(1_000_000_000_000),
             timeout: DurationMs(600_000),
             concurrency: 1_000,

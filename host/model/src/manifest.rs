@@ -12,8 +12,8 @@ use crate::grants::sockets::SocketRule;
 use crate::grants::{BuildSpec, ClockSpec, Grants, KeyValueSpec};
 pub use crate::limits::ReuseSpec;
 use crate::quantity::{ByteSize, Count, DurationMs};
-use crate::resources::{BreakerSpec, CpuSpec, MemorySpec, RateSpec};
-use crate::{Ceilings, Limits, Metering, Namespace, Route, TenantName};
+use crate::resources::{CpuSpec, MemorySpec, RateSpec};
+use crate::{Ceilings, Limits, Route, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -38,10 +38,6 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     pub routes: Option<Vec<Route>>,
-    /// The group it belongs to, whose quota it counts against. Default: `default`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub namespace: Option<Namespace>,
     /// Memory of one instance, and of all of them. Default 64Mi and 1Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<crate::resources::MemoryWritten>)]
@@ -49,15 +45,9 @@ pub struct Manifest {
     /// Share of the CPU, and bound on it. Default: what others leave, up to the whole machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<CpuSpec>,
-    /// How computing is bounded: by instructions (`fuel`) or by time alone (`time`). Default `fuel`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metering: Option<Metering>,
     /// Requests in a second. Default: as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<RateSpec>,
-    /// When it is taken out of service for failing. Default: after 100 faults within 10s, for 1s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub breaker: Option<BreakerSpec>,
     /// Fuel of one request. Default 1G.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -159,9 +149,6 @@ pub struct ResponseLimits {
 pub struct Resolved {
     /// The tenant's name.
     pub name: TenantName,
-    /// The group it belongs to.
-    #[serde(default)]
-    pub namespace: Namespace,
     /// Routes, without repetitions. At least one, unless it has a schedule.
     pub routes: Vec<Route>,
     /// All limits.
@@ -258,12 +245,9 @@ impl Manifest {
             name,
             component: None,
             routes: None,
-            namespace: None,
             memory: None,
             cpu: None,
-            metering: None,
             rate: None,
-            breaker: None,
             fuel: None,
             timeout: None,
             concurrency: None,
@@ -370,7 +354,6 @@ impl Manifest {
         let grants = self.resolve_grants(limits.timeout_ms, c)?;
         Ok(Resolved {
             name: self.name.clone(),
-            namespace: self.namespace.clone().unwrap_or_default(),
             routes,
             limits,
             grants,

@@ -62,12 +62,8 @@ pub enum Fault {
     Concurrency,
     /// The tenant is called more often than its `rate` allows.
     RateLimit,
-    /// The tenant has failed too often and rests.
-    BreakerOpen,
     /// The tenant's instances hold as much memory together as they may.
     TenantMemory,
-    /// The host's memory runs short, and the tenant's class of service goes first.
-    HostMemory,
     /// The host is shutting down.
     Draining,
 }
@@ -97,9 +93,7 @@ impl Fault {
             Self::Panic => "host-panic",
             Self::Concurrency => "concurrency",
             Self::RateLimit => "rate-limit",
-            Self::BreakerOpen => "breaker-open",
             Self::TenantMemory => "tenant-memory",
-            Self::HostMemory => "host-memory",
             Self::Draining => "draining",
         }
     }

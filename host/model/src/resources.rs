@@ -1,11 +1,11 @@
 //! What a tenant may use of the machine beside its neighbours: CPU share and quota, memory over all of
-//! its instances, request rate, and what becomes of it when it keeps failing.
+//! its instances, and request rate.
 //!
 //! The words and rules are Kubernetes': a request is what a tenant is weighed by, a limit is what it never
 //! passes, and both together give its class of service.
 
 use crate::manifest::{ManifestError, within};
-use crate::quantity::{ByteSize, DurationMs, MilliCpu};
+use crate::quantity::{ByteSize, MilliCpu};
 use crate::{Ceilings, Manifest};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -30,12 +30,8 @@ pub struct Resources {
     pub memory_limit_bytes: u64,
     /// Who is refused first when the host runs short.
     pub qos: Qos,
-    /// How computing is bounded.
-    pub metering: Metering,
     /// How often it may be called.
     pub rate: Option<Rate>,
-    /// When it is taken out of service for failing.
-    pub breaker: Breaker,
 }
 
 impl Default for Resources {
@@ -46,9 +42,7 @@ impl Default for Resources {
             memory_request_bytes: 0,
             memory_limit_bytes: MEMORY_LIMIT_DEFAULT.0,
             qos: Qos::default(),
-            metering: Metering::default(),
             rate: None,
-            breaker: Breaker::default(),
         }
     }
 }
@@ -87,31 +81,6 @@ impl Qos {
     }
 }
 
-/// How a guest's computing is bounded.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Metering {
-    /// By instructions: exact, the same on every machine, and the request ends when its `fuel` is used up.
-    #[default]
-    Fuel,
-    /// By time alone: `timeout` and the CPU quota bound the guest, which runs faster for it; its fuel is not
-    /// counted.
-    Time,
-}
-
 /// A token bucket of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Rate {
@@ -119,25 +88,6 @@ pub struct Rate {
     pub requests: u32,
     /// Requests that may come at once after a pause.
     pub burst: u32,
-}
-
-/// When a tenant is taken out of service for a while, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Breaker {
-    /// Requests that ended by the guest's fault, and were at least half of all, within the window in one
-    /// worker.
-    pub faults: u32,
-    /// Milliseconds in which they are counted.
-    pub window_ms: u64,
-    /// Milliseconds for which the breaker opens first; twice as long after each probe that fails, up to
-    /// 64 times.
-    pub open_ms: u64,
-}
-
-impl Default for Breaker {
-    fn default() -> Self {
-        Self { faults: 100, window_ms: 10_000, open_ms: 1_000 }
-    }
 }
 
 /// `memory = "64Mi"`, or `memory = { instance = "64Mi", request = "256Mi", limit = "1Gi" }`.
@@ -258,23 +208,6 @@ pub struct RateSpec {
     pub burst: Option<u32>,
 }
 
-/// `breaker = { faults = 100, window = "10s", open = "1s" }`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BreakerSpec {
-    /// Requests that the guest failed, at least half of all, within the window. Default 100.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub faults: Option<u32>,
-    /// In which they are counted. Default 10s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub window: Option<DurationMs>,
-    /// How long requests are refused at first. Default 1s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub open: Option<DurationMs>,
-}
-
 impl Manifest {
     pub(crate) fn resolve_resources(&self, c: &Ceilings) -> Result<Resources, ManifestError> {
         let memory = self.memory.unwrap_or_default();
@@ -318,24 +251,7 @@ impl Manifest {
             memory_request_bytes: memory_request.0,
             memory_limit_bytes: memory_limit.0,
             qos,
-            metering: self.metering.unwrap_or_default(),
             rate,
-            breaker: self.resolve_breaker(c)?,
-        })
-    }
-
-    fn resolve_breaker(&self, c: &Ceilings) -> Result<Breaker, ManifestError> {
-        let spec = self.breaker.unwrap_or_default();
-        let default = Breaker::default();
-        let time = |field, asked: Option<DurationMs>, default: u64| {
-            let asked = asked.unwrap_or(DurationMs(default).min(c.breaker));
-            within(field, "breaker", asked, DurationMs(1), c.breaker)
-        };
-        let faults = spec.faults.unwrap_or(default.faults.min(c.breaker_faults));
-        Ok(Breaker {
-            faults: within("breaker.faults", "breaker_faults", faults, 1, c.breaker_faults)?,
-            window_ms: time("breaker.window", spec.window, default.window_ms)?.0,
-            open_ms: time("breaker.open", spec.open, default.open_ms)?.0,
         })
     }
 }
@@ -412,8 +328,6 @@ mod tests {
             ("memory = { lmit = '32Mi' }", "unknown field"),
             ("memory = '64MB'", "unknown unit `MB`"),
             ("rate = { requests = 0 }", "too little"),
-            ("metering = 'none'", "unknown variant"),
-            ("breaker = { faults = 0 }", "too little"),
         ] {
             let error = refused(text);
             assert!(error.contains(says), "{text}: {error}");

@@ -37,7 +37,7 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
-pub use crate::limiter::Gauge;
+pub use crate::limiter::{Budget, Gauge};
 pub(crate) use wasmtime_wasi_http::Error as HttpError;
 
 /// Bytes that a guest may hand to one host call.
@@ -83,6 +83,8 @@ impl From<RequestBodyError> for HttpError {
 pub struct Invocation {
     /// Bytes of all memories and tables.
     pub memory_bytes: u64,
+    /// What all instances of the tenant may hold together, if there is such a bound.
+    pub budget: Option<Budget>,
     /// Fuel for the request, instantiation included.
     pub fuel: u64,
     /// When a computing guest is ended; a waiting one is the caller's to end.
@@ -316,7 +318,8 @@ impl Instance {
         let Pre::Http(pre) = &loaded.pre else {
             return Err(wasmtime::Error::msg("a program does not handle requests"));
         };
-        let limiter = MemoryLimiter::new(invocation.memory_bytes, invocation.gauge.clone());
+        let (budget, gauge) = (invocation.budget.clone(), invocation.gauge.clone());
+        let limiter = MemoryLimiter::new(invocation.memory_bytes, budget, gauge);
         let Invocation { fuel, deadline, request, hops, .. } = *invocation;
         let (log, capabilities) = (invocation.log.clone(), invocation.capabilities.clone());
         let state = State::serving(limiter, fuel, deadline, log, request, hops, capabilities);

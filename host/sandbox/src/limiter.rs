@@ -32,19 +32,23 @@ pub struct Gauge {
     pub cancelled: AtomicBool,
 }
 
-#[derive(Debug)]
+/// Takes bytes from what all instances of a tenant may hold together (a negative number gives them
+/// back); false if that is used up, and then nothing was taken.
+pub type Budget = Arc<dyn Fn(i64) -> bool + Send + Sync>;
+
 pub(crate) struct MemoryLimiter {
     limit: usize,
     held: usize,
     /// The last growth that was allowed, to be taken back if it fails all the same.
     last: usize,
+    budget: Option<Budget>,
     pub(crate) gauge: Arc<Gauge>,
 }
 
 impl MemoryLimiter {
-    pub(crate) fn new(limit_bytes: u64, gauge: Arc<Gauge>) -> Self {
+    pub(crate) fn new(limit_bytes: u64, budget: Option<Budget>, gauge: Arc<Gauge>) -> Self {
         let limit = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
-        Self { limit, held: 0, last: 0, gauge }
+        Self { limit, held: 0, last: 0, budget, gauge }
     }
 
     /// A reused instance counts for its next request.
@@ -59,16 +63,36 @@ impl MemoryLimiter {
             self.gauge.denied.store(true, Relaxed);
             return false;
         };
+        if !self.take(i64::try_from(bytes).unwrap_or(i64::MAX)) {
+            self.last = 0;
+            self.gauge.denied.store(true, Relaxed);
+            return false;
+        }
         self.held = held;
         self.last = bytes;
         self.gauge.memory_peak_bytes.fetch_max(held as u64, Relaxed);
         true
     }
 
+    fn take(&self, bytes: i64) -> bool {
+        bytes == 0 || self.budget.as_ref().is_none_or(|budget| budget(bytes))
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.take(i64::try_from(bytes).map_or(i64::MIN, |bytes| -bytes));
+    }
+
     fn failed(&mut self) {
+        self.give_back(self.last);
         self.held -= self.last;
         self.last = 0;
         self.gauge.denied.store(true, Relaxed);
+    }
+}
+
+impl Drop for MemoryLimiter {
+    fn drop(&mut self) {
+        self.give_back(self.held);
     }
 }
 

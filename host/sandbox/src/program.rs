@@ -91,7 +91,7 @@ pub(crate) async fn run(
         ProgramPre::Preview1(_) => ProgramCtx::Preview1(Box::new(wasi.build_p1())),
         _ => ProgramCtx::Component(Box::new(wasi.build())),
     };
-    let limiter = MemoryLimiter::new(*memory_bytes, gauge.clone());
+    let limiter = MemoryLimiter::new(*memory_bytes, invocation.budget.clone(), gauge.clone());
     let state = State::program(limiter, invocation, ctx, given);
     let failed = |error: wasmtime::Error| GuestFault::classify(&error, gauge);
     let mut store = limited_store(engine, state).map_err(failed)?;

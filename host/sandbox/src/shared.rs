@@ -56,6 +56,7 @@ impl Shared {
         let (log, speaker) = (first.log.clone(), roster.clone());
         let own = Invocation {
             memory_bytes: first.memory_bytes,
+            budget: first.budget.clone(),
             fuel: first.fuel,
             deadline: first.deadline,
             log: Arc::new(move |_, stream, text| log(speaker.speaker(), stream, text)),

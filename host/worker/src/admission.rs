@@ -10,13 +10,16 @@ use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::worker::Worker;
 use insula_model::Fault;
+use insula_model::resources::Rate;
 use insula_sandbox::engine::LIVE_INSTANCES_MAX;
+use insula_sandbox::epoch::monotonic_ns;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Requests running in one worker: every one of them may hold an instance, beside the idle ones.
 const RUNNING_MAX: u64 = (LIVE_INSTANCES_MAX - IDLE_MAX) as u64;
+const SECOND_NS: u64 = 1_000_000_000;
 /// How often a waiting request looks at the other workers, which cannot wake it.
 const RECHECK: Duration = Duration::from_millis(2);
 
@@ -27,8 +30,9 @@ pub(crate) async fn admit(
     tenant: &Rc<Tenant>,
     hops: u32,
 ) -> Result<Ticket, Fault> {
+    check_rate(worker, tenant)?;
     match try_enter(worker, tenant, hops) {
-        Err(Fault::Concurrency) => wait(worker, tenant, hops).await,
+        Err(Fault::Concurrency | Fault::TenantMemory) => wait(worker, tenant, hops).await,
         decided => decided,
     }
 }
@@ -46,7 +50,22 @@ fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Tick
         worker.table.cell(worker.index, slot).leave();
         return Err(Fault::Concurrency);
     }
+    // An instance that could not grow at all would only fail.
+    if worker.table.memory(slot) >= tenant.entry.limits.resources.memory_limit_bytes {
+        worker.table.cell(worker.index, slot).leave();
+        return Err(Fault::TenantMemory);
+    }
     Ok(Ticket::entered(worker.clone(), tenant.clone()))
+}
+
+/// Whether the tenant's rate lets one more request in. A refused one counts for nothing, so a client that
+/// hammers does not keep others out for longer.
+fn check_rate(worker: &Worker, tenant: &Tenant) -> Result<(), Fault> {
+    let Some(Rate { requests, burst }) = tenant.entry.limits.resources.rate else { return Ok(()) };
+    let interval_ns = SECOND_NS / u64::from(requests.max(1));
+    let burst_ns = interval_ns.saturating_mul(u64::from(burst.max(1)));
+    let passes = worker.table.pass_rate(tenant.entry.slot, monotonic_ns(), interval_ns, burst_ns);
+    if passes { Ok(()) } else { Err(Fault::RateLimit) }
 }
 
 /// One place in the queue, given back however the wait ends.
@@ -61,7 +80,7 @@ impl Drop for Place<'_> {
 async fn wait(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Ticket, Fault> {
     let limits = &tenant.entry.limits;
     if tenant.waiting.get() >= limits.queue {
-        return Err(Fault::Concurrency);
+        return try_enter(worker, tenant, hops);
     }
     tenant.waiting.set(tenant.waiting.get() + 1);
     let _place = Place(tenant);
@@ -69,7 +88,7 @@ async fn wait(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Tic
     loop {
         let _ = tokio::time::timeout(RECHECK, tenant.freed.notified()).await;
         match try_enter(worker, tenant, hops) {
-            Err(Fault::Concurrency) if Instant::now() < until => {}
+            Err(Fault::Concurrency | Fault::TenantMemory) if Instant::now() < until => {}
             decided => return decided,
         }
     }

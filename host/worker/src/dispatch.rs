@@ -16,8 +16,9 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use http_body::Body;
 use insula_model::api::LogStream;
+use insula_model::resources::Rate;
 use insula_model::route::{Route, normalise_host, prefix_matches};
-use insula_model::{Fault, Outcome, RequestId, Usage};
+use insula_model::{ByteSize, Fault, Outcome, RequestId, Usage};
 use insula_sandbox::invoke::Finished;
 use insula_sandbox::{Edge, GuestBody, GuestFault, Invocation, Loaded, Running};
 use std::borrow::Cow;
@@ -87,7 +88,7 @@ async fn answer(
     // The permit before the code: loading is work, and admission bounds how much of it there is.
     let mut ticket = admit(&worker, &tenant, peer.hops)
         .await
-        .map_err(|fault| refuse(&worker, &tenant, id, fault, &why_shed(&tenant)))?;
+        .map_err(|fault| refuse(&worker, &tenant, id, fault, &why_shed(&tenant, fault)))?;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(unavailable) => {
@@ -185,6 +186,7 @@ pub(crate) fn invocation(
     let tenant = &ticket.tenant;
     Invocation {
         memory_bytes: tenant.entry.limits.memory_bytes,
+        budget: Some(ticket.worker.budget(tenant)),
         fuel: tenant.entry.limits.fuel,
         deadline: ticket.deadline,
         log: tenant.sink.clone(),
@@ -255,8 +257,24 @@ pub(crate) fn refuse(
     fault
 }
 
-pub(crate) fn why_shed(tenant: &Tenant) -> String {
+pub(crate) fn why_shed(tenant: &Tenant, fault: Fault) -> String {
     let limits = &tenant.entry.limits;
+    match (fault, limits.resources.rate) {
+        (Fault::RateLimit, Some(Rate { requests, burst })) => {
+            return format!(
+                "refused before it ran; the tenant may be called {requests} times a second, {burst} \
+                 times at once; raise `rate`, or call it less often"
+            );
+        }
+        (Fault::TenantMemory, _) => {
+            return format!(
+                "refused before it ran; the tenant's instances hold all of the {} that they may \
+                 together; raise `memory.limit`, or lower `concurrency`",
+                ByteSize(limits.resources.memory_limit_bytes)
+            );
+        }
+        _ => {}
+    }
     format!(
         "refused before it ran; the tenant may run {} at once, queue {} in each worker, and keep them \
          waiting for {} ms",

@@ -45,7 +45,7 @@ async fn execute(worker: &Rc<Worker>, slot: u32, id: RequestId) -> Result<i32, F
     let tenant = worker.tenant(slot).ok_or(Fault::CodeUnavailable)?;
     let mut ticket = admit(worker, &tenant, 0)
         .await
-        .map_err(|fault| refuse(worker, &tenant, id, fault, &why_shed(&tenant)))?;
+        .map_err(|fault| refuse(worker, &tenant, id, fault, &why_shed(&tenant, fault)))?;
     let loaded = match load(worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(unavailable) => {

@@ -30,13 +30,9 @@ pub(crate) fn outcome(fault: Fault) -> Outcome {
         | F::ResponseBodyTooLarge
         | F::BadResponse => Outcome::GuestFault(fault),
         F::CodeUnavailable | F::DirectoryUnavailable | F::Panic => Outcome::HostFault(fault),
-        F::Concurrency
-        | F::RateLimit
-        | F::BreakerOpen
-        | F::TenantMemory
-        | F::HostMemory
-        | F::WorkerFull
-        | F::Draining => Outcome::Shed(fault),
+        F::Concurrency | F::RateLimit | F::TenantMemory | F::WorkerFull | F::Draining => {
+            Outcome::Shed(fault)
+        }
     }
 }
 
@@ -68,11 +64,7 @@ fn status_and_text(fault: Fault) -> (StatusCode, &'static str) {
         F::WorkerFull => (S::SERVICE_UNAVAILABLE, "the host is busy"),
         F::Concurrency => (S::SERVICE_UNAVAILABLE, "the application is busy"),
         F::RateLimit => (S::TOO_MANY_REQUESTS, "the application is called too often"),
-        F::BreakerOpen => {
-            (S::SERVICE_UNAVAILABLE, "the application has failed too often and rests")
-        }
         F::TenantMemory => (S::SERVICE_UNAVAILABLE, "the application holds all the memory it may"),
-        F::HostMemory => (S::SERVICE_UNAVAILABLE, "the host is short of memory"),
         F::Draining => (S::SERVICE_UNAVAILABLE, "the host is shutting down"),
     }
 }

@@ -11,6 +11,7 @@ use crate::tenant_log::TenantLog;
 use insula_keyvalue::Database;
 use insula_model::Grants;
 use insula_model::wire::TenantEntry;
+use insula_sandbox::invoke::Budget;
 use insula_sandbox::log::LineSink;
 use insula_sandbox::{Capabilities, Loaded};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -31,6 +32,8 @@ pub(crate) struct Tenant {
     /// Everything that its instances may reach, shared by every instance. Made for the first one: most
     /// deployed tenants are idle, and this is as large as all the rest of them.
     capabilities: OnceCell<Arc<Capabilities>>,
+    /// What its instances take their memory from; made for the first one.
+    pub(crate) budget: OnceCell<Budget>,
     /// Set when the tenant is removed: its stores take no more writes. Shared by its revisions, because
     /// instances of an older one may still run; none if no revision was granted a store.
     removed: Option<Arc<AtomicBool>>,
@@ -71,6 +74,7 @@ impl Tenant {
             log,
             sink,
             capabilities: OnceCell::new(),
+            budget: OnceCell::new(),
             removed,
             pool: Pool::new(entry.limits.reuse, idle_total),
             shared: SharedPool::new(entry.limits.reuse, entry.limits.fuel),

@@ -15,7 +15,7 @@ use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::Epoch;
-use insula_sandbox::invoke::Instance;
+use insula_sandbox::invoke::{Budget, Instance};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -180,6 +180,25 @@ impl Worker {
     /// What a tenant's instances may reach.
     pub(crate) fn capabilities<'a>(&self, tenant: &'a Tenant) -> &'a Arc<Capabilities> {
         tenant.capabilities(&self.outbound, &self.stores)
+    }
+
+    /// What all instances of a tenant take their memory from, over all workers.
+    pub(crate) fn budget(&self, tenant: &Tenant) -> Budget {
+        let made = tenant.budget.get_or_init(|| {
+            let (table, index) = (self.table.clone(), self.index);
+            let slot = tenant.entry.slot;
+            let limit = tenant.entry.limits.resources.memory_limit_bytes;
+            Arc::new(move |change| {
+                let cell = table.cell(index, slot);
+                cell.add_memory(change);
+                let fits = change <= 0 || table.memory(slot) <= limit;
+                if !fits {
+                    cell.add_memory(-change);
+                }
+                fits
+            })
+        });
+        made.clone()
     }
 
     /// A guest runs on the second thread: somebody is to see to it that it gets on.

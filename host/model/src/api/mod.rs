@@ -27,7 +27,7 @@ pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 
 use crate::grants::secrets::{SecretKey, SecretVia};
-use crate::{Ceilings, Digest, Grants, Limits, Manifest, Route, TenantName};
+use crate::{Ceilings, Digest, Grants, Limits, Manifest, Qos, Route, TenantName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -113,6 +113,8 @@ pub struct TenantSummary {
     pub revision: u32,
     /// What the artifact is.
     pub kind: GuestKind,
+    /// Who is refused first when the host runs short.
+    pub qos: Qos,
     /// The artifact's digest.
     #[schema(value_type = String)]
     pub artifact: Digest,
@@ -161,6 +163,8 @@ pub struct Counters {
     pub fuel: u64,
     /// Microseconds during which its guests held a worker's thread.
     pub cpu_us: u64,
+    /// Bytes of memory and tables that all of its instances hold now.
+    pub memory_bytes: u64,
     /// Most bytes of memory and tables one instance held.
     pub memory_peak_bytes: u64,
     /// Request body bytes.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
     TenantSummary {
+        qos: tenant.entry.limits.resources.qos,
         name: tenant.entry.name.clone(),
         revision: tenant.entry.revision,
         kind: tenant.entry.kind,
