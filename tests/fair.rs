@@ -1,6 +1,7 @@
 //! CPU: shares, quotas, and what a neighbour notices of those who compute.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use insula_tests::wait::eventually;
 use insula_tests::{Host, repo, wasm};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -132,4 +133,47 @@ fn neighbours_that_compute_delay_nobody() {
     assert!(took[270] < Duration::from_millis(25), "p50 {:?}, p90 {:?}", took[150], took[270]);
     let counters = host.counters("hello");
     assert_eq!((counters.guest_faults, counters.host_faults, counters.shed), (0, 0, 0));
+}
+
+#[test]
+fn a_rate_lets_a_burst_through_and_then_one_at_a_time_over_all_workers() {
+    let host = Host::start();
+    host.deploy("hello", &repo::guest("hello"), &["--rate", "2", "--rate-burst", "6"]);
+    let answers: Vec<_> = (0..12).map(|_| host.get("hello", "/")).collect();
+    let passed = answers.iter().filter(|answer| answer.status() == 200).count();
+    // As many as the burst, and what became due while they were asked.
+    assert!((6..12).contains(&passed), "{passed} passed");
+    let refused = answers.iter().find(|answer| answer.status() != 200).unwrap();
+    refused.expect_fault("rate-limit");
+    assert_eq!(refused.field("retry-after"), Some("1"));
+    assert_eq!(host.counters("hello").shed, 12 - passed as u64);
+    std::thread::sleep(Duration::from_secs(1));
+    host.get("hello", "/").expect_ok();
+}
+
+#[test]
+fn all_instances_of_a_tenant_share_its_memory() {
+    let host = Host::start();
+    // Each waits with 16 MiB until its deadline.
+    let waiter = wasm::handler(
+        r#"(memory 256)
+        (func (export "handle") (param i32 i32) (loop $more (br $more)))"#,
+    );
+    let file = host.file("waiter.wasm", waiter);
+    let flags = ["--memory", "32Mi", "--memory-limit", "40Mi", "--queue-wait", "100ms"];
+    let flags = [&flags[..], &["--timeout", "4s", "--fuel", "1T"]].concat();
+    host.deploy("waiter", &file, &flags);
+    let ends: Vec<String> = std::thread::scope(|scope| {
+        let ask = || scope.spawn(|| host.get("waiter", "/").fault().unwrap_or_default().to_owned());
+        let asked: Vec<_> = (0..4).map(|_| ask()).collect();
+        let held = host.counters("waiter").memory_bytes;
+        assert!(held <= 40 << 20, "{held} bytes are held");
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let count = |word: &str| ends.iter().filter(|end| *end == word).count();
+    assert_eq!(count("deadline"), 2, "{ends:?}");
+    assert_eq!(count("deadline") + count("out-of-memory") + count("tenant-memory"), 4, "{ends:?}");
+    eventually("ended instances hold nothing", || {
+        (host.counters("waiter").memory_bytes == 0).then_some(())
+    });
 }

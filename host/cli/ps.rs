@@ -67,17 +67,17 @@ fn tenants(all: &[TenantSummary]) -> String {
     let columns = [
         words("NAME"),
         number("REV"),
-        words("KIND").spare(1),
-        words("QOS").spare(8),
+        words("KIND").spare(2),
+        words("QOS").spare(1),
         shrinks("ROUTES"),
-        number("RUNNING").spare(4),
+        number("RUNNING").spare(5),
         number("REQUESTS"),
         number("FAULTS"),
-        number("SHED").spare(2),
-        number("PEAK").spare(3),
-        words("DEPLOYED").spare(5),
-        words("NEXT").spare(6).optional(),
-        words("LAST RUN").spare(7).optional(),
+        number("SHED").spare(3),
+        number("PEAK").spare(4),
+        words("DEPLOYED").spare(6),
+        words("NEXT").spare(7).optional(),
+        words("LAST RUN").spare(8).optional(),
     ];
     let row = |tenant: &TenantSummary| {
         let job = tenant.job.as_ref();

@@ -12,6 +12,7 @@
 mod admission;
 mod codes;
 mod connection;
+mod cores;
 mod dispatch;
 mod headers;
 mod job;

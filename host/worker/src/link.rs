@@ -127,9 +127,8 @@ async fn live(
     let tenants_dir = PathBuf::from(config.tenants_dir);
     let stores = Database::new(&tenants_dir);
     let table = Arc::new(table);
-    let long = Long::start(table.clone(), config.index, epoch.clone(), idle.clone())?;
-    let worker =
-        Worker::new(config.index, table, epoch, long, idle, codes, outbound, stores, sender);
+    let long = Long::start(table, config.index, epoch, idle)?;
+    let worker = Worker::new(long, codes, outbound, stores, sender);
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));

@@ -16,6 +16,7 @@
 //! thread. Bounded by the permits of the requests that are in here, and cancelled ones by
 //! [`Long::zombies`]; ends with the process.
 
+use crate::cores::{share_a_core, yield_to_everybody};
 use crate::share::{Idle, SLICE_NS, Share};
 use crate::worker::Worker;
 use insula_ipc::table::Table;
@@ -30,7 +31,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
-use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
 
 /// How long a guest runs on the second thread before the next tenant's turn. Longer than on the event
 /// loop, which the kernel lets in at any time.
@@ -245,6 +245,23 @@ impl Long {
         Errand { back, gauge, id, long: self.0.clone(), over: false }
     }
 
+    /// The worker's column in the shared table.
+    pub(crate) fn index(&self) -> u32 {
+        self.0.index
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.0.table.clone()
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.0.epoch.clone()
+    }
+
+    pub(crate) fn idle(&self) -> Arc<Idle> {
+        self.0.idle.clone()
+    }
+
     /// Guests that still end although their requests are gone.
     pub(crate) fn zombies(&self) -> u64 {
         self.0.zombies.load(Relaxed)
@@ -316,13 +333,13 @@ impl Shared {
         }
         drop(queue);
         if let Some(job) = gone {
-            self.bury(job.id, true);
+            self.bury(true);
             drop(job);
         }
     }
 
     /// A guest is no longer in here.
-    fn bury(&self, _id: u64, was_cancelled: bool) {
+    fn bury(&self, was_cancelled: bool) {
         self.idle.long.fetch_sub(1, Relaxed);
         if was_cancelled {
             self.zombies.fetch_sub(1, Relaxed);
@@ -400,13 +417,13 @@ impl Shared {
                     }
                 } else {
                     drop(queue);
-                    self.bury(job.id, false);
+                    self.bury(false);
                     job.work.go_home();
                 }
             }
             _ => {
                 drop(queue);
-                self.bury(job.id, at.is_some());
+                self.bury(at.is_some());
                 if stepped.is_none() {
                     job.work.panicked();
                 }
@@ -457,32 +474,4 @@ pub(crate) async fn lend_a_hand(worker: Rc<Worker>) {
         }
     }
     worker.hand.set(false);
-}
-
-/// Binds the calling thread, and those it starts, to the worker's own core.
-fn share_a_core(index: u32, workers: u32) {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    // With more workers than cores the kernel knows better.
-    if (workers as usize) <= cores.len()
-        && let Some(core) = cores.get(index as usize)
-    {
-        let mut own = CpuSet::new();
-        own.set(*core);
-        if let Err(error) = sched_setaffinity(None, &own) {
-            tracing::debug!(%error, "this worker has no core of its own");
-        }
-    }
-}
-
-/// The calling thread runs only when nobody else of this core wants to.
-fn yield_to_everybody() {
-    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    let own = thread_priority::thread_native_id();
-    if let Err(error) =
-        thread_priority::set_thread_priority_and_policy(own, ThreadPriority::Min, policy)
-    {
-        tracing::warn!(?error, "long requests run at normal priority beside short ones");
-    }
 }

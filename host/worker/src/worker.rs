@@ -6,7 +6,7 @@ use crate::codes::Codes;
 use crate::long::{self, Long};
 use crate::outbound::Outbound;
 use crate::router::Router;
-use crate::share::{Fair, Idle};
+use crate::share::Fair;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
 use insula_ipc::table::{Table, WorkerCell};
@@ -69,11 +69,7 @@ struct RequestIds {
 
 impl Worker {
     pub(crate) fn new(
-        index: u32,
-        table: Arc<Table>,
-        epoch: Epoch,
         long: Long,
-        idle: Arc<Idle>,
         codes: Codes,
         outbound: Arc<Outbound>,
         stores: Database,
@@ -81,13 +77,13 @@ impl Worker {
     ) -> Self {
         use std::hash::{BuildHasher, RandomState};
         Self {
-            index,
-            table,
-            epoch,
+            index: long.index(),
+            table: long.table(),
+            epoch: long.epoch(),
             codes,
-            long,
             hand: Cell::new(false),
-            fair: Rc::new(Fair::new(idle)),
+            fair: Rc::new(Fair::new(long.idle())),
+            long,
             stores,
             router: RefCell::default(),
             tenants: RefCell::default(),
