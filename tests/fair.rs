@@ -24,26 +24,38 @@ fn burner() -> Vec<u8> {
     )
 }
 
-/// A handler that fills 48 MiB again and again: each time is one operation that nothing interrupts.
+/// A handler that fills 768 MiB again and again: each time is one operation that nothing interrupts, and
+/// that takes longer than the host waits before it takes its second thread for starved.
 fn filler() -> Vec<u8> {
     wasm::handler(
-        r#"(memory 768)
+        r#"(memory 12300)
         (func (export "handle") (param i32 i32)
           (loop $more
-            (memory.fill (i32.const 0) (i32.const 7) (i32.const 50331648))
+            (memory.fill (i32.const 0) (i32.const 7) (i32.const 805306368))
             (br $more)))"#,
     )
 }
 
 fn burn(host: &Host, name: &str, file: &Path, flags: &[&str]) {
-    let flags = [flags, &["--fuel", "100G", "--timeout", "60s"]].concat();
+    // Longer than a test computes, and no longer than one cares to wait for its end.
+    let flags = [flags, &["--fuel", "100G", "--timeout", "10s"]].concat();
     host.deploy(name, file, &flags);
+}
+
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// Keeps `connections` of each tenant busy while `meanwhile` runs.
 fn busy<T>(host: &Host, tenants: &[&str], connections: usize, meanwhile: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // However it ends: a test that fails must not wait for its load for ever.
+        let _over = Over(&over);
         // In turn, so that each worker gets connections of each tenant.
         for _ in 0..connections {
             for name in tenants {
@@ -66,9 +78,7 @@ fn busy<T>(host: &Host, tenants: &[&str], connections: usize, meanwhile: impl Fn
             }
         }
         std::thread::sleep(Duration::from_millis(500));
-        let result = meanwhile();
-        over.store(true, Relaxed);
-        result
+        meanwhile()
     })
 }
 
@@ -117,9 +127,13 @@ fn neighbours_that_compute_delay_nobody() {
     let spin = repo::guest("hostile-spin");
     let fill = host.file("filler.wasm", filler());
     burn(&host, "spin", &spin, &[]);
-    burn(&host, "fill", &fill, &[]);
+    // Several, so that somebody waits while another is in the middle of a fill.
+    let names = ["spin", "fill-1", "fill-2"];
+    for name in &names[1..] {
+        burn(&host, name, &fill, &["--memory", "800Mi", "--memory-limit", "2Gi"]);
+    }
     let mut connection = host.connect();
-    let mut took: Vec<Duration> = busy(&host, &["spin", "fill"], 4, || {
+    let mut took: Vec<Duration> = busy(&host, &names, 2, || {
         let ask = || {
             let since = Instant::now();
             connection.get("hello.localhost", "/").expect_ok();
@@ -129,7 +143,7 @@ fn neighbours_that_compute_delay_nobody() {
         std::iter::repeat_with(ask).take(300).collect()
     });
     took.sort();
-    // A fill takes tens of milliseconds; taking turns with eight guests that compute would cost 8.
+    // A fill takes tens of milliseconds; taking turns with them would cost that for each.
     assert!(took[270] < Duration::from_millis(25), "p50 {:?}, p90 {:?}", took[150], took[270]);
     let counters = host.counters("hello");
     assert_eq!((counters.guest_faults, counters.host_faults, counters.shed), (0, 0, 0));
@@ -175,5 +189,25 @@ fn all_instances_of_a_tenant_share_its_memory() {
     assert_eq!(count("deadline") + count("out-of-memory") + count("tenant-memory"), 4, "{ends:?}");
     eventually("ended instances hold nothing", || {
         (host.counters("waiter").memory_bytes == 0).then_some(())
+    });
+}
+
+#[test]
+fn who_computed_alone_for_long_is_not_kept_waiting_by_a_newcomer() {
+    let host = Host::start();
+    let spin = repo::guest("hostile-spin");
+    // Each worker has one long request of the old tenant before anybody else comes.
+    burn(&host, "old", &spin, &[]);
+    burn(&host, "new", &spin, &[]);
+    let cpu = |name: &str| host.counters(name).cpu_us as f64;
+    busy(&host, &["old"], 2, || {
+        std::thread::sleep(Duration::from_secs(3));
+        busy(&host, &["new"], 2, || {
+            let before = (cpu("old"), cpu("new"));
+            std::thread::sleep(Duration::from_secs(2));
+            let used = (cpu("old") - before.0, cpu("new") - before.1);
+            assert!(used.0 > used.1 * 0.5, "the old one got {} of {}", used.0, used.1);
+            assert!(used.1 > used.0 * 0.5, "the new one got {} of {}", used.1, used.0);
+        });
     });
 }

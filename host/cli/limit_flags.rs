@@ -62,7 +62,7 @@ struct RequestFlags {
     /// Memory that it asks for over all of its instances [default: --memory-limit]
     #[arg(long, value_name = "SIZE")]
     memory_request: Option<ByteSize>,
-    /// Memory of all of its instances and the host's buffers for them [default: 1Gi]
+    /// Memory of all of its instances together, all linear memories and tables [default: 1Gi]
     #[arg(long, value_name = "SIZE")]
     memory_limit: Option<ByteSize>,
     /// Requests in a second, over all workers; more get 429 [default: as many as come]

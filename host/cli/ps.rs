@@ -14,9 +14,8 @@ Examples:
   insula ps --json | jq -r '.[] | select(.counters.guest_faults > 0) | .name'
 
 A job's schedule (in UTC) stands among the ROUTES; NEXT and LAST RUN are of jobs alone.
-REQUESTS counts since the host started. QOS is the class of service, by Kubernetes' rule: who states requests and limits is refused last.
-FAULTS are requests that the guest, the client or the host
-failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
+REQUESTS counts since the host started. QOS is the class of service, by
+Kubernetes' rule. FAULTS are requests that the guest, the client or the host failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
 A narrow terminal shows fewer columns; a pipe shows all of them.";
 
 /// List the tenants, or the workers.

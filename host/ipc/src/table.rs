@@ -169,7 +169,9 @@ impl Table {
 
     /// Bytes that a tenant's instances hold now, over all workers.
     pub fn memory(&self, slot: u32) -> u64 {
-        (0..self.workers).map(|w| self.cell(w, slot).0[tenant::MEMORY].load(Relaxed)).sum()
+        let held = (0..self.workers).map(|w| self.cell(w, slot).0[tenant::MEMORY].load(Relaxed));
+        // An instance that outlived its slot's clearing has given back what nobody counts any more.
+        held.map(u64::cast_signed).sum::<i64>().max(0).cast_unsigned()
     }
 
     /// Lets one request of a tenant pass if its rate allows it: one each `interval_ns`, and as many at

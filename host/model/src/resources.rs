@@ -26,9 +26,9 @@ pub struct Resources {
     pub cpu_limit_m: Option<u32>,
     /// Bytes that it asked for over all of its instances; 0 for none.
     pub memory_request_bytes: u64,
-    /// Bytes that all of its instances, and what the host holds for them, may have together.
+    /// Bytes of memories and tables that all of its instances may have together.
     pub memory_limit_bytes: u64,
-    /// Who is refused first when the host runs short.
+    /// Its class of service.
     pub qos: Qos,
     /// How often it may be called.
     pub rate: Option<Rate>,
@@ -55,7 +55,8 @@ impl Resources {
 }
 
 /// Class of service, by Kubernetes' rule for pods
-/// (<https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>). In the order of who is refused first.
+/// (<https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>). From the least that
+/// was asked for to the most. Shown only: nothing depends on it yet.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]
@@ -98,7 +99,7 @@ pub struct MemorySpec {
     pub instance: Option<ByteSize>,
     /// What the tenant asks for over all of its instances. Default: `limit`, if there is one.
     pub request: Option<ByteSize>,
-    /// What all of its instances and the host's buffers for them may hold together. Default 1Gi.
+    /// What all of its instances may hold together, all linear memories and tables. Default 1Gi.
     pub limit: Option<ByteSize>,
 }
 
@@ -114,7 +115,7 @@ pub struct MemoryTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub request: Option<ByteSize>,
-    /// What all of its instances and the host's buffers for them may hold together. Default 1Gi.
+    /// What all of its instances may hold together, all linear memories and tables. Default 1Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub limit: Option<ByteSize>,
@@ -191,7 +192,8 @@ pub struct CpuSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub request: Option<MilliCpu>,
-    /// What it never passes, over all workers and any tenth of a second. Default: the whole machine.
+    /// What it never passes, over all workers; after a pause, a tenth of a second's worth may come at
+    /// once. Default: the whole machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub limit: Option<MilliCpu>,

@@ -32,7 +32,9 @@ pub(crate) async fn admit(
 ) -> Result<Ticket, Fault> {
     check_rate(worker, tenant)?;
     match try_enter(worker, tenant, hops) {
-        Err(Fault::Concurrency | Fault::TenantMemory) => wait(worker, tenant, hops).await,
+        Err(full @ (Fault::Concurrency | Fault::TenantMemory)) => {
+            wait(worker, tenant, hops, full).await
+        }
         decided => decided,
     }
 }
@@ -77,10 +79,15 @@ impl Drop for Place<'_> {
     }
 }
 
-async fn wait(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Ticket, Fault> {
+async fn wait(
+    worker: &Rc<Worker>,
+    tenant: &Rc<Tenant>,
+    hops: u32,
+    full: Fault,
+) -> Result<Ticket, Fault> {
     let limits = &tenant.entry.limits;
     if tenant.waiting.get() >= limits.queue {
-        return try_enter(worker, tenant, hops);
+        return Err(full);
     }
     tenant.waiting.set(tenant.waiting.get() + 1);
     let _place = Place(tenant);

@@ -7,8 +7,8 @@ pub(crate) fn share_a_core(index: u32, workers: u32) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    // With more workers than cores the kernel knows better.
-    if (workers as usize) <= cores.len()
+    // With more workers the kernel knows better; with fewer, other hosts would all choose the same cores.
+    if workers as usize == cores.len()
         && let Some(core) = cores.get(index as usize)
     {
         let mut own = CpuSet::new();

@@ -1,4 +1,5 @@
-//! The worker: one single-threaded process per core that accepts connections and runs guests.
+//! The worker: one process per core that accepts connections and runs guests, on one thread but for
+//! guests that compute for long (see `long`).
 //!
 //! ```text
 //! listener → connection → dispatch { route → admit → revision → instance → invoke } → respond
@@ -14,6 +15,7 @@ mod codes;
 mod connection;
 mod cores;
 mod dispatch;
+mod errand;
 mod headers;
 mod job;
 mod link;

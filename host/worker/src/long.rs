@@ -5,8 +5,8 @@
 //!      ▲                                        ▲  └ quota used up: until it is paid for     │
 //!      └── finished, or waits for something ────┴──────────── still computing ◀──────────────┘
 //! ```
-//! The thread has the lowest kernel priority (`SCHED_IDLE`) and the same core as the event loop, so the
-//! kernel runs it when the loop has nothing to do and takes it away as soon as it has, in the middle of
+//! The thread has the lowest kernel priority (`SCHED_IDLE`) and, where there is a worker for each core, the
+//! core of the event loop. So the kernel runs it when the loop has nothing to do and takes it away as soon as it has, in the middle of
 //! whatever the guest does; and one core never interrupts another's address space. Among the tenants
 //! that wait, the one with the least weighted CPU time over all workers is next (start-time fair queueing,
 //! Goyal, Vin and Cheng 1996); among a tenant's requests, turn by turn.
@@ -17,6 +17,7 @@
 //! [`Long::zombies`]; ends with the process.
 
 use crate::cores::{share_a_core, yield_to_everybody};
+use crate::errand::{BoxFuture, Errand, Return, Task, Work, lock};
 use crate::share::{Idle, SLICE_NS, Share};
 use crate::worker::Worker;
 use insula_ipc::table::Table;
@@ -24,11 +25,10 @@ use insula_sandbox::epoch::{Epoch, monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::Gauge;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -38,114 +38,13 @@ const LONG_SLICE_NS: u64 = 1_000_000;
 /// Weighted time by which a tenant that comes back may be behind those that wait: what it did not use
 /// while it was away is not saved up.
 const LAG_NS: u64 = 1_000_000;
-/// How often the event loop looks whether the second thread starves.
-const CHECK: Duration = Duration::from_millis(10);
-/// Looks in a row without progress after which the event loop helps.
-const STARVED_CHECKS: u32 = 3;
-/// How long it then helps.
+/// How often the event loop looks whether the second thread starves: whether it had less than a tenth of
+/// this time.
+const CHECK: Duration = Duration::from_millis(30);
+/// Where the event loop itself keeps the core busy, it runs one slice after so many such looks.
+const FLOOR_CHECKS: u32 = 3;
+/// How long it helps where others do.
 const HAND: Duration = Duration::from_millis(500);
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// What becomes of a guest that ran in here.
-pub(crate) enum Back<T> {
-    /// It has finished.
-    Finished(T),
-    /// It waits for something: it goes on where it came from.
-    Home(BoxFuture<T>),
-    /// The host panicked.
-    Panicked,
-}
-
-struct Return<T> {
-    back: Mutex<(Option<Back<T>>, Option<Waker>)>,
-}
-
-impl<T> Return<T> {
-    fn send(&self, back: Back<T>) {
-        let waker = {
-            let mut slot = lock(&self.back);
-            slot.0 = Some(back);
-            slot.1.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A guest that is in here; dropping it ends the guest.
-pub(crate) struct Errand<T> {
-    back: Arc<Return<T>>,
-    gauge: Arc<Gauge>,
-    id: u64,
-    long: Arc<Shared>,
-    over: bool,
-}
-
-impl<T> Errand<T> {
-    /// Ready once, with what became of it.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Back<T>> {
-        let mut slot = lock(&self.back.back);
-        match slot.0.take() {
-            Some(back) => {
-                self.over = true;
-                Poll::Ready(back)
-            }
-            None => {
-                slot.1 = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl<T> Drop for Errand<T> {
-    fn drop(&mut self) {
-        if !self.over {
-            self.gauge.cancelled.store(true, Relaxed);
-            self.long.cancel(self.id);
-        }
-    }
-}
-
-/// What the thread needs of a guest, whatever it returns.
-trait Work: Send {
-    /// Runs it for a slice; whether it has finished.
-    fn step(&mut self, cx: &mut Context<'_>) -> bool;
-    /// Gives it back unfinished.
-    fn go_home(self: Box<Self>);
-    fn panicked(self: Box<Self>);
-}
-
-struct Task<T> {
-    future: BoxFuture<T>,
-    back: Arc<Return<T>>,
-}
-
-impl<T: Send> Work for Task<T> {
-    fn step(&mut self, cx: &mut Context<'_>) -> bool {
-        match self.future.as_mut().poll(cx) {
-            Poll::Pending => false,
-            Poll::Ready(finished) => {
-                self.back.send(Back::Finished(finished));
-                true
-            }
-        }
-    }
-
-    fn go_home(self: Box<Self>) {
-        self.back.send(Back::Home(self.future));
-    }
-
-    fn panicked(self: Box<Self>) {
-        self.back.send(Back::Panicked);
-    }
-}
 
 struct Job {
     id: u64,
@@ -177,9 +76,12 @@ struct Queue {
     ready: HashMap<u32, VecDeque<Job>>,
     /// Those that wait for something.
     waiting: HashMap<u64, Job>,
+    /// Those that run at this moment, one on each thread at most, and whether they were cancelled.
+    running: Vec<(u64, bool)>,
     next_id: u64,
-    /// Wakes and cancellations of jobs that run at this moment.
-    cancelled: Vec<u64>,
+    /// Weighted time of the tenant that was run last, and never less than before: who comes back starts
+    /// from here.
+    now: u64,
 }
 
 /// The second thread's side, and what both threads share.
@@ -192,9 +94,9 @@ pub(crate) struct Shared {
     idle: Arc<Idle>,
     /// Of them, those that nobody waits for any more.
     zombies: AtomicU64,
-    /// Slices run so far, to tell whether the thread gets any time.
-    slices: AtomicU64,
     thread: OnceLock<Thread>,
+    /// Where the kernel tells what CPU time the thread has had.
+    schedstat: OnceLock<String>,
 }
 
 /// The event loop's side.
@@ -216,8 +118,8 @@ impl Long {
             queue: Mutex::default(),
             idle,
             zombies: AtomicU64::new(0),
-            slices: AtomicU64::new(0),
             thread: OnceLock::new(),
+            schedstat: OnceLock::new(),
         });
         let own = shared.clone();
         let runtime = tokio::runtime::Handle::current();
@@ -225,6 +127,8 @@ impl Long {
             // Guests make timers.
             let _context = runtime.enter();
             yield_to_everybody();
+            let tid = rustix::thread::gettid().as_raw_nonzero();
+            let _first = own.schedstat.set(format!("/proc/self/task/{tid}/schedstat"));
             own.run();
         })?;
         let _first = shared.thread.set(handle.thread().clone());
@@ -239,10 +143,10 @@ impl Long {
         gauge: Arc<Gauge>,
         stays: bool,
     ) -> Errand<T> {
-        let back = Arc::new(Return { back: Mutex::new((None, None)) });
+        let back = Arc::new(Return::default());
         let work = Box::new(Task { future, back: back.clone() });
         let id = self.0.enter(work, share, gauge.clone(), stays);
-        Errand { back, gauge, id, long: self.0.clone(), over: false }
+        Errand::new(back, gauge, id, self.0.clone())
     }
 
     /// The worker's column in the shared table.
@@ -292,9 +196,7 @@ impl Shared {
         let slot = job.share.slot;
         let is_new = queue.ready.get(&slot).is_none_or(VecDeque::is_empty);
         if is_new {
-            let others = queue.ready.iter().filter(|(_, jobs)| !jobs.is_empty());
-            let least = others.map(|(slot, _)| self.table.virtual_ns(*slot)).min();
-            let floor = least.unwrap_or(0).saturating_sub(LAG_NS);
+            let floor = queue.now.saturating_sub(LAG_NS);
             let own = self.table.virtual_ns(slot);
             if own < floor {
                 self.table.cell(self.index, slot).add_virtual_ns(floor - own);
@@ -318,8 +220,7 @@ impl Shared {
         self.unpark();
     }
 
-    fn cancel(&self, id: u64) {
-        self.zombies.fetch_add(1, Relaxed);
+    pub(crate) fn cancel(&self, id: u64) {
         let mut queue = lock(&self.queue);
         let mut gone = queue.waiting.remove(&id);
         if gone.is_none() {
@@ -328,13 +229,14 @@ impl Shared {
                 jobs.remove(at)
             });
         }
-        if gone.is_none() {
-            queue.cancelled.push(id);
+        // One that is nowhere has finished, and nobody looked.
+        if let Some(running) = queue.running.iter_mut().find(|running| running.0 == id) {
+            running.1 = true;
+            self.zombies.fetch_add(1, Relaxed);
         }
         drop(queue);
-        if let Some(job) = gone {
-            self.bury(true);
-            drop(job);
+        if gone.is_some() {
+            self.bury(false);
         }
     }
 
@@ -346,14 +248,17 @@ impl Shared {
         }
     }
 
-    /// The next guest to run; or when to look again.
-    fn pick(&self, now_ns: u64) -> Result<Job, Option<u64>> {
+    /// The next guest to run; or when to look again. The event loop leaves out who must not run there.
+    fn pick(&self, now_ns: u64, on_loop: bool) -> Result<Job, Option<u64>> {
         let mut queue = lock(&self.queue);
         queue.ready.retain(|_, jobs| !jobs.is_empty());
         let mut soonest: Option<u64> = None;
         let mut best: Option<(u64, u32)> = None;
         for (slot, jobs) in &queue.ready {
             let Some(front) = jobs.front() else { continue };
+            if on_loop && front.share.is_exiled(now_ns) {
+                continue;
+            }
             let paid = front.share.paid_ns(&self.table);
             if paid > now_ns {
                 soonest = Some(soonest.map_or(paid, |soonest| soonest.min(paid)));
@@ -364,13 +269,17 @@ impl Shared {
                 best = Some((used, *slot));
             }
         }
-        best.and_then(|(_, slot)| queue.ready.get_mut(&slot)?.pop_front()).ok_or(soonest)
+        let (used, slot) = best.ok_or(soonest)?;
+        let job = queue.ready.get_mut(&slot).and_then(VecDeque::pop_front).ok_or(soonest)?;
+        queue.now = queue.now.max(used);
+        queue.running.push((job.id, false));
+        Ok(job)
     }
 
     /// Runs one guest for a slice; none if no guest may run, with the time at which one may.
     fn run_one(&self, slice_ns: u64, on_loop: bool) -> Result<(), Option<u64>> {
         let now_ns = monotonic_ns();
-        let mut job = self.pick(now_ns)?;
+        let mut job = self.pick(now_ns, on_loop)?;
         job.gauge.slice_until_ns.store(now_ns + slice_ns, Relaxed);
         job.gauge.preempted.store(false, Relaxed);
         job.waker.woken.store(false, SeqCst);
@@ -387,9 +296,9 @@ impl Shared {
         name(None);
         drop(turn);
         job.gauge.cpu_ns.fetch_add(cpu_ns, Relaxed);
-        job.share.charge(&self.table, self.index, cpu_ns, monotonic_ns());
-        job.share.ran_long(cpu_ns);
-        self.slices.fetch_add(1, Relaxed);
+        let end_ns = monotonic_ns();
+        job.share.charge(&self.table, self.index, cpu_ns, end_ns);
+        job.share.ran_long(cpu_ns, end_ns);
         self.put_back(job, stepped.ok());
         Ok(())
     }
@@ -397,12 +306,10 @@ impl Shared {
     /// `stepped` is whether the guest has finished; none if the host panicked.
     fn put_back(&self, job: Job, stepped: Option<bool>) {
         let mut queue = lock(&self.queue);
-        let at = queue.cancelled.iter().position(|id| *id == job.id);
-        if let Some(at) = at {
-            queue.cancelled.swap_remove(at);
-        }
+        let at = queue.running.iter().position(|running| running.0 == job.id);
+        let cancelled = at.is_some_and(|at| queue.running.swap_remove(at).1);
         match stepped {
-            Some(false) if at.is_none() => {
+            Some(false) if !cancelled => {
                 if job.waker.woken.load(SeqCst) {
                     // Not a newcomer: its tenant keeps its place in the order.
                     queue.ready.entry(job.share.slot).or_default().push_back(job);
@@ -423,7 +330,7 @@ impl Shared {
             }
             _ => {
                 drop(queue);
-                self.bury(at.is_some());
+                self.bury(cancelled);
                 if stepped.is_none() {
                     job.work.panicked();
                 }
@@ -446,30 +353,46 @@ impl Shared {
 
     fn has_ready(&self, now_ns: u64) -> bool {
         let queue = lock(&self.queue);
-        queue
-            .ready
-            .values()
-            .filter_map(VecDeque::front)
-            .any(|job| job.share.paid_ns(&self.table) <= now_ns)
+        let may_run = |job: &Job| job.share.paid_ns(&self.table) <= now_ns;
+        !queue.running.is_empty() || queue.ready.values().filter_map(VecDeque::front).any(may_run)
+    }
+
+    /// CPU time that the thread has had, up to this moment; none if the kernel does not say.
+    fn cpu_ns(&self) -> Option<u64> {
+        let stat = std::fs::read_to_string(self.schedstat.get()?).ok()?;
+        stat.split_whitespace().next()?.parse().ok()
     }
 }
 
 /// Sees to it that guests on the second thread get on, for as long as there are any.
+///
+/// The thread's CPU time decides whether it starves, and not what it has finished: one operation that
+/// cannot be interrupted may take longer than any look.
 pub(crate) async fn lend_a_hand(worker: Rc<Worker>) {
     let shared = worker.long.0.clone();
-    let (mut seen, mut starved) = (0, 0);
+    let mut starved = 0;
     while shared.idle.long.load(Relaxed) > 0 {
+        let before = (monotonic_ns(), thread_cpu_ns(), shared.cpu_ns());
         tokio::time::sleep(CHECK).await;
-        let slices = shared.slices.load(Relaxed);
-        let stuck = slices == seen && shared.has_ready(monotonic_ns());
-        seen = slices;
-        starved = if stuck { starved + 1 } else { 0 };
-        if starved < STARVED_CHECKS {
+        let wall_ns = monotonic_ns().saturating_sub(before.0);
+        let own_ns = thread_cpu_ns().saturating_sub(before.1);
+        let (Some(was_ns), Some(is_ns)) = (before.2, shared.cpu_ns()) else { continue };
+        let has_time = is_ns.saturating_sub(was_ns) > wall_ns / 10;
+        if has_time || !shared.has_ready(monotonic_ns()) {
+            starved = 0;
             continue;
         }
-        starved = 0;
-        let until = monotonic_ns() + u64::try_from(HAND.as_nanos()).unwrap_or(u64::MAX);
-        while monotonic_ns() < until && shared.run_one(SLICE_NS, true).is_ok() {
+        starved += 1;
+        if own_ns > wall_ns / 2 {
+            // Short requests need the core; those that compute get a hundredth of it.
+            if starved >= FLOOR_CHECKS {
+                starved = 0;
+                let _nothing_to_run = shared.run_one(SLICE_NS, true);
+            }
+            continue;
+        }
+        let until_ns = monotonic_ns() + u64::try_from(HAND.as_nanos()).unwrap_or(u64::MAX);
+        while monotonic_ns() < until_ns && shared.run_one(SLICE_NS, true).is_ok() {
             tokio::task::yield_now().await;
         }
     }

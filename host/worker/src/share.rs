@@ -4,8 +4,8 @@
 //! host calls and instantiation included, wherever it ran.
 //!
 //! A request's first slice is free: it runs at once, on the event loop. It is not free for a tenant that
-//! (a) has used up its quota, (b) held the event loop twice for longer than any slice ([`OVERRUN_NS`]),
-//! which only operations that cannot be interrupted do, or (c) is more than [`BURST_NS`] ahead of its
+//! (a) has used up its quota, (b) ran for longer than any slice ([`OVERRUN_NS`]), which only operations
+//! that cannot be interrupted do, or (c) is more than [`BURST_NS`] ahead of its
 //! fair part while others are active and the worker was never idle meanwhile. Such requests run on the
 //! second thread from their first instruction; see [`crate::long`].
 
@@ -29,16 +29,18 @@ const BURST_NS: u64 = 2_000_000;
 /// A tenant without a request for this long takes no part in what is fair.
 const ACTIVE_NS: u64 = 50_000_000;
 /// The window of a quota, as `cpu.max`'s period: what was not used longer ago is lost.
-pub(crate) const QUOTA_WINDOW_NS: u64 = 100_000_000;
+const QUOTA_WINDOW_NS: u64 = 100_000_000;
 
 /// What the second thread needs to know of a tenant.
 #[derive(Clone)]
 pub(crate) struct Share {
     pub(crate) slot: u32,
-    pub(crate) weight: u32,
+    weight: u32,
     limit_m: Option<u32>,
     /// CPU time on the second thread, in nanoseconds.
     long_ns: Arc<AtomicU64>,
+    /// Until when it has no free slices and never runs on the event loop; either thread may say so.
+    exiled_until_ns: Arc<AtomicU64>,
 }
 
 impl Share {
@@ -59,9 +61,22 @@ impl Share {
         if self.limit_m.is_some() { table.cpu_paid_ns(self.slot) } else { 0 }
     }
 
-    /// The second thread ran it for so long.
-    pub(crate) fn ran_long(&self, cpu_ns: u64) {
+    /// It ran as a long guest for so long.
+    pub(crate) fn ran_long(&self, cpu_ns: u64, now_ns: u64) {
         self.long_ns.fetch_add(cpu_ns, Relaxed);
+        self.judge(cpu_ns, now_ns);
+    }
+
+    /// Exiles it for a slice that cannot have been one.
+    fn judge(&self, cpu_ns: u64, now_ns: u64) {
+        if cpu_ns > OVERRUN_NS {
+            self.exiled_until_ns.store(now_ns + EXILE_NS, Relaxed);
+        }
+    }
+
+    /// Whether it must not run on the event loop.
+    pub(crate) fn is_exiled(&self, now_ns: u64) -> bool {
+        self.exiled_until_ns.load(Relaxed) > now_ns
     }
 }
 
@@ -75,7 +90,6 @@ pub(crate) struct Account {
     last_ns: Cell<u64>,
     active: Cell<bool>,
     suspect_until_ns: Cell<u64>,
-    exiled_until_ns: Cell<u64>,
 }
 
 impl Account {
@@ -85,6 +99,7 @@ impl Account {
             weight: resources.weight(),
             limit_m: resources.cpu_limit_m,
             long_ns: Arc::default(),
+            exiled_until_ns: Arc::default(),
         };
         Self {
             share: RefCell::new(share),
@@ -93,7 +108,6 @@ impl Account {
             last_ns: Cell::new(0),
             active: Cell::new(false),
             suspect_until_ns: Cell::new(0),
-            exiled_until_ns: Cell::new(0),
         }
     }
 
@@ -166,7 +180,7 @@ impl Fair {
         }
         self.settle(account, now_ns);
         let share = account.share.borrow();
-        if share.paid_ns(table) > now_ns || account.exiled_until_ns.get() > now_ns {
+        if share.paid_ns(table) > now_ns || share.is_exiled(now_ns) {
             return false;
         }
         let alone = self.weights.get() <= u64::from(share.weight);
@@ -186,9 +200,7 @@ impl Fair {
         if wall_ns > OVERRUN_NS {
             // Wall time may be another process's doing, so the first time only has its next slices
             // measured, which costs two system calls each.
-            if cpu_ns.is_some_and(|cpu_ns| cpu_ns > OVERRUN_NS) {
-                account.exiled_until_ns.set(now_ns + EXILE_NS);
-            }
+            account.share.borrow().judge(cpu_ns.unwrap_or(0), now_ns);
             account.suspect_until_ns.set(now_ns + SUSPICION_NS);
         }
     }
@@ -208,6 +220,9 @@ impl Fair {
             self.weights.set(self.weights.get() + weight);
             account.used.set(account.used.get().max(self.clock.get()));
         }
+        // What it did not use while it was active is not saved up for a flood.
+        let credit = BURST_NS as f64 / f64::from(account.share.borrow().weight.max(1));
+        account.used.set(account.used.get().max(self.clock.get() - credit));
         let long = account.share.borrow().long_ns.load(Relaxed);
         let new = long.saturating_sub(account.long_seen_ns.replace(long));
         if new > 0 {

@@ -3,7 +3,7 @@
 //! A ticket lives from admission until the response body has ended, is dropped with it, and then
 //! records how the request ended: if nobody said, the client went away.
 
-use crate::long::{Back, Errand};
+use crate::errand::{Back, BoxFuture, Errand};
 use crate::share::SLICE_NS;
 use crate::tenant::Tenant;
 use crate::worker::Worker;
@@ -12,7 +12,6 @@ use insula_sandbox::Running;
 use insula_sandbox::epoch::{monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::{Finished, Gauge};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -125,14 +124,13 @@ impl Ticket {
         &self,
         cx: &mut Context<'_>,
         seat: &mut Seat<T>,
-        guest: Pin<Box<dyn Future<Output = T> + Send>>,
+        guest: BoxFuture<T>,
         stays: bool,
     ) -> Option<Poll<T>> {
         let share = self.tenant.account.share.borrow().clone();
         let mut errand = self.worker.long.take(guest, share, self.gauge.clone(), stays);
         self.worker.look_after_long();
         match errand.poll(cx) {
-            // It was quick; it is asked again, since what it came back with may need it.
             Poll::Ready(Back::Finished(finished)) => return Some(Poll::Ready(finished)),
             Poll::Ready(Back::Panicked) => return None,
             Poll::Ready(Back::Home(guest)) => {
@@ -146,12 +144,7 @@ impl Ticket {
 
     /// Runs a guest for one slice: on the clock, on the tenant's account, and with its name in the
     /// shared table in case the process does not survive it.
-    fn slice<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        guest: &mut Pin<Box<dyn Future<Output = T> + Send>>,
-        now_ns: u64,
-    ) -> Poll<T> {
+    fn slice<T>(&mut self, cx: &mut Context<'_>, guest: &mut BoxFuture<T>, now_ns: u64) -> Poll<T> {
         let (worker, account) = (&self.worker, &self.tenant.account);
         self.gauge.slice_until_ns.store(now_ns + SLICE_NS, Relaxed);
         self.gauge.preempted.store(false, Relaxed);
@@ -175,7 +168,7 @@ impl Ticket {
 /// Where a guest runs.
 pub(crate) enum Seat<T> {
     /// Here, when it is polled.
-    Here(Pin<Box<dyn Future<Output = T> + Send>>),
+    Here(BoxFuture<T>),
     /// On the second thread.
     Away(Errand<T>),
     /// It has not begun, or is gone.

@@ -1,6 +1,6 @@
 //! What one worker process holds, in one place.
 //!
-//! Everything is on one thread: cells instead of locks. Bounded by what each part is bounded by.
+//! Everything in here is on the event loop's thread: cells instead of locks. Bounded by what each part is bounded by.
 
 use crate::codes::Codes;
 use crate::long::{self, Long};
@@ -35,7 +35,8 @@ pub(crate) struct Worker {
     pub(crate) long: Long,
     /// Whether somebody sees to it that they get on.
     pub(crate) hand: Cell<bool>,
-    pub(crate) fair: Rc<Fair>,
+    /// Whose slices are free.
+    pub(crate) fair: Fair,
     /// Tenants' key-value stores.
     stores: Database,
     pub(crate) router: RefCell<Router>,
@@ -82,7 +83,7 @@ impl Worker {
             epoch: long.epoch(),
             codes,
             hand: Cell::new(false),
-            fair: Rc::new(Fair::new(long.idle())),
+            fair: Fair::new(long.idle()),
             long,
             stores,
             router: RefCell::default(),

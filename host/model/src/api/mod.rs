@@ -113,7 +113,7 @@ pub struct TenantSummary {
     pub revision: u32,
     /// What the artifact is.
     pub kind: GuestKind,
-    /// Who is refused first when the host runs short.
+    /// Its class of service.
     pub qos: Qos,
     /// The artifact's digest.
     #[schema(value_type = String)]

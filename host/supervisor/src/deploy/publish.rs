@@ -156,7 +156,13 @@ impl Deployer {
         let jobs = Arc::clone(&self.jobs);
         tokio::spawn(async move {
             // Ends with the longest deadline a manifest may have, or with the worker.
-            while workers.counters(slot).running > 0 || jobs.runs_in(slot) {
+            // Instances may outlast their requests by a slice.
+            loop {
+                let counters = workers.counters(slot);
+                let in_use = counters.running > 0 || counters.memory_bytes > 0;
+                if !in_use && !jobs.runs_in(slot) {
+                    break;
+                }
                 tokio::time::sleep(SLOT_RECHECK).await;
             }
             workers.clear_slot(slot);
