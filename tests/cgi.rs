@@ -286,7 +286,12 @@ fn what_is_no_answer_is_said_to_be_none() {
             ("Content-Type: a/b\nContent-Length: 9\n\nbody", "content-length"),
         ] {
             let answer = raw(guest, bytes);
-            answer.expect_fault("bad-response");
+            // A program that is still ending when its head is there has it sent: then the body breaks off.
+            if answer.fault().is_none() && why == "content-length" {
+                assert!(!answer.whole, "{guest}: a part was passed off as the whole");
+            } else {
+                answer.expect_fault("bad-response");
+            }
             let told = HOST.eventually_told(guest, answer.request_id(), "bad-response");
             assert!(told.text.contains(why), "{guest} {bytes:?}: {}", told.text);
         }

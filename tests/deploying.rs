@@ -139,6 +139,12 @@ fn flags_reach_the_limits() {
             "--request-body=10Ki",
             "--request-header=11Ki",
             "--response-body=12Ki",
+            "--cpu-request=100m",
+            "--cpu-limit=0.5",
+            "--memory-request=64Mi",
+            "--memory-limit=128Mi",
+            "--rate=15",
+            "--rate-burst=16",
             "--reuse-requests=13",
             "--reuse-idle=14s",
             "--route=a.example/v1",
@@ -151,6 +157,11 @@ fn flags_reach_the_limits() {
         "memory_bytes": 32 << 20, "fuel": 50_000_000, "timeout_ms": 2_000, "concurrency": 7,
         "queue": 8, "queue_wait_ms": 9, "request_body_bytes": 10 << 10,
         "request_header_bytes": 11 << 10, "response_body_bytes": 12 << 10,
+        "resources": {
+            "cpu_request_m": 100, "cpu_limit_m": 500, "qos": "burstable",
+            "memory_request_bytes": 64 << 20, "memory_limit_bytes": 128 << 20,
+            "rate": {"requests": 15, "burst": 16},
+        },
         "reuse": {"requests": 13, "idle_ms": 14_000, "concurrent": 1},
     });
     assert_eq!(limits, expected);

@@ -5,12 +5,19 @@ use insula_tests::wait::eventually;
 use insula_tests::{Host, repo, wasm};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long tenants compute against each other.
 const SPAN: Duration = Duration::from_secs(4);
 /// One in five: other tests compute on the same cores, and `benches/` measures closer.
 const TOLERANCE: f64 = 0.2;
+
+/// These tests divide the machine, so each has it to itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A handler that computes for some 50 ms, and then returns without a response.
 fn burner() -> Vec<u8> {
@@ -95,6 +102,7 @@ fn cores_used(host: &Host, tenants: &[&str], connections: usize) -> Vec<f64> {
 
 #[test]
 fn a_full_machine_is_divided_by_requests() {
+    let _alone = alone();
     let host = Host::start();
     let file = host.file("burner.wasm", burner());
     burn(&host, "small", &file, &["--cpu-request", "100m"]);
@@ -106,6 +114,7 @@ fn a_full_machine_is_divided_by_requests() {
 
 #[test]
 fn a_quota_holds_over_all_workers_and_parks_without_killing() {
+    let _alone = alone();
     let host = Host::start();
     let file = host.file("burner.wasm", burner());
     burn(&host, "bounded", &file, &["--cpu-limit", "250m"]);
@@ -122,6 +131,7 @@ fn a_quota_holds_over_all_workers_and_parks_without_killing() {
 
 #[test]
 fn neighbours_that_compute_delay_nobody() {
+    let _alone = alone();
     let host = Host::start();
     host.deploy("hello", &repo::guest("hello"), &["--cpu-request", "500m"]);
     let spin = repo::guest("hostile-spin");
@@ -151,6 +161,7 @@ fn neighbours_that_compute_delay_nobody() {
 
 #[test]
 fn a_rate_lets_a_burst_through_and_then_one_at_a_time_over_all_workers() {
+    let _alone = alone();
     let host = Host::start();
     host.deploy("hello", &repo::guest("hello"), &["--rate", "2", "--rate-burst", "6"]);
     let answers: Vec<_> = (0..12).map(|_| host.get("hello", "/")).collect();
@@ -167,6 +178,7 @@ fn a_rate_lets_a_burst_through_and_then_one_at_a_time_over_all_workers() {
 
 #[test]
 fn all_instances_of_a_tenant_share_its_memory() {
+    let _alone = alone();
     let host = Host::start();
     // Each waits with 16 MiB until its deadline.
     let waiter = wasm::handler(
@@ -194,6 +206,7 @@ fn all_instances_of_a_tenant_share_its_memory() {
 
 #[test]
 fn who_computed_alone_for_long_is_not_kept_waiting_by_a_newcomer() {
+    let _alone = alone();
     let host = Host::start();
     let spin = repo::guest("hostile-spin");
     // Each worker has one long request of the old tenant before anybody else comes.
@@ -209,5 +222,25 @@ fn who_computed_alone_for_long_is_not_kept_waiting_by_a_newcomer() {
             assert!(used.0 > used.1 * 0.5, "the old one got {} of {}", used.0, used.1);
             assert!(used.1 > used.0 * 0.5, "the new one got {} of {}", used.1, used.0);
         });
+    });
+}
+
+#[test]
+fn a_long_request_gets_on_although_other_processes_keep_the_machine_busy() {
+    let _alone = alone();
+    let host = Host::start();
+    let spin = repo::guest("hostile-spin");
+    // Some tenths of a second of computing, and a hundred times that to do it in.
+    host.deploy("spin", &spin, &["--fuel", "1500M", "--timeout", "30s"]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        for _ in 0..2 * cores {
+            scope.spawn(|| while !over.load(Relaxed) {});
+        }
+        for _ in 0..3 {
+            host.get("spin", "/go").expect_fault("out-of-fuel");
+        }
     });
 }

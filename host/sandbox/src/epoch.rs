@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// How often a guest that computes looks whether its slice is over.
 pub const TICK: Duration = Duration::from_micros(500);
+/// How long a guest may compute on a worker's event loop at once, in nanoseconds; up to one [`TICK`] more.
+pub const SLICE_NS: u64 = 500_000;
 /// Ticks without a running guest before the clock stops.
 const LINGER_TICKS: u64 = 100;
 
@@ -30,6 +32,8 @@ struct Shared {
     /// Guests that run at this moment, at most one in each of the worker's threads. One in a long
     /// operation of the host's polls nothing meanwhile, and needs the clock afterwards.
     running: AtomicU32,
+    /// How often the epoch has advanced.
+    ticks: AtomicU64,
     asleep: AtomicBool,
 }
 
@@ -55,16 +59,26 @@ impl Epoch {
         if self.shared.asleep.load(SeqCst) {
             self.thread.unpark();
         }
-        Turn(&self.shared.running)
+        Turn { shared: &self.shared, since: self.shared.ticks.load(SeqCst) }
     }
 }
 
 /// A guest runs.
-pub struct Turn<'a>(&'a AtomicU32);
+pub struct Turn<'a> {
+    shared: &'a Shared,
+    since: u64,
+}
+
+impl Turn<'_> {
+    /// Ticks since it began to run: so often could it have been interrupted, if anything could.
+    pub fn ticks(&self) -> u64 {
+        self.shared.ticks.load(SeqCst).wrapping_sub(self.since)
+    }
+}
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
+        self.shared.running.fetch_sub(1, SeqCst);
     }
 }
 
@@ -93,6 +107,7 @@ impl Shared {
             for engine in engines.running() {
                 engine.increment_epoch();
             }
+            self.ticks.fetch_add(1, SeqCst);
             let polls = self.polls.load(SeqCst);
             let idle = polls == seen && self.running.load(SeqCst) == 0;
             idle_ticks = if idle { idle_ticks + 1 } else { 0 };

@@ -402,21 +402,24 @@ pub(crate) fn limited_store(engine: &Engine, state: State) -> wasmtime::Result<S
 
 fn end_of_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let left = store.get_fuel().unwrap_or(0);
-    if let Some(roster) = store.data().roster.clone() {
-        let task = store.async_call_stack()?.last();
-        let deadline = roster.end_of_slice(task, left).unwrap_or(store.data().deadline);
-        return go_on_until(deadline);
-    }
     let state = store.data();
     let gauge = &state.limiter.gauge;
-    gauge.fuel.store(state.fuel.saturating_sub(left), Relaxed);
+    if state.roster.is_none() {
+        gauge.fuel.store(state.fuel.saturating_sub(left), Relaxed);
+    }
     if gauge.cancelled.load(Relaxed) {
         return Err(DeadlinePassed.into());
     }
+    // A tick may come at any moment of a slice.
     if monotonic_ns() < gauge.slice_until_ns.load(Relaxed) && Instant::now() < state.deadline {
         return Ok(UpdateDeadline::Continue(SLICE_TICKS));
     }
     gauge.preempted.store(true, Relaxed);
+    if let Some(roster) = state.roster.clone() {
+        let task = store.async_call_stack()?.last();
+        let deadline = roster.end_of_slice(task, left).unwrap_or(store.data().deadline);
+        return go_on_until(deadline);
+    }
     go_on_until(state.deadline)
 }
 

@@ -12,6 +12,7 @@
 //! left behind passes that request's deadline, or with the first fault.
 
 use crate::code::Loaded;
+use crate::epoch::{SLICE_NS, monotonic_ns};
 use crate::fault::GuestFault;
 use crate::invoke::{GuestBody, Instance, Invocation, addressed};
 use crate::roster::{End, Life, Place, Roster, Sharing};
@@ -22,6 +23,7 @@ use insula_model::Fault;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
@@ -148,6 +150,8 @@ impl Driver {
                 }
             }
         }
+        let slice_until_ns = monotonic_ns() + SLICE_NS;
+        self.roster.gauge.slice_until_ns.store(slice_until_ns, Relaxed);
         self.guest.as_mut().poll(cx)
     }
 }

@@ -11,17 +11,18 @@
 //! that wait, the one with the least weighted CPU time over all workers is next (start-time fair queueing,
 //! Goyal, Vin and Cheng 1996); among a tenant's requests, turn by turn.
 //!
-//! Where other processes keep the core busy, a thread of that priority starves. Then the event loop runs
-//! these guests itself, a slice between two of its turns ([`lend_a_hand`]), as if there were no second
-//! thread. Bounded by the permits of the requests that are in here, and cancelled ones by
+//! Where other processes keep the core busy, a thread of that priority starves, in the middle of a guest
+//! if it comes to that. Then it is raised to an ordinary one for a while ([`lend_a_hand`]). Where the
+//! kernel does not allow that, it is a nice one from the start, and the event loop runs these guests itself
+//! while it starves, a slice between two of its turns. Bounded by the permits of the requests that are in here, and cancelled ones by
 //! [`Long::zombies`]; ends with the process.
 
-use crate::cores::{share_a_core, yield_to_everybody};
+use crate::cores::{Lowest, share_a_core};
 use crate::errand::{BoxFuture, Errand, Return, Task, Work, lock};
-use crate::share::{Idle, SLICE_NS, Share};
+use crate::share::{Idle, Share};
 use crate::worker::Worker;
 use insula_ipc::table::Table;
-use insula_sandbox::epoch::{Epoch, monotonic_ns, thread_cpu_ns};
+use insula_sandbox::epoch::{Epoch, SLICE_NS, monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::Gauge;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,8 +44,13 @@ const LAG_NS: u64 = 1_000_000;
 const CHECK: Duration = Duration::from_millis(30);
 /// Where the event loop itself keeps the core busy, it runs one slice after so many such looks.
 const FLOOR_CHECKS: u32 = 3;
+/// How long it rests if nothing may run although it helps.
+const REST: Duration = Duration::from_millis(1);
 /// How long it helps where others do.
+/// Twice as long each time in a row, up to [`HAND_MAX`]: each look at whether they have gone may leave a
+/// guest stuck in the middle of a slice for a second or two.
 const HAND: Duration = Duration::from_millis(500);
+const HAND_MAX: Duration = Duration::from_secs(4);
 
 struct Job {
     id: u64,
@@ -94,6 +100,10 @@ pub(crate) struct Shared {
     idle: Arc<Idle>,
     /// Of them, those that nobody waits for any more.
     zombies: AtomicU64,
+    /// The event loop runs these guests; the thread stands aside, or it would take up the very guest that
+    /// it starves.
+    aside: AtomicBool,
+    lowest: OnceLock<Lowest>,
     thread: OnceLock<Thread>,
     /// Where the kernel tells what CPU time the thread has had.
     schedstat: OnceLock<String>,
@@ -118,6 +128,8 @@ impl Long {
             queue: Mutex::default(),
             idle,
             zombies: AtomicU64::new(0),
+            aside: AtomicBool::new(false),
+            lowest: OnceLock::new(),
             thread: OnceLock::new(),
             schedstat: OnceLock::new(),
         });
@@ -126,7 +138,7 @@ impl Long {
         let handle = std::thread::Builder::new().name("long".into()).spawn(move || {
             // Guests make timers.
             let _context = runtime.enter();
-            yield_to_everybody();
+            let _first = own.lowest.set(Lowest::own());
             let tid = rustix::thread::gettid().as_raw_nonzero();
             let _first = own.schedstat.set(format!("/proc/self/task/{tid}/schedstat"));
             own.run();
@@ -294,11 +306,12 @@ impl Shared {
         let stepped = catch_unwind(AssertUnwindSafe(|| job.work.step(&mut cx)));
         let cpu_ns = thread_cpu_ns().saturating_sub(before);
         name(None);
+        let ticks = turn.ticks();
         drop(turn);
         job.gauge.cpu_ns.fetch_add(cpu_ns, Relaxed);
         let end_ns = monotonic_ns();
         job.share.charge(&self.table, self.index, cpu_ns, end_ns);
-        job.share.ran_long(cpu_ns, end_ns);
+        job.share.ran_long(cpu_ns, ticks, end_ns);
         self.put_back(job, stepped.ok());
         Ok(())
     }
@@ -340,6 +353,10 @@ impl Shared {
 
     fn run(&self) {
         loop {
+            if self.aside.load(SeqCst) {
+                std::thread::park();
+                continue;
+            }
             match self.run_one(LONG_SLICE_NS, false) {
                 Ok(()) => {}
                 Err(None) => std::thread::park(),
@@ -351,10 +368,22 @@ impl Shared {
         }
     }
 
-    fn has_ready(&self, now_ns: u64) -> bool {
+    /// Whether any guest runs or could, on the event loop if that is asked.
+    fn has_ready(&self, now_ns: u64, on_loop: bool) -> bool {
         let queue = lock(&self.queue);
-        let may_run = |job: &Job| job.share.paid_ns(&self.table) <= now_ns;
+        let may_run = |job: &Job| {
+            let barred = on_loop && job.share.is_exiled(now_ns);
+            !barred && job.share.paid_ns(&self.table) <= now_ns
+        };
         !queue.running.is_empty() || queue.ready.values().filter_map(VecDeque::front).any(may_run)
+    }
+
+    /// Has the thread compete like any other for a while; whether the kernel allows that.
+    async fn raised_for(&self, time: Duration) -> bool {
+        let Some(lowest) = self.lowest.get().filter(|lowest| lowest.raise()) else { return false };
+        tokio::time::sleep(time).await;
+        lowest.lower();
+        true
     }
 
     /// CPU time that the thread has had, up to this moment; none if the kernel does not say.
@@ -370,7 +399,7 @@ impl Shared {
 /// cannot be interrupted may take longer than any look.
 pub(crate) async fn lend_a_hand(worker: Rc<Worker>) {
     let shared = worker.long.0.clone();
-    let mut starved = 0;
+    let (mut starved, mut hand) = (0, HAND);
     while shared.idle.long.load(Relaxed) > 0 {
         let before = (monotonic_ns(), thread_cpu_ns(), shared.cpu_ns());
         tokio::time::sleep(CHECK).await;
@@ -378,8 +407,8 @@ pub(crate) async fn lend_a_hand(worker: Rc<Worker>) {
         let own_ns = thread_cpu_ns().saturating_sub(before.1);
         let (Some(was_ns), Some(is_ns)) = (before.2, shared.cpu_ns()) else { continue };
         let has_time = is_ns.saturating_sub(was_ns) > wall_ns / 10;
-        if has_time || !shared.has_ready(monotonic_ns()) {
-            starved = 0;
+        if has_time || !shared.has_ready(monotonic_ns(), false) {
+            (starved, hand) = (0, HAND);
             continue;
         }
         starved += 1;
@@ -387,14 +416,32 @@ pub(crate) async fn lend_a_hand(worker: Rc<Worker>) {
             // Short requests need the core; those that compute get a hundredth of it.
             if starved >= FLOOR_CHECKS {
                 starved = 0;
-                let _nothing_to_run = shared.run_one(SLICE_NS, true);
+                shared.raised_for(REST).await;
             }
             continue;
         }
-        let until_ns = monotonic_ns() + u64::try_from(HAND.as_nanos()).unwrap_or(u64::MAX);
-        while monotonic_ns() < until_ns && shared.run_one(SLICE_NS, true).is_ok() {
-            tokio::task::yield_now().await;
+        let helped = hand;
+        hand = HAND_MAX.min(hand * 2);
+        if shared.raised_for(helped).await {
+            continue;
         }
+        shared.aside.store(true, SeqCst);
+        // From the first slice: the guest may be stuck on the thread until then.
+        let mut until_ns = u64::MAX;
+        while monotonic_ns() < until_ns && shared.idle.long.load(Relaxed) > 0 {
+            match shared.run_one(SLICE_NS, true) {
+                Ok(()) => {
+                    let helped_ns = u64::try_from(helped.as_nanos()).unwrap_or(u64::MAX);
+                    until_ns = until_ns.min(monotonic_ns() + helped_ns);
+                    tokio::task::yield_now().await;
+                }
+                // Waiting for something, for its quota, or for the thread's last slice to end.
+                Err(_) if !shared.has_ready(monotonic_ns(), true) => break,
+                Err(_) => tokio::time::sleep(REST).await,
+            }
+        }
+        shared.aside.store(false, SeqCst);
+        shared.unpark();
     }
     worker.hand.set(false);
 }

@@ -16,10 +16,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// How long a guest may compute on the event loop at once, plus one tick.
-pub(crate) const SLICE_NS: u64 = 500_000;
 /// Longer than any slice can be: something that cannot be interrupted held the event loop.
 const OVERRUN_NS: u64 = 4_000_000;
+/// Ticks that it ignored, at least: where the clock itself is kept waiting, a long slice is no guest's fault.
+const OVERRUN_TICKS: u64 = 6;
 /// How long a tenant that may have overrun is measured.
 const SUSPICION_NS: u64 = 10_000_000_000;
 /// How long a tenant that overran has no free slices.
@@ -62,14 +62,14 @@ impl Share {
     }
 
     /// It ran as a long guest for so long.
-    pub(crate) fn ran_long(&self, cpu_ns: u64, now_ns: u64) {
+    pub(crate) fn ran_long(&self, cpu_ns: u64, ticks: u64, now_ns: u64) {
         self.long_ns.fetch_add(cpu_ns, Relaxed);
-        self.judge(cpu_ns, now_ns);
+        self.judge(cpu_ns, ticks, now_ns);
     }
 
     /// Exiles it for a slice that cannot have been one.
-    fn judge(&self, cpu_ns: u64, now_ns: u64) {
-        if cpu_ns > OVERRUN_NS {
+    fn judge(&self, cpu_ns: u64, ticks: u64, now_ns: u64) {
+        if cpu_ns > OVERRUN_NS && ticks >= OVERRUN_TICKS {
             self.exiled_until_ns.store(now_ns + EXILE_NS, Relaxed);
         }
     }
@@ -194,13 +194,14 @@ impl Fair {
         account: &Rc<Account>,
         wall_ns: u64,
         cpu_ns: Option<u64>,
+        ticks: u64,
         now_ns: u64,
     ) {
         self.add(account, cpu_ns.unwrap_or(wall_ns));
         if wall_ns > OVERRUN_NS {
             // Wall time may be another process's doing, so the first time only has its next slices
             // measured, which costs two system calls each.
-            account.share.borrow().judge(cpu_ns.unwrap_or(0), now_ns);
+            account.share.borrow().judge(cpu_ns.unwrap_or(0), ticks, now_ns);
             account.suspect_until_ns.set(now_ns + SUSPICION_NS);
         }
     }

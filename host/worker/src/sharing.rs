@@ -115,7 +115,7 @@ async fn drive(worker: Rc<Worker>, tenant: Rc<Tenant>, shared: Rc<Shared>, mut d
         shared.spend(took);
         let (took_ns, now_ns) =
             (u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), monotonic_ns());
-        worker.fair.charge(account, took_ns, None, now_ns);
+        worker.fair.charge(account, took_ns, None, turn.ticks(), now_ns);
         account.share.borrow().charge(&worker.table, worker.index, took_ns, now_ns);
         worker.cell().set_current(None);
         drop(turn);

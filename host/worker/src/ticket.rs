@@ -4,12 +4,11 @@
 //! records how the request ended: if nobody said, the client went away.
 
 use crate::errand::{Back, BoxFuture, Errand};
-use crate::share::SLICE_NS;
 use crate::tenant::Tenant;
 use crate::worker::Worker;
 use insula_model::{Fault, Outcome, Usage};
 use insula_sandbox::Running;
-use insula_sandbox::epoch::{monotonic_ns, thread_cpu_ns};
+use insula_sandbox::epoch::{SLICE_NS, monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::{Finished, Gauge};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -156,7 +155,7 @@ impl Ticket {
         let end_ns = monotonic_ns();
         let wall_ns = end_ns.saturating_sub(now_ns);
         self.cpu += Duration::from_nanos(cpu_ns.unwrap_or(wall_ns));
-        worker.fair.charge(account, wall_ns, cpu_ns, end_ns);
+        worker.fair.charge(account, wall_ns, cpu_ns, turn.ticks(), end_ns);
         let share = account.share.borrow();
         share.charge(&worker.table, worker.index, cpu_ns.unwrap_or(wall_ns), end_ns);
         worker.cell().set_current(None);
