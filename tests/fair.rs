@@ -237,7 +237,11 @@ fn a_long_request_gets_on_although_other_processes_keep_the_machine_busy() {
         let _over = Over(&over);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         for _ in 0..2 * cores {
-            scope.spawn(|| while !over.load(Relaxed) {});
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         for _ in 0..3 {
             host.get("spin", "/go").expect_fault("out-of-fuel");
