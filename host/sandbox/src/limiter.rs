@@ -15,8 +15,10 @@ const INSTANCES_MAX: usize = crate::engine::CORE_INSTANCES_MAX as usize;
 /// What the host can read about a guest at any moment, also after it was dropped half-way.
 #[derive(Debug, Default)]
 pub struct Gauge {
-    /// Fuel consumed; exact at the end, at most one slice old before.
+    /// Fuel consumed; exact at the end, at most one slice old before. 0 where it is not counted.
     pub fuel: AtomicU64,
+    /// The guest was seen in the midst of its code. Where fuel is not counted, that is as soon as it runs.
+    pub entered: AtomicBool,
     /// Processor time in a shared instance, in nanoseconds: this request's part of it.
     pub cpu_ns: AtomicU64,
     /// Most bytes of memories and tables so far.
@@ -32,6 +34,13 @@ pub struct Gauge {
     pub cancelled: AtomicBool,
     /// The host needs its memory: likewise.
     pub evicted: AtomicBool,
+}
+
+impl Gauge {
+    /// Whether any of the guest's code has run.
+    pub(crate) fn has_run(&self) -> bool {
+        self.entered.load(Relaxed) || self.fuel.load(Relaxed) > 0
+    }
 }
 
 /// Takes bytes from what all instances of a tenant may hold together (a negative number gives them
