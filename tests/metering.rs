@@ -4,6 +4,7 @@
 
 use insula_model::api::JobResult;
 use insula_model::api::LogStream;
+use insula_tests::process::mapped_bytes;
 use insula_tests::wait::eventually;
 use insula_tests::{Host, Setup, cli, repo, wasm};
 use rustix::process::Signal;
@@ -163,6 +164,23 @@ fn a_shared_instance_goes_on_uncounted() {
     );
     ends_by_time(&host, "meet", "/spin");
     host.get("meet", "/").expect_ok();
+}
+
+#[test]
+fn engines_without_fuel_are_made_when_they_are_needed() {
+    let host = Setup::default().args(["--workers", "1"]).start();
+    let worker = host.worker_pids()[0];
+    let mapped_after = |name: &str, guest: &str, flags: &[&str]| {
+        host.deploy(name, &repo::guest(guest), flags);
+        host.get(name, "/").expect_ok();
+        mapped_bytes(worker) >> 40
+    };
+    let counted = mapped_after("p2", "hello", &[]);
+    assert_eq!(mapped_after("other", "echo", &[]), counted);
+    let timed = mapped_after("timed", "hello", &TIME);
+    assert!(timed >= counted + 16, "{counted} TiB, then {timed}");
+    assert_eq!(mapped_after("timed-too", "echo", &TIME), timed);
+    assert_eq!(host.worker_pids(), [worker]);
 }
 
 #[test]
