@@ -163,3 +163,45 @@ impl ResourceLimiter for MemoryLimiter {
         crate::engine::MEMORIES_MAX as usize
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::capabilities::Capabilities;
+    use crate::engine::{Engines, Flavour};
+    use crate::invoke::{limited_store, note_fuel};
+    use crate::state::State;
+    use insula_model::{Grants, Metering, RequestId};
+    use std::time::{Duration, Instant};
+
+    /// A request whose instance finds no room is tried again if this says that nothing ran.
+    #[tokio::test]
+    async fn what_ran_leaves_a_mark_whether_it_is_counted_or_not() {
+        let engines = Engines::new().unwrap();
+        for (metering, fuel) in [(Metering::Fuel, Some(10_000)), (Metering::Time, None)] {
+            let engine = &engines.runtime(Flavour::Wasi02, metering).unwrap().engine;
+            for (text, ran) in [
+                ("(module (memory 1) (data (i32.const 0) \"a\") (func))", false),
+                ("(module (memory 1) (func $start) (start $start))", true),
+            ] {
+                let gauge = Arc::new(Gauge::default());
+                gauge.slice_until_ns.store(u64::MAX, Relaxed);
+                let state = State::serving(
+                    MemoryLimiter::new(1 << 20, None, gauge.clone()),
+                    fuel,
+                    Instant::now() + Duration::from_secs(60),
+                    Arc::new(|_, _, _| ()),
+                    RequestId::new(0, 0),
+                    0,
+                    Arc::new(Capabilities::new("a", &Grants::default(), &[])),
+                );
+                let mut store = limited_store(engine, state).unwrap();
+                let module = wasmtime::Module::new(engine, wat::parse_str(text).unwrap()).unwrap();
+                wasmtime::Instance::new_async(&mut store, &module, &[]).await.unwrap();
+                note_fuel(&store);
+                assert_eq!(gauge.has_run(), ran, "{metering:?}: {text}");
+            }
+        }
+    }
+}
