@@ -58,6 +58,38 @@ pub enum HeadError {
     NoCgiField,
 }
 
+/// A head as it arrives, in whatever pieces. Holds at most [`HEAD_BYTES_MAX`] bytes and one piece.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    bytes: Vec<u8>,
+    /// How much was searched for the blank line.
+    searched: usize,
+}
+
+impl Incoming {
+    /// Takes the next piece. None while the head is not complete; then the head, and what of this piece
+    /// is behind it. Neither depends on where the pieces were cut. Nothing is to be pushed after that.
+    pub fn push(&mut self, written: &[u8]) -> Option<Result<(Head, Vec<u8>), HeadError>> {
+        self.bytes.extend_from_slice(written);
+        match end(&self.bytes, self.searched) {
+            None if self.bytes.len() > HEAD_BYTES_MAX => Some(Err(HeadError::TooLong)),
+            None => {
+                self.searched = self.bytes.len();
+                None
+            }
+            Some(end) => {
+                let rest = self.bytes.split_off(end);
+                Some(parse(&std::mem::take(&mut self.bytes)).map(|head| (head, rest)))
+            }
+        }
+    }
+
+    /// Why there is no head, if nothing more comes.
+    pub fn cut_short(&self) -> HeadError {
+        if self.bytes.is_empty() { HeadError::Empty } else { HeadError::NoBlankLine }
+    }
+}
+
 /// Where a head ends in `bytes`: the offset after its blank line. `from` is an offset that was looked
 /// at before, so that a head which arrives in pieces is read once.
 pub fn end(bytes: &[u8], from: usize) -> Option<usize> {
