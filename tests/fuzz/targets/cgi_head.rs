@@ -64,7 +64,8 @@ fuzz_target!(|input: (u8, &[u8])| {
     assert!(head_bytes <= HEAD_BYTES_MAX && bytes.ends_with(&body));
     // A control character that is dropped in silence is one that another reader may act on.
     let read = &bytes[..head_bytes];
-    let lines = read.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let lines =
+        read.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     for byte in lines.flatten() {
         assert!(*byte == b'\t' || !byte.is_ascii_control(), "{byte:#x} was read over");
     }

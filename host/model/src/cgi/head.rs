@@ -157,12 +157,20 @@ pub fn parse(head: &[u8]) -> Result<Head, HeadError> {
 /// `name: value` (RFC 9110, section 5): a token, and a value without control characters but tabs.
 fn field(line: &[u8]) -> Option<(&str, &[u8])> {
     let colon = line.iter().position(|byte| *byte == b':')?;
-    let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+    let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
     let is_token = !name.is_empty()
         && name.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b));
     let is_value = value.iter().all(|b| *b == b'\t' || !b.is_ascii_control());
     // A token is ASCII, so this never fails where the first holds.
     if is_token && is_value { Some((std::str::from_utf8(name).ok()?, value)) } else { None }
+}
+
+/// Without the spaces and tabs around it: all other white space is refused, not dropped.
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// Three digits, and a reason or nothing.
@@ -227,6 +235,8 @@ mod tests {
             (": a\n\n", "not a header field"),
             ("Content-Type: a\0b\n\n", "not a header field"),
             ("Content-Type: a\rb\n\n", "not a header field"),
+            ("Content-Type: a\r\r\n\n", "not a header field"),
+            ("Content-Type: \u{c}a\n\n", "not a header field"),
             ("Status: OK\n\n", "`Status: OK`"),
             ("Status: 100\n\n", "200 to 599"),
             ("Status: 600\n\n", "200 to 599"),
