@@ -123,7 +123,7 @@ const TYPES: &str = r#"
     (param "response" (result (own $response) (error $error-code)))))"#;
 
 /// What the core module calls each function, which instance has it, its name there, its core type.
-const CALLS: [(&str, &str, &str, &str); 22] = [
+const CALLS: [(&str, &str, &str, &str); 23] = [
     ("subscribe", "$clock", "subscribe-duration", "(param i64) (result i32)"),
     ("block", "$poll", "[method]pollable.block", "(param i32)"),
     ("poll", "$poll", "poll", "(param i32 i32 i32)"),
@@ -170,7 +170,8 @@ const CALLS: [(&str, &str, &str, &str); 22] = [
         "[static]response-outparam.set",
         "(param i32 i32 i32 i32 i64 i32 i32 i32 i32)",
     ),
-    ("drop-pollable", "", "", "(param i32)"),
+    ("drop-pollable", "", "$pollable", "(param i32)"),
+    ("drop-stream", "", "$stream", "(param i32)"),
 ];
 
 /// A handler whose body is `code`, with `$request`, `$out` and some locals; `CALLS` are its functions.
@@ -180,7 +181,7 @@ pub(crate) fn handler(pages: usize, data: &str, code: &str) -> Vec<u8> {
     let (mut lowered, mut imported, mut given) = (String::new(), String::new(), String::new());
     for (name, instance, function, signature) in CALLS {
         lowered.push_str(&match instance {
-            "" => format!("(core func ${name} (canon resource.drop $pollable))"),
+            "" => format!("(core func ${name} (canon resource.drop {function}))"),
             instance => format!(
                 r#"(core func ${name} (canon lower (func {instance} "{function}")
                 (memory $bytes) (realloc $realloc)))"#

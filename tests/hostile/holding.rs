@@ -186,6 +186,47 @@ fn bodies_that_nobody_sends() {
 }
 
 #[test]
+fn nobody_sees_what_another_left_behind() {
+    let _alone = alone();
+    // One leaves an image, dirty pages and table entries behind, and dies of it; the other traps if it
+    // finds anything but zeros and nulls, in what it begins with and in what it grows into.
+    let secret = "secret".repeat(10_000);
+    let leaves = format!(
+        r#"(memory 100) (table 5000 funcref) (elem declare func $f) (func $f)
+        (data (i32.const 0) "{secret}") (data (i32.const 4000000) "{secret}")
+        (func (export "handle") (param i32 i32)
+          (table.fill (i32.const 0) (ref.func $f) (i32.const 5000))
+          (memory.fill (i32.const 100000) (i32.const 83) (i32.const 3000000))
+          (drop (memory.grow (i32.const 50)))
+          (memory.fill (i32.const 6553600) (i32.const 83) (i32.const 3276800)) unreachable)"#
+    );
+    let looks = r#"(memory 40) (table 5000 10000 funcref)
+        (func $zero (param $at i32)
+          (loop $more
+            (if (i64.ne (i64.load (local.get $at)) (i64.const 0)) (then unreachable))
+            (local.set $at (i32.add (local.get $at) (i32.const 8)))
+            (br_if $more (i32.lt_u (local.get $at) (i32.shl (memory.size) (i32.const 16))))))
+        (func $null (param $at i32)
+          (loop $more
+            (if (i32.eqz (ref.is_null (table.get (local.get $at)))) (then unreachable))
+            (local.set $at (i32.add (local.get $at) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $at) (table.size)))))
+        (func (export "handle") (param i32 i32)
+          (call $zero (i32.const 0)) (call $null (i32.const 0))
+          (drop (memory.grow (i32.const 110)))
+          (drop (table.grow (ref.null func) (i32.const 5000)))
+          (call $zero (i32.const 0)) (call $null (i32.const 0)))"#;
+    deploy("leaves", &wasm::handler(&leaves));
+    deploy("looks", &wasm::handler(looks));
+    beside("residue", &HOST, GROWTH_MAX + 2 * AT_ONCE as u64 * MEMORY, |attack| {
+        attack.in_threads(2 * AT_ONCE, |number| {
+            let (name, word) = [("leaves", "trap"), ("looks", "no-response")][number % 2];
+            HOST.get(name, "/").expect_fault(word);
+        });
+    });
+}
+
+#[test]
 fn pieces_without_content() {
     let _alone = alone();
     let code = format!(
