@@ -18,6 +18,7 @@ const EVERY: Duration = Duration::from_millis(20);
 const P90_MAX: Duration = Duration::from_millis(100);
 /// What 99 of 100 may take. The machine is shared with whoever attacks, and with the tests' own clients.
 const P99_MAX: Duration = Duration::from_millis(250);
+const TRIES: usize = 3;
 /// What supervisor and workers may grow by together, unless a test says otherwise.
 pub(crate) const GROWTH_MAX: u64 = 256 << 20;
 
@@ -112,17 +113,33 @@ pub(crate) fn ends_in(words: &[&'static str]) -> impl Fn(&io::Result<Answer>) + 
 pub(crate) struct Told {
     /// Bytes that supervisor and workers together grew by at the worst moment.
     pub(crate) growth: u64,
+    p90: Duration,
+    p99: Duration,
 }
 
-/// Asks the innocent tenant while `attack` runs. Every answer must be right and in time, no worker may
-/// die, and the host may not grow by more than `growth_max` bytes.
+/// Asks the innocent tenant while `attack` runs. Every answer must be right, no worker may die, and the
+/// host may not grow by more than `growth_max` bytes. Answers must be in time, too; since the whole
+/// machine stands still for a moment now and then, that must fail in every one of three tries.
 #[track_caller]
 pub(crate) fn beside(
     what: &str,
     host: &Host,
     growth_max: u64,
-    attack: impl FnOnce(&Attack<'_>) + Send,
+    attack: impl Fn(&Attack<'_>) + Sync,
 ) -> Told {
+    let mut late = Vec::new();
+    for _ in 0..TRIES {
+        let told = once(what, host, growth_max, &attack);
+        if told.p90 < P90_MAX && told.p99 < P99_MAX {
+            return told;
+        }
+        late.push((told.p90, told.p99));
+    }
+    panic!("{what}: late each time, p90 and p99: {late:?}");
+}
+
+#[track_caller]
+fn once(what: &str, host: &Host, growth_max: u64, attack: &(impl Fn(&Attack<'_>) + Sync)) -> Told {
     let mut pids = host.worker_pids();
     let restarts = restarts(host);
     pids.push(host.pid());
@@ -183,10 +200,9 @@ pub(crate) fn beside(
     assert!(took.len() >= 100, "{what}: only {} innocent requests", took.len());
     assert!(growth <= growth_max, "{what}: {growth} bytes more are held");
     assert_eq!(self::restarts(host), restarts, "{what}: a worker died: {}", tail(host));
-    assert!(at(90) < P90_MAX && at(99) < P99_MAX, "{what}: p90 {:?} p99 {:?}", at(90), at(99));
     let hello = host.counters("hello");
     assert_eq!((hello.guest_faults, hello.host_faults, hello.shed), (0, 0, 0), "{what}");
-    Told { growth }
+    Told { growth, p90: at(90), p99: at(99) }
 }
 
 fn restarts(host: &Host) -> u64 {

@@ -19,7 +19,8 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     let host = victim();
     let reader = host.file("reader.wasm", wasm::reader());
     let flags = ["--timeout", "1s", "--concurrency", "200", "--fuel", "1T", "--memory", "32Mi"];
-    let flags = [&flags[..], &["--request-body", "1Mi", "--response-body", "1Gi"]].concat();
+    let base = [&flags[..], &["--request-body", "1Mi"]].concat();
+    let flags = [&base[..], &["--response-body", "1Gi"]].concat();
     for (name, file) in [
         ("echo", repo::guest("echo")),
         ("reader", reader),
@@ -31,6 +32,9 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     ] {
         host.deploy(name, &file, &flags);
     }
+    // As much as its clients can keep.
+    let long = [&base[..], &["--response-body", "8Mi"]].concat();
+    host.deploy("long", &repo::guest("hostile-endless"), &long);
     let calls = ["--allow-outbound", "http://slow.internal"];
     host.deploy("relay", &repo::guest("relay"), &[&flags[..], &calls].concat());
     host
@@ -97,7 +101,7 @@ fn request_bodies_endless_stalled_and_trickled() {
 fn response_bodies_endless_stalled_and_unread() {
     let _alone = alone();
     beside("endless and read", &HOST, GROWTH_MAX, |attack| {
-        attack.ask("endless", "/go", 4, |answer| {
+        attack.ask("long", "/go", 4, |answer| {
             assert!(answer.as_ref().is_ok_and(|answer| !answer.whole), "a part passed for whole");
         });
     });

@@ -50,7 +50,9 @@ fn flood(
                 attack.struck();
             }
             let _ = frames.stream.shutdown(std::net::Shutdown::Both);
-            reader.map(thread::JoinHandle::join);
+            if let Some(reader) = reader {
+                reader.join().unwrap();
+            }
         });
     });
     quiet();
@@ -191,13 +193,13 @@ fn connections_that_only_stay() {
 
 /// Sends `start`, and then `more` until the host has enough; what it answers must not be an answer of
 /// the tenant's.
-fn pour(start: &str, more: &[u8]) {
+fn pour(attack: &Attack<'_>, start: &str, more: &[u8]) {
     let mut connection = HOST.connect();
     connection.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     connection.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
     let mut sent = connection.stream.write_all(start.as_bytes());
     for _ in 0..2_000 {
-        if sent.is_err() {
+        if sent.is_err() || !attack.goes_on() {
             break;
         }
         sent = connection.stream.write_all(more);
@@ -227,7 +229,7 @@ fn requests_without_an_end() {
         ("noise", "\x00\x7f\u{fffd}", "\x01\x02 \r\n\r\n\u{fffd}"),
     ] {
         beside(what, &HOST, GROWTH_MAX, |attack| {
-            attack.in_threads(AT_ONCE, |_| pour(start, more.as_bytes()));
+            attack.in_threads(AT_ONCE, |_| pour(attack, start, more.as_bytes()));
         });
     }
 }
