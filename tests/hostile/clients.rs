@@ -5,6 +5,7 @@ use crate::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, INITIAL_WINDOW, PING, PRIORITY,
     RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
+use insula_tests::wait::eventually;
 use insula_tests::{Connection, Host, repo};
 use std::io::{Read, Write};
 use std::sync::LazyLock;
@@ -61,9 +62,9 @@ fn flood(
 /// Nobody's requests go on when their clients are gone.
 #[track_caller]
 fn quiet() {
-    insula_tests::wait::eventually("all requests have ended", || {
-        let running = |name: &&str| HOST.counters(name).running > 0;
-        (!["echo", "endless", "slow", "hello"].iter().any(|name| running(name))).then_some(())
+    eventually("all requests have ended", || {
+        let names = ["echo", "endless", "slow", "hello"];
+        names.iter().all(|name| HOST.counters(name).running == 0).then_some(())
     });
 }
 

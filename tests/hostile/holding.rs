@@ -1,6 +1,6 @@
 //! Guests that want the host's memory: their own, and what the host holds for them.
 
-use crate::beside::{GROWTH_MAX, Told, alone, beside, ends_in, victim};
+use crate::beside::{GROWTH_MAX, alone, beside, ends_in, victim};
 use crate::guests::{RESPOND, handler};
 use insula_tests::{Host, repo, wasm};
 use std::sync::LazyLock;
@@ -21,11 +21,11 @@ fn deploy(name: &str, bytes: &[u8]) {
 }
 
 #[track_caller]
-fn holds(name: &str, bytes: &[u8], target: &str) -> Told {
+fn holds(name: &str, bytes: &[u8], target: &str) {
     deploy(name, bytes);
     beside(name, &HOST, GROWTH_MAX + AT_ONCE as u64 * MEMORY, |attack| {
         attack.ask(name, target, AT_ONCE, ends_in(&DENIED));
-    })
+    });
 }
 
 #[test]
@@ -74,34 +74,26 @@ fn handles() {
     holds("requests", &forever("(drop (call $request (call $fields)))"), "/");
 }
 
-/// Fields until they are full, then the next ones.
-const FULL_FIELDS: &str = "(loop $again (local.set $a (call $fields)) (local.set $n (i32.const 0))
+/// Fields of some 64 KiB in `$a`, half of what one set of fields may have.
+const FIELDS: &str = "(local.set $a (call $fields)) (local.set $n (i32.const 0))
     (loop $more
       (call $append (local.get $a) (i32.const 4096) (i32.const 5) (i32.const 8192) (i32.const 1024)
         (i32.const 0))
       (local.set $n (i32.add (local.get $n) (i32.const 1)))
-      (br_if $more (i32.and (i32.eqz (i32.load8_u (i32.const 0)))
-        (i32.lt_u (local.get $n) (i32.const 1000)))))
-    (br $again))";
+      (br_if $more (i32.lt_u (local.get $n) (i32.const 60))))";
 
 #[test]
 fn fields_in_sum() {
     let _alone = alone();
-    let told = holds("fields", &handler(2, "x-pil", FULL_FIELDS), "/");
-    assert!(told.growth < GROWTH_MAX, "{told:?}");
+    let code = format!("(loop $again {FIELDS} (br $again))");
+    holds("fields", &handler(2, "x-pil", &code), "/");
 }
 
 #[test]
 fn fields_cloned() {
     let _alone = alone();
-    let clone = "(local.set $a (call $fields)) (local.set $n (i32.const 0))
-        (loop $more
-          (call $append (local.get $a) (i32.const 4096) (i32.const 5) (i32.const 8192)
-            (i32.const 1024) (i32.const 0))
-          (local.set $n (i32.add (local.get $n) (i32.const 1)))
-          (br_if $more (i32.lt_u (local.get $n) (i32.const 110))))
-        (loop $again (drop (call $clone (local.get $a))) (br $again))";
-    holds("clones", &handler(2, "x-pil", clone), "/");
+    let code = format!("{FIELDS} (loop $again (drop (call $clone (local.get $a))) (br $again))");
+    holds("clones", &handler(2, "x-pil", &code), "/");
 }
 
 #[test]
