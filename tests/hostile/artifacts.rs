@@ -82,7 +82,8 @@ fn modules_that_explode() {
         r"(memory 65536)",
     ];
     let endless = endless.map(|first| wasm::handler(&format!("{first} {HANDLE}")));
-    assert_eq!(deployed("endless tables and memories", &endless), [3; 4]);
+    // The last is as large as a memory may be; what it may have at run time is another limit.
+    assert_eq!(deployed("endless tables and memories", &endless), [3, 3, 3, 0]);
     deployed(
         "sparse images",
         &[wasm::handler(&sparse), wasm::handler(&dotted), wasm::handler(&table)],

@@ -75,7 +75,8 @@ fn handles() {
 }
 
 /// Fields of some 64 KiB in `$a`, half of what one set of fields may have.
-const FIELDS: &str = "(local.set $a (call $fields)) (local.set $n (i32.const 0))
+const FIELDS: &str = "(memory.fill (i32.const 8192) (i32.const 120) (i32.const 1024))
+    (local.set $a (call $fields)) (local.set $n (i32.const 0))
     (loop $more
       (call $append (local.get $a) (i32.const 4096) (i32.const 5) (i32.const 8192) (i32.const 1024)
         (i32.const 0))
