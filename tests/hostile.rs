@@ -14,7 +14,7 @@
 //! | GHSA-c9gc | bodies that are filled and not sent | `holding::bodies_that_nobody_sends` |
 //! | GHSA-q554-3cjc-rx7p | handle tables that nothing counts | `holding::handles` |
 //! | GHSA-243v-98vx-264h | a panic at too many fields | `holding::many_fields_at_once` |
-//! | GHSA-xjhv-v822-pf94 | a panic when a call's future is dropped | `bodies::clients_that_go_at_every_moment` |
+//! | GHSA-xjhv-v822-pf94 | a panic when a call's future is dropped | `bodies::clients_that_go_at_every_moment_behind_the_head` |
 //! | GHSA-w4qr-p94g-mjhv | timeouts of zero | `computing::polling_without_a_timeout_and_yielding` |
 //! | GHSA-43j2-gcp4-m22g | a panic that a guest causes | every test: `beside` fails when a worker dies |
 //! | GHSA-p8xm-42r7-89xg | a table larger than the address space | `artifacts::modules_that_explode` |

@@ -163,9 +163,19 @@ fn windows_that_let_nothing_through() {
     );
 }
 
-/// Opens many connections, has `each` do something with all of them by turns, and keeps them.
-fn hold(attack: &Attack<'_>, connections: usize, each: impl Fn(&mut Connection, usize)) {
-    let mut held: Vec<Connection> = (0..connections).map(|_| attack.host.connect()).collect();
+/// Opens many connections, a pause apart, has `each` do something with all of them by turns, and keeps
+/// them.
+fn hold(
+    attack: &Attack<'_>,
+    connections: usize,
+    pause: Duration,
+    each: impl Fn(&mut Connection, usize),
+) {
+    let open = |_| {
+        thread::sleep(pause);
+        attack.host.connect()
+    };
+    let mut held: Vec<Connection> = (0..connections).map(open).collect();
     let mut turn = 0;
     while attack.goes_on() {
         for connection in &mut held {
@@ -180,16 +190,36 @@ fn hold(attack: &Attack<'_>, connections: usize, each: impl Fn(&mut Connection, 
 #[test]
 fn connections_that_only_stay() {
     let _alone = alone();
-    beside("idle connections", &HOST, GROWTH_MAX, |attack| hold(attack, 1_500, |_, _| {}));
+    let pause = Duration::from_millis(2);
+    beside("idle connections", &HOST, GROWTH_MAX, |attack| hold(attack, 500, pause, |_, _| {}));
     let head = b"GET / HTTP/1.1\r\nhost: hello.localhost\r\nx-slow: yes\r\n";
     beside("heads byte by byte", &HOST, GROWTH_MAX, |attack| {
-        hold(attack, 600, |connection, turn| {
+        hold(attack, 500, pause, |connection, turn| {
             let _ = connection.stream.write_all(&[head[turn % head.len()]]);
         });
     });
-    beside("connections that come and go", &HOST, GROWTH_MAX, |attack| {
-        attack.in_threads(AT_ONCE, |_| drop(HOST.connect()));
+}
+
+/// Who comes next must not wait behind all of them: a worker has to take connections as fast as they
+/// come.
+#[test]
+fn connections_that_come_at_once() {
+    let _alone = alone();
+    beside("many at once", &HOST, GROWTH_MAX, |attack| {
+        hold(attack, 1_500, Duration::ZERO, |_, _| {});
     });
+}
+
+/// The same with connections that end at once.
+#[test]
+fn connections_that_come_and_go() {
+    let _alone = alone();
+    for (what, start) in [("come and go", ""), ("go inside the head", "GET / HTTP/1.1\r\nhost: h")]
+    {
+        beside(what, &HOST, GROWTH_MAX, |attack| {
+            attack.in_threads(AT_ONCE, |_| HOST.connect().send(start));
+        });
+    }
 }
 
 /// Sends `start`, and then `more` until the host has enough; what it answers must not be an answer of

@@ -115,7 +115,7 @@ fn programs_that_dig_hoard_and_renumber() {
         let (_, mount) = mounted(what);
         grant(what, &file, &mount);
         beside(what, &HOST, GROWTH_MAX, |attack| {
-            attack.ask(what, "/", AT_ONCE, ends_in(&["deadline", "trap"]));
+            attack.ask(what, "/", AT_ONCE, ends_in(&["deadline", "trap", "out-of-memory"]));
         });
         let records = HOST.records(what);
         let odd = records.iter().find(|record| record.text.contains("conversion"));
