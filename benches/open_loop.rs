@@ -43,6 +43,8 @@ pub struct Answers {
     pub latencies: Vec<f64>,
     /// Microseconds from the moment a request was due to its sending: the generator's own delay; sorted.
     pub lags: Vec<f64>,
+    /// All requests, those of the warm-up too.
+    pub sent: u32,
     /// Requests without a 200.
     pub failed: usize,
     /// Whether the generator went before everything ordinary.
@@ -156,6 +158,7 @@ impl<'a> Generator<'a> {
         for number in 0..self.due.len() {
             self.end(number, false);
         }
+        self.answers.sent = count;
         self.answers.latencies.sort_by(f64::total_cmp);
         self.answers.lags.sort_by(f64::total_cmp);
         Ok(self.answers)
