@@ -131,7 +131,7 @@ impl Containers {
         limits: Limits,
     ) -> Result<()> {
         config["process"]["terminal"] = json!(false);
-        config["process"]["args"] = json!([&["/peer"], role].concat());
+        config["process"]["args"] = json!([&["/peer"][..], role].concat());
         // As many connections as the load generator may open.
         config["process"]["rlimits"] =
             json!([{ "type": "RLIMIT_NOFILE", "hard": 8192, "soft": 8192 }]);

@@ -65,10 +65,11 @@ fn cases() -> Vec<Case> {
             &[("one", Only(0)), ("three", Spread)],
             Aim::Ratio(3.0),
         ),
+        // It has no more than that worker's core to have: all of it is what it should get.
         case(
             "1:3, the greater on one worker",
             &[("one", Spread), ("three", Only(0))],
-            Aim::Ratio(3.0),
+            Aim::Ratio(1.0),
         ),
         case("one tenant, one worker", &[("three", Only(0))], Aim::All),
         case("250m, on all workers", &[("quarter", Spread)], Aim::Cores(0.25)),
