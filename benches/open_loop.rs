@@ -150,8 +150,13 @@ impl<'a> Generator<'a> {
             }
             // The timer wakes this one for the next request; after the last, time runs out.
             self.poller.wait((next > count).then_some(10), &mut changed)?;
-            for number in changed.drain(..).filter(|number| *number != TIMER) {
-                self.look(number);
+            for number in changed.drain(..) {
+                if number == TIMER {
+                    // Until this is read, the kernel does not set it again.
+                    let _ = rustix::io::read(&timer, &mut [0u8; 8]);
+                } else {
+                    self.look(number);
+                }
                 self.send_due(gap, count, &mut next);
             }
         }
