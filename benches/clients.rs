@@ -75,6 +75,12 @@ impl Clients {
         let (flag, cores) = (Arc::clone(&over), cores.to_vec());
         let thread = std::thread::spawn(move || {
             threads::bind(&cores);
+            // Clients that share the server's cores delay it by their own computing: `CLIENT_NICE` tells
+            // that apart from what the server does.
+            if let Some(nice) = std::env::var("CLIENT_NICE").ok().and_then(|text| text.parse().ok())
+            {
+                rustix::process::setpriority_process(None, nice)?;
+            }
             work(&flag)
         });
         Self { over, thread: Some(thread) }

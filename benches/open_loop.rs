@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Open from the start; a request that finds all of them busy gets a further one.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
 const CONNECTIONS_MAX: usize = 4096;
 /// An answer that has not come so long after the last request was due has failed.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -8,7 +8,8 @@
 //! (spin,grow,churn,hostcalls,fill,slow); `CONNECTIONS` of each aggressor (1); `SHARES` (`victim`: the
 //! victim asks for half a core and the aggressors for nothing; `equal`: nobody asks for anything);
 //! `AGAINST` (`both`, `insula`, `crun`); `RATE` of arrivals (measured), and `RATE_MAX` (15000), beyond which
-//! the generator would itself use much of the machine. README.md says how each figure is taken.
+//! the generator would itself use much of the machine; `CLIENT_NICE`, the niceness of the aggressors'
+//! clients (0). README.md says how each figure is taken.
 #![forbid(unsafe_code)]
 
 mod report;
