@@ -1,7 +1,7 @@
 //! What is in force: every tenant's active revision, by name and by slot.
 //!
-//! Owns the view that workers are started with and that the API lists; the state database is the
-//! truth it is loaded from. Bounded by [`SLOTS_MAX`] tenants. It is changed only by the publish step,
+//! Owns the view that workers are started with and that the API lists, and what the tenants of each
+//! namespace have together; the state database is the truth it is loaded from. Bounded by [`SLOTS_MAX`] tenants. It is changed only by the publish step,
 //! after the database has committed and before any worker is told, so a worker that starts in between
 //! finds the change in its snapshot.
 //!
