@@ -89,7 +89,7 @@ fn programs_that_dig_hoard_and_renumber() {
         "(drop (call $path_create_directory (local.get $n) (i32.const 0) (i32.const 1)))
         (if {} (then (local.set $n (i32.const 3)))
           (else (local.set $n (i32.load (i32.const 16)))))",
-        open(2, "66")
+        open(2, "8704")
     );
     // Files that stay open for ever.
     let hoard = format!("(drop {})", open(1, "66"));
