@@ -115,7 +115,12 @@ fn programs_that_dig_hoard_and_renumber() {
         let (_, mount) = mounted(what);
         grant(what, &file, &mount);
         beside(what, &HOST, GROWTH_MAX, |attack| {
-            attack.ask(what, "/", AT_ONCE, ends_in(&["deadline", "trap", "out-of-memory"]));
+            attack.ask(
+                what,
+                "/",
+                AT_ONCE,
+                ends_in(&["deadline", "trap", "out-of-memory", "out-of-storage"]),
+            );
         });
         let records = HOST.records(what);
         let odd = records.iter().find(|record| record.text.contains("conversion"));
