@@ -267,7 +267,11 @@ fn clients_that_go_at_every_moment_behind_the_head() {
     ];
     for (what, go) in moments {
         beside(&format!("gone {what}"), &HOST, GROWTH_MAX, |attack| {
-            attack.in_threads(AT_ONCE, |_| go());
+            attack.in_threads(AT_ONCE, |_| {
+                go();
+                // How fast connections are taken is another test's question.
+                thread::sleep(Duration::from_millis(10));
+            });
         });
         quiet();
     }

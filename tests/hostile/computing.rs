@@ -125,7 +125,7 @@ fn operations_that_nothing_interrupts() {
             &wasm::handler(&module),
             &["--fuel", "1T", "--timeout", "1s", "--memory", "40Mi"],
         );
-        beside(&name, &HOST, GROWTH_MAX + (AT_ONCE as u64 * 40 << 20), |attack| {
+        beside(&name, &HOST, GROWTH_MAX + ((AT_ONCE as u64 * 40) << 20), |attack| {
             attack.ask(&name, "/go", AT_ONCE, ends_in(&["deadline"]));
         });
     }

@@ -89,7 +89,7 @@ fn programs_that_dig_hoard_and_renumber() {
         "(drop (call $path_create_directory (local.get $n) (i32.const 0) (i32.const 1)))
         (if {} (then (local.set $n (i32.const 3)))
           (else (local.set $n (i32.load (i32.const 16)))))",
-        open(2, "66")
+        open(2, "8704")
     );
     // Files that stay open for ever.
     let hoard = format!("(drop {})", open(1, "66"));
@@ -115,7 +115,12 @@ fn programs_that_dig_hoard_and_renumber() {
         let (_, mount) = mounted(what);
         grant(what, &file, &mount);
         beside(what, &HOST, GROWTH_MAX, |attack| {
-            attack.ask(what, "/", AT_ONCE, ends_in(&["deadline", "trap", "out-of-memory"]));
+            attack.ask(
+                what,
+                "/",
+                AT_ONCE,
+                ends_in(&["deadline", "trap", "out-of-memory", "out-of-storage"]),
+            );
         });
         let records = HOST.records(what);
         let odd = records.iter().find(|record| record.text.contains("conversion"));
