@@ -1,8 +1,9 @@
 //! CPU: shares, quotas, and what a neighbour notices of those who compute.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use insula_model::breaker::BreakerState;
 use insula_tests::wait::eventually;
-use insula_tests::{Host, repo, wasm};
+use insula_tests::{Connection, Host, Setup, repo, wasm};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -45,7 +46,8 @@ fn filler() -> Vec<u8> {
 
 fn burn(host: &Host, name: &str, file: &Path, flags: &[&str]) {
     // Longer than a test computes, and no longer than one cares to wait for its end.
-    let flags = [flags, &["--fuel", "100G", "--timeout", "10s"]].concat();
+    let flags =
+        [flags, &["--fuel", "100G", "--timeout", "10s", "--breaker-faults", "1000"]].concat();
     host.deploy(name, file, &flags);
 }
 
@@ -237,10 +239,126 @@ fn a_long_request_gets_on_although_other_processes_keep_the_machine_busy() {
         let _over = Over(&over);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         for _ in 0..2 * cores {
-            scope.spawn(|| while !over.load(Relaxed) {});
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         for _ in 0..3 {
             host.get("spin", "/go").expect_fault("out-of-fuel");
         }
     });
+}
+
+#[test]
+fn a_tenant_that_keeps_failing_is_not_run_until_it_is_mended() {
+    let _alone = alone();
+    let host = Host::with_guests(&["hello"]);
+    let trap = repo::guest("hostile-trap");
+    let breaker = ["--breaker-faults", "5", "--breaker-open", "3s"];
+    host.deploy("flaky", &trap, &breaker);
+    let fail = |connection: &mut Connection| connection.get("flaky.localhost", "/go");
+    let mut one = host.connect();
+    for _ in 0..5 {
+        fail(&mut one).expect_fault("trap");
+    }
+    // Refused by every worker, before anything runs.
+    let refused: Vec<_> = (0..6).map(|_| host.get("flaky", "/")).collect();
+    for answer in &refused {
+        answer.expect_fault("circuit-open");
+        assert_eq!(answer.status(), 503);
+        assert!(matches!(answer.field("retry-after"), Some("1" | "2" | "3")), "{answer:?}");
+    }
+    assert_eq!((host.counters("flaky").guest_faults, host.counters("flaky").shed), (5, 6));
+    let told = host.eventually_told("flaky", refused[0].request_id(), "circuit-open");
+    assert!(told.text.contains("deploy a revision that works"), "{told:?}");
+    let shown = host.must(["ps"]).stdout;
+    assert!(shown.contains("CIRCUIT") && shown.contains("open, "), "{shown}");
+    host.get("hello", "/").expect_ok();
+    // One at a time may try; while it fails, the next waits for twice as long.
+    eventually("a probe", || (fail(&mut one).fault() == Some("trap")).then_some(()));
+    let BreakerState::Open { retry_ms } = host.tenant("flaky").summary.breaker else {
+        panic!("{:?}", host.tenant("flaky").summary.breaker)
+    };
+    assert!((3_001..=6_000).contains(&retry_ms), "{retry_ms}");
+    // One that works ends it.
+    eventually("an answer", || (host.get("flaky", "/").status() == 200).then_some(()));
+    assert_eq!(host.tenant("flaky").summary.breaker, BreakerState::Closed);
+    for _ in 0..4 {
+        fail(&mut one).expect_fault("trap");
+    }
+    assert_eq!(host.tenant("flaky").summary.breaker, BreakerState::Closed, "it begins anew");
+    // A new revision starts with a clean record.
+    fail(&mut one).expect_fault("trap");
+    host.get("flaky", "/").expect_fault("circuit-open");
+    host.deploy("flaky", &trap, &["--breaker-faults", "6", "--breaker-open", "3s"]);
+    host.get("flaky", "/").expect_ok();
+    assert!(!host.must(["ps"]).stdout.contains("CIRCUIT"), "it is shown where there is one");
+}
+
+#[test]
+fn who_mostly_answers_is_not_taken_out_of_service() {
+    let _alone = alone();
+    let host = Host::start();
+    host.deploy("mixed", &repo::guest("hostile-trap"), &["--breaker-faults", "5"]);
+    let mut one = host.connect();
+    for _ in 0..10 {
+        one.get("mixed.localhost", "/").expect_ok();
+        one.get("mixed.localhost", "/go").expect_fault("trap");
+        one.get("mixed.localhost", "/").expect_ok();
+    }
+}
+
+/// A handler that fills 48 MiB, and then computes until its deadline.
+fn hoarder() -> Vec<u8> {
+    wasm::handler(
+        r#"(memory 768)
+        (func (export "handle") (param i32 i32)
+          (memory.fill (i32.const 0) (i32.const 7) (i32.const 50331648))
+          (loop $more (br $more)))"#,
+    )
+}
+
+#[test]
+fn when_memory_runs_low_best_effort_tenants_give_way_and_guaranteed_ones_go_on() {
+    const BUDGET: u64 = 256 << 20;
+    let _alone = alone();
+    let host = Setup::new().args(["--memory", "256Mi"]).start();
+    let file = host.file("hoarder.wasm", hoarder());
+    host.deploy("hoarder", &file, &["--memory", "64Mi", "--fuel", "1T", "--timeout", "3s"]);
+    let hello = repo::guest("hello");
+    host.deploy("spare", &hello, &[]);
+    let all = ["--cpu-request=500m", "--cpu-limit=500m", "--memory-limit=64Mi"];
+    host.deploy("hello", &hello, &all);
+    host.get("spare", "/").expect_ok();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        let hoard = || {
+            let mut ends = Vec::new();
+            while !over.load(Relaxed) {
+                ends.push(host.get("hoarder", "/").fault().unwrap_or("none").to_owned());
+            }
+            ends
+        };
+        let hoards: Vec<_> = (0..12).map(|_| scope.spawn(hoard)).collect();
+        eventually("a refusal", || {
+            (host.get("spare", "/").fault() == Some("host-memory")).then_some(())
+        });
+        let mut most = 0;
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            host.get("hello", "/").expect_ok();
+            most = most.max(host.info().memory.used_bytes);
+        }
+        assert!(most < BUDGET * 3 / 2, "{} MiB were held", most >> 20);
+        assert!(host.cli(["ps", "--workers"]).stderr.contains("memory runs low"), "is it said?");
+        over.store(true, Relaxed);
+        let ends: Vec<String> = hoards.into_iter().flat_map(|h| h.join().unwrap()).collect();
+        let known = ["host-memory", "evicted", "deadline"];
+        let other = ends.iter().find(|end| !known.contains(&end.as_str()));
+        assert_eq!(other, None);
+    });
+    eventually("all is well again", || (host.get("spare", "/").status() == 200).then_some(()));
 }

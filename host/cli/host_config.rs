@@ -51,6 +51,10 @@ pub(crate) struct HostFlags {
     #[arg(long, value_name = "N", env = "INSULA_WORKERS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKERS_MAX)))]
     workers: Option<u32>,
+    /// Memory that all workers may hold: near it, best-effort tenants are refused first, guaranteed ones
+    /// last [default: 80% of what this machine, or its cgroup, has]
+    #[arg(long, value_name = "SIZE", env = "INSULA_MEMORY")]
+    memory: Option<ByteSize>,
     /// How long running requests may take to finish at shutdown [default: 10s]
     #[arg(long, value_name = "DURATION", env = "INSULA_DRAIN", value_parser = parse_drain)]
     drain: Option<DurationMs>,
@@ -62,7 +66,7 @@ pub(crate) struct HostFlags {
     /// holds the key itself [default: secrets.key in the data directory, made when needed]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secrets_key: Option<PathBuf>,
-    /// Configuration file (TOML): listen, data, workers, drain, log, secrets_key, [ceilings],
+    /// Configuration file (TOML): listen, data, workers, memory, drain, log, secrets_key, [ceilings],
     /// [compiler], [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
@@ -195,6 +199,7 @@ impl HostFlags {
             listen: listen.unwrap_or(LISTEN_DEFAULT),
             data,
             workers: workers.unwrap_or_else(cores),
+            memory_bytes: self.memory.or(file.memory).map(|memory| memory.0),
             drain_ms: drain.map_or(DRAIN_MS_DEFAULT, |drain| drain.0),
             log: log.unwrap_or_else(|| log_default.into()),
             ceilings: file.ceilings,

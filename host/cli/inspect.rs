@@ -66,6 +66,10 @@ fn about(detail: &TenantDetail) -> Vec<(&'static str, String)> {
         ("artifact", summary.artifact.to_string()),
         ("size", format!("{}; compiled code: {code}", text::bytes(detail.artifact_bytes))),
     ];
+    let circuit = ps::circuit(summary.breaker);
+    if !circuit.is_empty() {
+        lines.push(("circuit", format!("{circuit}: it keeps failing; see `insula logs`")));
+    }
     if let Some(schedule) = &detail.manifest.schedule {
         lines.push(("schedule", format!("{schedule} (UTC)")));
     }
@@ -84,6 +88,9 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
     let rate = r.rate.map_or("as many as come".into(), |rate| {
         format!("{} requests a second, {} at once", rate.requests, rate.burst)
     });
+    let b = r.breaker;
+    let (window, open) = (DurationMs(b.window_ms), DurationMs(b.open_ms));
+    let breaker = format!("{} faults within {window} in one worker open it for {open}", b.faults);
     vec![
         ("class", r.qos.as_str().to_owned()),
         ("cpu", format!("request {}, limit {}", MilliCpu(r.cpu_request_m), cpu_limit)),
@@ -97,6 +104,7 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
             ),
         ),
         ("rate", rate),
+        ("breaker", breaker),
         ("fuel", Count(limits.fuel).to_string()),
         ("timeout", DurationMs(limits.timeout_ms).to_string()),
         ("concurrency", limits.concurrency.to_string()),

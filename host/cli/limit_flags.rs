@@ -71,6 +71,15 @@ struct RequestFlags {
     /// Requests that may come at once after a pause [default: --rate]
     #[arg(long, value_name = "N", requires = "rate")]
     rate_burst: Option<u32>,
+    /// Failed requests in one worker that have all be refused for a while [default: 100]
+    #[arg(long, value_name = "N")]
+    breaker_faults: Option<u32>,
+    /// In which they are counted [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    breaker_window: Option<DurationMs>,
+    /// How long requests are refused at first [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    breaker_open: Option<DurationMs>,
     /// Requests running at once, over all workers [default: 100]
     #[arg(long, value_name = "N")]
     concurrency: Option<u32>,
@@ -119,6 +128,9 @@ impl TenantFlags {
             memory_limit,
             rate,
             rate_burst,
+            breaker_faults,
+            breaker_window,
+            breaker_open,
             concurrency,
             queue,
             queue_wait,
@@ -138,6 +150,12 @@ impl TenantFlags {
         }
         if let Some(requests) = rate {
             manifest.rate = Some(RateSpec { requests, burst: rate_burst });
+        }
+        if breaker_faults.is_some() || breaker_window.is_some() || breaker_open.is_some() {
+            let breaker = manifest.breaker.get_or_insert_default();
+            breaker.faults = breaker_faults.or(breaker.faults);
+            breaker.window = breaker_window.or(breaker.window);
+            breaker.open = breaker_open.or(breaker.open);
         }
         manifest.concurrency = concurrency.or(manifest.concurrency);
         manifest.queue = queue.or(manifest.queue);

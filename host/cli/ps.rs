@@ -5,7 +5,8 @@ use crate::table::{self, number, shrinks, text as words};
 use crate::{out, runs, text};
 use anyhow::Result;
 use insula_model::Namespace;
-use insula_model::api::{HostInfo, TenantSummary, WorkerInfo, WorkerState};
+use insula_model::api::{HostInfo, MemoryPressure, TenantSummary, WorkerInfo, WorkerState};
+use insula_model::breaker::BreakerState;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +18,7 @@ Examples:
 
 A job's schedule (in UTC) stands among the ROUTES; NEXT and LAST RUN are of jobs alone.
 REQUESTS counts since the host started. QOS is the class of service, by
-Kubernetes' rule. FAULTS are requests that the guest, the client or the host failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
+Kubernetes' rule. CIRCUIT is there while a tenant is refused because it keeps failing. FAULTS are requests that the guest, the client or the host failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
 A narrow terminal shows fewer columns; a pipe shows all of them.";
 
 /// List the tenants, or the workers.
@@ -82,6 +83,7 @@ fn tenants(all: &[TenantSummary]) -> String {
         number("REV"),
         words("KIND").spare(2),
         words("QOS").spare(1),
+        words("CIRCUIT").optional(),
         shrinks("ROUTES"),
         number("RUNNING").spare(5),
         number("REQUESTS"),
@@ -102,6 +104,7 @@ fn tenants(all: &[TenantSummary]) -> String {
             tenant.revision.to_string(),
             tenant.kind.as_str().to_owned(),
             tenant.qos.as_str().to_owned(),
+            circuit(tenant.breaker),
             places(tenant),
             counters.running.to_string(),
             counters.requests.to_string(),
@@ -114,6 +117,16 @@ fn tenants(all: &[TenantSummary]) -> String {
         ]
     };
     table::render(columns, all.iter().map(row).collect())
+}
+
+/// Empty while requests pass.
+pub(crate) fn circuit(breaker: BreakerState) -> String {
+    match breaker {
+        BreakerState::Closed => String::new(),
+        BreakerState::Open { retry_ms: 0 } => "open".into(),
+        BreakerState::Open { retry_ms } => format!("open, {}s", retry_ms.div_ceil(1_000)),
+        BreakerState::HalfOpen => "half-open".into(),
+    }
 }
 
 /// Where it answers and when it runs.
@@ -141,6 +154,7 @@ fn workers(host: &HostInfo) -> String {
         number("CONNECTIONS").spare(3),
         number("RUNNING").spare(4),
         number("LOADED").spare(1),
+        number("MEMORY").spare(2),
         number("RESTARTS"),
         shrinks("LAST DEATH"),
     ];
@@ -152,6 +166,7 @@ fn workers(host: &HostInfo) -> String {
             worker.connections.to_string(),
             worker.running.to_string(),
             worker.loaded.to_string(),
+            text::bytes(worker.memory_bytes),
             worker.restarts.to_string(),
             death(worker).unwrap_or_else(|| "-".into()),
         ]
@@ -180,6 +195,22 @@ fn death(worker: &WorkerInfo) -> Option<String> {
 
 fn warn_of_workers(host: &HostInfo) {
     let paint = out::stderr_paint();
+    let memory = host.memory;
+    let refused = match memory.pressure {
+        MemoryPressure::None | MemoryPressure::Evict => None,
+        MemoryPressure::BestEffort => Some("best-effort tenants are"),
+        MemoryPressure::Burstable | MemoryPressure::Running => {
+            Some("best-effort and burstable tenants are")
+        }
+        MemoryPressure::All => Some("all requests are"),
+    };
+    if let (Some(refused), Some(budget)) = (refused, memory.budget_bytes) {
+        let (used, budget) = (text::bytes(memory.used_bytes), text::bytes(budget));
+        out::note(&format!(
+            "{} memory runs low: workers hold {used} of {budget}, and {refused} refused",
+            paint.warn("warning:")
+        ));
+    }
     for worker in &host.workers {
         let index = worker.index;
         let what = match worker.state {

@@ -5,7 +5,9 @@
 //! descriptors that were opened by the parent), a few lines each.
 #![deny(unsafe_code)]
 
+pub mod breaker;
 pub mod channel;
 pub mod fds;
+pub mod memory;
 mod shm;
 pub mod table;

@@ -8,6 +8,7 @@
 //! Bounded by [`SLOTS_MAX`] × (workers + 1) cells of 128 bytes of address space; a page costs memory
 //! only once a tenant in it has had a request.
 
+use crate::breaker::Breaker;
 use crate::shm::Shm;
 use insula_model::api::Counters;
 use insula_model::{Outcome, Usage};
@@ -24,6 +25,14 @@ const MAGIC: u64 = 0x696e_7375_6c61_0001;
 /// Words of a cell: two cache lines, so that workers do not share any.
 const CELL: usize = 16;
 const HEADER: usize = CELL;
+
+/// Words of the header.
+mod header {
+    pub(super) const MAGIC: usize = 0;
+    pub(super) const WORKERS: usize = 1;
+    /// Bytes that all workers may hold together; 0 for no bound.
+    pub(super) const MEMORY_BUDGET: usize = 2;
+}
 
 /// Words of a tenant's cell. `RUNNING` is a gauge, the peak a maximum, the rest only grow.
 mod tenant {
@@ -53,6 +62,7 @@ mod common {
     pub(super) const CPU_PAID_NS: usize = 13;
     /// When the requests so far are paid for, likewise.
     pub(super) const RATE_PAID_NS: usize = 14;
+    pub(super) const BREAKER: usize = 15;
 }
 
 /// Words of a worker's own cell.
@@ -66,6 +76,9 @@ mod worker {
     pub(super) const SLOTS: usize = 5;
     /// As CURRENT, of the worker's second thread.
     pub(super) const CURRENT_LONG: usize = 6;
+    /// Bytes of memory that it alone holds, and the same with what it has given and nobody touched yet.
+    pub(super) const RESIDENT: usize = 7;
+    pub(super) const EXPECTED: usize = 8;
 }
 
 /// Why a table could not be made or joined.
@@ -111,8 +124,8 @@ impl Table {
         let words = Self::size(workers);
         let map = |source| TableError::Map { bytes: words as u64 * 8, source };
         let shm = Shm::create(words).map_err(map)?;
-        shm.words()[0].store(MAGIC, SeqCst);
-        shm.words()[1].store(u64::from(workers), SeqCst);
+        shm.words()[header::MAGIC].store(MAGIC, SeqCst);
+        shm.words()[header::WORKERS].store(u64::from(workers), SeqCst);
         Ok(Self { shm, workers })
     }
 
@@ -120,8 +133,8 @@ impl Table {
     pub fn attach(fd: OwnedFd) -> Result<Self, TableError> {
         let shm = Shm::attach(fd).map_err(|source| TableError::Map { bytes: 0, source })?;
         let words = shm.words();
-        let foreign = words.len() < HEADER || words[0].load(SeqCst) != MAGIC;
-        let workers = if foreign { 0 } else { words[1].load(SeqCst) };
+        let foreign = words.len() < HEADER || words[header::MAGIC].load(SeqCst) != MAGIC;
+        let workers = if foreign { 0 } else { words[header::WORKERS].load(SeqCst) };
         let workers = u32::try_from(workers).map_err(|_| TableError::Foreign)?;
         if workers == 0 || workers > WORKERS_MAX || words.len() != Self::size(workers) {
             return Err(TableError::Foreign);
@@ -142,6 +155,24 @@ impl Table {
     /// Columns, without the one of the dead.
     pub fn workers(&self) -> u32 {
         self.workers
+    }
+
+    /// Sets how many bytes all workers may hold together; 0 for no bound.
+    pub fn set_memory_budget(&self, bytes: u64) {
+        self.shm.words()[header::MEMORY_BUDGET].store(bytes, SeqCst);
+    }
+
+    /// How many bytes all workers may hold together; 0 for no bound.
+    pub fn memory_budget(&self) -> u64 {
+        self.shm.words()[header::MEMORY_BUDGET].load(Relaxed)
+    }
+
+    /// Bytes that all workers hold, by what each said last; and the same with what they have given to guests
+    /// that have not touched it yet.
+    pub fn resident(&self) -> (u64, u64) {
+        let sum =
+            |word: usize| (0..self.workers).map(|w| self.worker(w).0[word].load(Relaxed)).sum();
+        (sum(worker::RESIDENT), sum(worker::EXPECTED))
     }
 
     /// Weighted CPU time of a tenant over all workers: who has least is run next.
@@ -172,6 +203,11 @@ impl Table {
         let held = (0..self.workers).map(|w| self.cell(w, slot).0[tenant::MEMORY].load(Relaxed));
         // An instance that outlived its slot's clearing has given back what nobody counts any more.
         held.map(u64::cast_signed).sum::<i64>().max(0).cast_unsigned()
+    }
+
+    /// A tenant's circuit breaker.
+    pub fn breaker(&self, slot: u32) -> Breaker<'_> {
+        Breaker::new(&self.cell(self.workers, slot).0[common::BREAKER])
     }
 
     /// Lets one request of a tenant pass if its rate allows it: one each `interval_ns`, and as many at
@@ -326,6 +362,12 @@ impl WorkerCell<'_> {
     /// By the worker itself: whose guest is about to run, or none.
     pub fn set_current(&self, slot: Option<u32>) {
         self.0[worker::CURRENT].store(slot.map_or(0, |slot| u64::from(slot) + 1), Relaxed);
+    }
+    /// By the worker itself: bytes of memory that it alone holds, and will if guests touch what they were
+    /// given.
+    pub fn set_resident(&self, bytes: u64, expected: u64) {
+        self.0[worker::RESIDENT].store(bytes, Relaxed);
+        self.0[worker::EXPECTED].store(expected, Relaxed);
     }
     /// By the worker itself: it may use this slot from now on.
     pub fn know_slot(&self, slot: u32) {

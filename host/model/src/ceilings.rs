@@ -48,6 +48,11 @@ pub struct Ceilings {
     /// `reuse.idle`. Default 1h.
     #[schema(value_type = String)]
     pub reuse_idle: DurationMs,
+    /// `breaker.faults`. Default 1000.
+    pub breaker_faults: u32,
+    /// `breaker.window` and `breaker.open`. Default 10m.
+    #[schema(value_type = String)]
+    pub breaker_time: DurationMs,
     /// Routes of one tenant. Default 64.
     pub routes: u32,
     /// Bytes of one artifact. Default 128Mi.
@@ -86,6 +91,8 @@ impl Default for Ceilings {
             response_body: ByteSize(16 << 30),
             reuse_requests: Count(1_000_000),
             reuse_idle: DurationMs(3_600_000),
+            breaker_faults: 1_000,
+            breaker_time: DurationMs(600_000),
             routes: 64,
             artifact: ByteSize(128 << 20),
             mounts: vec!["/".into()],

@@ -14,6 +14,9 @@ pub struct ConfigFile {
     pub data: Option<String>,
     /// `--workers`, `INSULA_WORKERS`: worker processes. Default: the cores this process may use.
     pub workers: Option<u32>,
+    /// `--memory`, `INSULA_MEMORY`: memory that all workers may hold. Default: 80% of what this machine, or
+    /// its cgroup, has.
+    pub memory: Option<ByteSize>,
     /// `--drain`, `INSULA_DRAIN`: how long running requests may take to finish at shutdown.
     /// Default 10s.
     pub drain: Option<DurationMs>,

@@ -4,6 +4,7 @@
 //! in), [`Manifest::resolve`] fills in defaults and holds the result against the host's
 //! [`Ceilings`].
 
+use crate::breaker::BreakerSpec;
 use crate::grants::mounts::{MountSpec, ScratchSpec};
 use crate::grants::outbound::OutboundSpec;
 use crate::grants::schedule::Schedule;
@@ -52,6 +53,9 @@ pub struct Manifest {
     /// Requests in a second. Default: as many as come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<RateSpec>,
+    /// When it is taken out of service for failing. Default: 100 faults within 10s in one worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerSpec>,
     /// Fuel of one request. Default 1G.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -257,6 +261,7 @@ impl Manifest {
             memory: None,
             cpu: None,
             rate: None,
+            breaker: None,
             fuel: None,
             timeout: None,
             concurrency: None,

@@ -64,6 +64,12 @@ pub enum Fault {
     RateLimit,
     /// The tenant's instances hold as much memory together as they may.
     TenantMemory,
+    /// The host's memory runs low, and the tenant is of a class that is refused for it.
+    HostMemory,
+    /// The host's memory ran out, and the guest was of a class that is ended for it.
+    Evicted,
+    /// The tenant's circuit breaker is open: it kept failing.
+    CircuitOpen,
     /// The host is shutting down.
     Draining,
 }
@@ -94,6 +100,9 @@ impl Fault {
             Self::Concurrency => "concurrency",
             Self::RateLimit => "rate-limit",
             Self::TenantMemory => "tenant-memory",
+            Self::HostMemory => "host-memory",
+            Self::Evicted => "evicted",
+            Self::CircuitOpen => "circuit-open",
             Self::Draining => "draining",
         }
     }

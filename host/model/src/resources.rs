@@ -4,6 +4,7 @@
 //! The words and rules are Kubernetes': a request is what a tenant is weighed by, a limit is what it never
 //! passes, and both together give its class of service.
 
+use crate::breaker::Breaker;
 use crate::manifest::{ManifestError, within};
 use crate::quantity::{ByteSize, MilliCpu};
 use crate::{Ceilings, Manifest};
@@ -32,6 +33,8 @@ pub struct Resources {
     pub qos: Qos,
     /// How often it may be called.
     pub rate: Option<Rate>,
+    /// When it is taken out of service for failing.
+    pub breaker: Breaker,
 }
 
 impl Default for Resources {
@@ -43,6 +46,7 @@ impl Default for Resources {
             memory_limit_bytes: MEMORY_LIMIT_DEFAULT.0,
             qos: Qos::default(),
             rate: None,
+            breaker: Breaker::default(),
         }
     }
 }
@@ -254,6 +258,7 @@ impl Manifest {
             memory_limit_bytes: memory_limit.0,
             qos,
             rate,
+            breaker: self.breaker.unwrap_or_default().resolve(c)?,
         })
     }
 }

@@ -21,6 +21,21 @@ impl fmt::Display for DeadlinePassed {
 
 impl std::error::Error for DeadlinePassed {}
 
+/// The host needs the memory of a guest that computes.
+#[derive(Debug)]
+pub(crate) struct Evicted;
+
+impl fmt::Display for Evicted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the host's workers hold all the memory that they may, and guests of this tenant's class are \
+             ended for it",
+        )
+    }
+}
+
+impl std::error::Error for Evicted {}
+
 /// How a guest failed.
 #[derive(Debug, Clone)]
 pub struct GuestFault {
@@ -38,6 +53,8 @@ impl GuestFault {
     pub(crate) fn classify(error: &Error, gauge: &Gauge) -> Self {
         let fault = if error.downcast_ref::<DeadlinePassed>().is_some() {
             Fault::Deadline
+        } else if gauge.evicted.load(Relaxed) {
+            Fault::Evicted
         } else if error.downcast_ref::<I32Exit>().is_some() {
             Fault::Exit
         } else if error.downcast_ref::<DirectoryError>().is_some() {

@@ -14,7 +14,7 @@ use crate::capabilities::Capabilities;
 use crate::cgi::{self, Edge};
 use crate::code::{Loaded, Pre};
 use crate::epoch::monotonic_ns;
-use crate::fault::{DeadlinePassed, GuestFault, is_exhaustion};
+use crate::fault::{DeadlinePassed, Evicted, GuestFault, is_exhaustion};
 use crate::limiter::MemoryLimiter;
 use crate::log::LineSink;
 use crate::roster::End;
@@ -37,7 +37,7 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
-pub use crate::limiter::{Budget, Gauge};
+pub use crate::limiter::{Budget, Denied, Gauge};
 pub(crate) use wasmtime_wasi_http::Error as HttpError;
 
 /// Bytes that a guest may hand to one host call.
@@ -406,6 +406,9 @@ fn end_of_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<Updat
     let gauge = &state.limiter.gauge;
     if state.roster.is_none() {
         gauge.fuel.store(state.fuel.saturating_sub(left), Relaxed);
+    }
+    if gauge.evicted.load(Relaxed) {
+        return Err(Evicted.into());
     }
     if gauge.cancelled.load(Relaxed) {
         return Err(DeadlinePassed.into());

@@ -30,11 +30,22 @@ pub struct Gauge {
     pub preempted: AtomicBool,
     /// Nobody waits for it any more: it ends at the next tick.
     pub cancelled: AtomicBool,
+    /// The host needs its memory: likewise.
+    pub evicted: AtomicBool,
 }
 
 /// Takes bytes from what all instances of a tenant may hold together (a negative number gives them
-/// back); false if that is used up, and then nothing was taken.
-pub type Budget = Arc<dyn Fn(i64) -> bool + Send + Sync>;
+/// back). If it is denied, nothing was taken.
+pub type Budget = Arc<dyn Fn(i64) -> Result<(), Denied> + Send + Sync>;
+
+/// Who has no memory left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// The tenant's instances hold all that they may.
+    Tenant,
+    /// The host needs the rest for others: the guest is ended.
+    Host,
+}
 
 pub(crate) struct MemoryLimiter {
     limit: usize,
@@ -63,9 +74,10 @@ impl MemoryLimiter {
             self.gauge.denied.store(true, Relaxed);
             return false;
         };
-        if !self.take(i64::try_from(bytes).unwrap_or(i64::MAX)) {
+        if let Err(denied) = self.take(i64::try_from(bytes).unwrap_or(i64::MAX)) {
             self.last = 0;
             self.gauge.denied.store(true, Relaxed);
+            self.gauge.evicted.fetch_or(denied == Denied::Host, Relaxed);
             return false;
         }
         self.held = held;
@@ -74,12 +86,16 @@ impl MemoryLimiter {
         true
     }
 
-    fn take(&self, bytes: i64) -> bool {
-        bytes == 0 || self.budget.as_ref().is_none_or(|budget| budget(bytes))
+    fn take(&self, bytes: i64) -> Result<(), Denied> {
+        match &self.budget {
+            Some(budget) if bytes != 0 => budget(bytes),
+            _ => Ok(()),
+        }
     }
 
     fn give_back(&self, bytes: usize) {
-        self.take(i64::try_from(bytes).map_or(i64::MIN, |bytes| -bytes));
+        // Giving back is never denied.
+        let _ = self.take(i64::try_from(bytes).map_or(i64::MIN, |bytes| -bytes));
     }
 
     fn failed(&mut self) {

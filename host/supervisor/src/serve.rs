@@ -20,6 +20,7 @@ use crate::registry::Registry;
 use crate::state::{State, StateError};
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, listen};
+use insula_ipc::memory::available_bytes;
 use insula_ipc::table::{Table, TableError};
 use insula_model::api::{HostInfo, JobRun};
 use insula_model::config::CompilerLimits;
@@ -49,6 +50,10 @@ const PUBLISH_MS_MAX: u64 = 15_000;
 /// How long a shutdown waits until the last runs of jobs are recorded, in milliseconds.
 const RECORD_MS_MAX: u64 = 5_000;
 
+/// Of the memory that this machine or a cgroup above has, hundredths that workers may hold if nobody says
+/// otherwise. The rest is for the supervisor, compilers and the kernel.
+const MEMORY_PERCENT_DEFAULT: u64 = 80;
+
 /// Everything a host is told.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
@@ -62,6 +67,8 @@ pub struct HostConfig {
     pub drain_ms: u64,
     /// The workers' log filter; the supervisor's own subscriber is the caller's.
     pub log: String,
+    /// Bytes of memory that all workers may hold; none for 80% of what there is.
+    pub memory_bytes: Option<u64>,
     /// What manifests may ask for.
     pub ceilings: Ceilings,
     /// How hard compilers may work.
@@ -203,6 +210,8 @@ impl Host {
             open(data.to_path_buf(), config.secrets_key.clone()).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
+        let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
+        table.set_memory_budget(config.memory_bytes.or_else(available).unwrap_or(0));
         let socket = Socket::bind(&control_socket(data))?;
         let (code_needed, needs) = mpsc::channel(CODE_NEEDED_MAX);
         let setup = WorkerSetup {

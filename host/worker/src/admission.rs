@@ -9,6 +9,7 @@ use crate::pool::IDLE_MAX;
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::worker::Worker;
+use insula_ipc::breaker::{Pass, Verdict};
 use insula_model::Fault;
 use insula_model::resources::Rate;
 use insula_sandbox::engine::LIVE_INSTANCES_MAX;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 /// Requests running in one worker: every one of them may hold an instance, beside the idle ones.
 const RUNNING_MAX: u64 = (LIVE_INSTANCES_MAX - IDLE_MAX) as u64;
 const SECOND_NS: u64 = 1_000_000_000;
+const MS_NS: u64 = 1_000_000;
 /// How often a waiting request looks at the other workers, which cannot wake it.
 const RECHECK: Duration = Duration::from_millis(2);
 
@@ -47,6 +49,33 @@ fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Tick
         return Err(Fault::WorkerFull);
     }
     let slot = tenant.entry.slot;
+    let limits = &tenant.entry.limits;
+    let now_ns = monotonic_ns();
+    worker.pressure.look(now_ns);
+    if worker.pressure.evicts(now_ns) {
+        worker.make_room();
+    }
+    if worker.pressure.refuses(limits.resources.qos) {
+        return Err(Fault::HostMemory);
+    }
+    let breaker = worker.table.breaker(slot);
+    let now_ms = now_ns / MS_NS;
+    let probe = match breaker.pass(now_ms, limits.timeout_ms) {
+        Pass::Free => None,
+        Pass::Probe(probe) => Some(probe),
+        Pass::Refused(_) => return Err(Fault::CircuitOpen),
+    };
+    let entered = enter(worker, tenant);
+    if let (Err(_), Some(probe)) = (entered, probe) {
+        breaker.decide(probe, Verdict::Unknown, now_ms, limits.resources.breaker.open_ms);
+    }
+    entered?;
+    Ok(Ticket::entered(worker.clone(), tenant.clone(), probe))
+}
+
+/// Counts one more request in, if that is within the tenant's bounds.
+fn enter(worker: &Worker, tenant: &Tenant) -> Result<(), Fault> {
+    let slot = tenant.entry.slot;
     worker.table.cell(worker.index, slot).enter();
     if worker.table.running(slot) > u64::from(tenant.entry.limits.concurrency) {
         worker.table.cell(worker.index, slot).leave();
@@ -57,7 +86,7 @@ fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Tick
         worker.table.cell(worker.index, slot).leave();
         return Err(Fault::TenantMemory);
     }
-    Ok(Ticket::entered(worker.clone(), tenant.clone()))
+    Ok(())
 }
 
 /// Whether the tenant's rate lets one more request in. A refused one counts for nothing, so a client that

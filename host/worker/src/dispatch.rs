@@ -8,6 +8,7 @@ use crate::request_body::{BodyState, ClientBody, RequestBody};
 use crate::respond;
 use crate::response_body::{ResponseBody, StreamParts};
 use crate::sharing;
+use crate::shed::{refuse, retry_after_s, shed};
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::worker::Worker;
@@ -16,9 +17,8 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use http_body::Body;
 use insula_model::api::LogStream;
-use insula_model::resources::Rate;
 use insula_model::route::{Route, normalise_host, prefix_matches};
-use insula_model::{ByteSize, Fault, Outcome, RequestId, Usage};
+use insula_model::{Fault, Outcome, RequestId};
 use insula_sandbox::invoke::Finished;
 use insula_sandbox::{Edge, GuestBody, GuestFault, Invocation, Loaded, Running};
 use std::borrow::Cow;
@@ -44,19 +44,20 @@ pub(crate) async fn dispatch(
         HeaderValue::from_str(id.as_str()).unwrap_or(HeaderValue::from_static("unknown"));
     Ok(answer(worker, peer, request, id, &id_value).await.unwrap_or_else(|no| match no {
         No::Route(host) => respond::no_route(&host, &id_value),
-        No::Fault(fault) => respond::fault(fault, &id_value),
+        No::Fault(fault, retry_after_s) => respond::fault(fault, retry_after_s, &id_value),
     }))
 }
 
 /// Why there is no answer of a guest's.
 enum No {
     Route(String),
-    Fault(Fault),
+    /// And after how many seconds the client may come back, if that is known.
+    Fault(Fault, Option<u64>),
 }
 
 impl From<Fault> for No {
     fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+        Self::Fault(fault, None)
     }
 }
 
@@ -86,9 +87,10 @@ async fn answer(
         return Err(refuse(&worker, &tenant, id, Fault::RequestBodyTooLarge, &detail).into());
     }
     // The permit before the code: loading is work, and admission bounds how much of it there is.
-    let mut ticket = admit(&worker, &tenant, peer.hops)
-        .await
-        .map_err(|fault| refuse(&worker, &tenant, id, fault, &why_shed(&tenant, fault)))?;
+    let mut ticket = admit(&worker, &tenant, peer.hops).await.map_err(|fault| {
+        let retry_after_s = retry_after_s(&worker, &tenant, fault);
+        No::Fault(shed(&worker, &tenant, id, fault), retry_after_s)
+    })?;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(unavailable) => {
@@ -241,45 +243,6 @@ fn guard_body(body: ClientBody, ticket: &mut Ticket) -> (RequestBody, Option<Arc
     ticket.bytes_in = Some(Arc::clone(&seen));
     let body = RequestBody::Streaming { body, left: limit, limit, seen, state: state.clone() };
     (body, Some(state))
-}
-
-/// Records a request that got no permit, and says why.
-pub(crate) fn refuse(
-    worker: &Worker,
-    tenant: &Tenant,
-    id: RequestId,
-    fault: Fault,
-    detail: &str,
-) -> Fault {
-    tenant.log.line(id, LogStream::Host, &format!("{}: {detail}", fault.code()));
-    let cell = worker.table.cell(worker.index, tenant.entry.slot);
-    cell.record(respond::outcome(fault), &Usage::default());
-    fault
-}
-
-pub(crate) fn why_shed(tenant: &Tenant, fault: Fault) -> String {
-    let limits = &tenant.entry.limits;
-    match (fault, limits.resources.rate) {
-        (Fault::RateLimit, Some(Rate { requests, burst })) => {
-            return format!(
-                "refused before it ran; the tenant may be called {requests} times a second, {burst} \
-                 times at once; raise `rate`, or call it less often"
-            );
-        }
-        (Fault::TenantMemory, _) => {
-            return format!(
-                "refused before it ran; the tenant's instances hold all of the {} that they may \
-                 together; raise `memory.limit`, or lower `concurrency`",
-                ByteSize(limits.resources.memory_limit_bytes)
-            );
-        }
-        _ => {}
-    }
-    format!(
-        "refused before it ran; the tenant may run {} at once, queue {} in each worker, and keep them \
-         waiting for {} ms",
-        limits.concurrency, limits.queue, limits.queue_wait_ms
-    )
 }
 
 /// Records a fault with everything known about it; the client gets the word only.

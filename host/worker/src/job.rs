@@ -5,7 +5,8 @@
 //! the worker; the supervisor hears how in any case but the last, and sees that by itself.
 
 use crate::admission::admit;
-use crate::dispatch::{fail, invocation, load, refuse, why_shed};
+use crate::dispatch::{fail, invocation, load};
+use crate::shed::shed;
 use crate::ticket::{Seat, Ticket};
 use crate::worker::Worker;
 use insula_model::api::JobResult;
@@ -43,9 +44,8 @@ pub(crate) async fn run(worker: Rc<Worker>, slot: u32, run: u64) {
 async fn execute(worker: &Rc<Worker>, slot: u32, id: RequestId) -> Result<i32, Fault> {
     // Removed since it was sent here: nobody waits for the answer.
     let tenant = worker.tenant(slot).ok_or(Fault::CodeUnavailable)?;
-    let mut ticket = admit(worker, &tenant, 0)
-        .await
-        .map_err(|fault| refuse(worker, &tenant, id, fault, &why_shed(&tenant, fault)))?;
+    let mut ticket =
+        admit(worker, &tenant, 0).await.map_err(|fault| shed(worker, &tenant, id, fault))?;
     let loaded = match load(worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(unavailable) => {

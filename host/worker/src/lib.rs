@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod breaker;
 mod codes;
 mod connection;
 mod cores;
@@ -23,12 +24,14 @@ mod listener;
 mod long;
 mod outbound;
 mod pool;
+mod pressure;
 mod request_body;
 mod respond;
 mod response_body;
 mod router;
 mod share;
 mod sharing;
+mod shed;
 mod tenant;
 mod tenant_log;
 mod ticket;

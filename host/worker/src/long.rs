@@ -19,6 +19,7 @@
 
 use crate::cores::{Lowest, share_a_core};
 use crate::errand::{BoxFuture, Errand, Return, Task, Work, lock};
+use crate::pressure::Pressure;
 use crate::share::{Idle, Share};
 use crate::worker::Worker;
 use insula_ipc::table::Table;
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     queue: Mutex<Queue>,
     /// Counts the guests in here.
     idle: Arc<Idle>,
+    pressure: Arc<Pressure>,
     /// Of them, those that nobody waits for any more.
     zombies: AtomicU64,
     /// The event loop runs these guests; the thread stands aside, or it would take up the very guest that
@@ -121,12 +123,14 @@ impl Long {
         idle: Arc<Idle>,
     ) -> std::io::Result<Self> {
         share_a_core(index, table.workers());
+        let pressure = Arc::new(Pressure::new(table.clone(), index));
         let shared = Arc::new(Shared {
             table,
             index,
             epoch,
             queue: Mutex::default(),
             idle,
+            pressure,
             zombies: AtomicU64::new(0),
             aside: AtomicBool::new(false),
             lowest: OnceLock::new(),
@@ -172,6 +176,10 @@ impl Long {
 
     pub(crate) fn epoch(&self) -> Epoch {
         self.0.epoch.clone()
+    }
+
+    pub(crate) fn pressure(&self) -> Arc<Pressure> {
+        self.0.pressure.clone()
     }
 
     pub(crate) fn idle(&self) -> Arc<Idle> {
@@ -312,6 +320,10 @@ impl Shared {
         let end_ns = monotonic_ns();
         job.share.charge(&self.table, self.index, cpu_ns, end_ns);
         job.share.ran_long(cpu_ns, ticks, end_ns);
+        self.pressure.look(end_ns);
+        if self.pressure.ends(job.share.qos) {
+            job.gauge.evicted.store(true, Relaxed);
+        }
         self.put_back(job, stepped.ok());
         Ok(())
     }

@@ -29,10 +29,16 @@ pub(crate) fn outcome(fault: Fault) -> Outcome {
         | F::Exit
         | F::ResponseBodyTooLarge
         | F::BadResponse => Outcome::GuestFault(fault),
-        F::CodeUnavailable | F::DirectoryUnavailable | F::Panic => Outcome::HostFault(fault),
-        F::Concurrency | F::RateLimit | F::TenantMemory | F::WorkerFull | F::Draining => {
-            Outcome::Shed(fault)
+        F::CodeUnavailable | F::DirectoryUnavailable | F::Panic | F::Evicted => {
+            Outcome::HostFault(fault)
         }
+        F::Concurrency
+        | F::RateLimit
+        | F::TenantMemory
+        | F::CircuitOpen
+        | F::HostMemory
+        | F::WorkerFull
+        | F::Draining => Outcome::Shed(fault),
     }
 }
 
@@ -61,21 +67,27 @@ fn status_and_text(fault: Fault) -> (StatusCode, &'static str) {
         F::DirectoryUnavailable => {
             (S::SERVICE_UNAVAILABLE, "a directory of the application is missing")
         }
-        F::WorkerFull => (S::SERVICE_UNAVAILABLE, "the host is busy"),
+        F::HostMemory | F::Evicted | F::WorkerFull => (S::SERVICE_UNAVAILABLE, "the host is busy"),
         F::Concurrency => (S::SERVICE_UNAVAILABLE, "the application is busy"),
         F::RateLimit => (S::TOO_MANY_REQUESTS, "the application is called too often"),
         F::TenantMemory => (S::SERVICE_UNAVAILABLE, "the application holds all the memory it may"),
+        F::CircuitOpen => (S::SERVICE_UNAVAILABLE, "the application keeps failing"),
         F::Draining => (S::SERVICE_UNAVAILABLE, "the host is shutting down"),
     }
 }
 
 /// The answer to a request that ended without one of the guest's.
-pub(crate) fn fault(fault: Fault, id: &HeaderValue) -> Response<ResponseBody> {
+pub(crate) fn fault(
+    fault: Fault,
+    retry_after_s: Option<u64>,
+    id: &HeaderValue,
+) -> Response<ResponseBody> {
     let (status, text) = status_and_text(fault);
     let mut response = plain(status, format!("{text}\n"), id);
     response.headers_mut().insert(FAULT, HeaderValue::from_static(fault.code()));
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-        response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S.into());
+        let seconds = retry_after_s.unwrap_or(RETRY_AFTER_S);
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
 }

@@ -10,7 +10,7 @@
 //! second thread from their first instruction; see [`crate::long`].
 
 use insula_ipc::table::Table;
-use insula_model::Resources;
+use insula_model::{Qos, Resources};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ pub(crate) struct Share {
     pub(crate) slot: u32,
     weight: u32,
     limit_m: Option<u32>,
+    pub(crate) qos: Qos,
     /// CPU time on the second thread, in nanoseconds.
     long_ns: Arc<AtomicU64>,
     /// Until when it has no free slices and never runs on the event loop; either thread may say so.
@@ -98,6 +99,7 @@ impl Account {
             slot,
             weight: resources.weight(),
             limit_m: resources.cpu_limit_m,
+            qos: resources.qos,
             long_ns: Arc::default(),
             exiled_until_ns: Arc::default(),
         };
@@ -125,6 +127,7 @@ impl Account {
         let mut share = self.share.borrow_mut();
         share.weight = resources.weight();
         share.limit_m = resources.cpu_limit_m;
+        share.qos = resources.qos;
     }
 }
 

@@ -3,14 +3,18 @@
 //! A new revision is a new `Tenant`; requests keep the one they were routed to until they end, so
 //! each sees one revision from head to body.
 
+use crate::breaker::Record;
 use crate::outbound::Outbound;
 use crate::pool::Pool;
 use crate::share::Account;
 use crate::sharing::SharedPool;
 use crate::tenant_log::TenantLog;
+use insula_ipc::breaker::Probe;
+use insula_ipc::table::Table;
 use insula_keyvalue::Database;
-use insula_model::Grants;
 use insula_model::wire::TenantEntry;
+use insula_model::{Grants, Outcome};
+use insula_sandbox::epoch::monotonic_ns;
 use insula_sandbox::invoke::Budget;
 use insula_sandbox::log::LineSink;
 use insula_sandbox::{Capabilities, Loaded};
@@ -45,6 +49,8 @@ pub(crate) struct Tenant {
     pub(crate) waiting: Cell<u32>,
     /// Told when a running request ends.
     pub(crate) freed: Notify,
+    /// How its requests end.
+    record: RefCell<Record>,
 }
 
 impl Tenant {
@@ -81,6 +87,7 @@ impl Tenant {
             swept: Cell::new(false),
             waiting: Cell::new(0),
             freed: Notify::new(),
+            record: RefCell::default(),
             entry,
         }
     }
@@ -106,6 +113,24 @@ impl Tenant {
             }
             Arc::new(capabilities)
         })
+    }
+
+    /// A request ended: its circuit breaker may open or close for it.
+    pub(crate) fn note(&self, table: &Table, outcome: Outcome, probe: Option<Probe>) {
+        let (breaker, rule) =
+            (table.breaker(self.entry.slot), &self.entry.limits.resources.breaker);
+        let now_ms = monotonic_ns() / 1_000_000;
+        let mut record = self.record.borrow_mut();
+        if record.note(breaker, rule, outcome, probe, now_ms) {
+            tracing::warn!(
+                tenant = self.entry.name.as_str(),
+                last = ?outcome,
+                faults = rule.faults,
+                window_ms = rule.window_ms,
+                open_ms = rule.open_ms,
+                "circuit open: it keeps failing; its log has the faults"
+            );
+        }
     }
 
     /// The tenant is removed, as opposed to having a new revision.

@@ -6,6 +6,7 @@
 use crate::errand::{Back, BoxFuture, Errand};
 use crate::tenant::Tenant;
 use crate::worker::Worker;
+use insula_ipc::breaker::Probe;
 use insula_model::{Fault, Outcome, Usage};
 use insula_sandbox::Running;
 use insula_sandbox::epoch::{SLICE_NS, monotonic_ns, thread_cpu_ns};
@@ -28,13 +29,15 @@ pub(crate) struct Ticket {
     pub(crate) bytes_out: u64,
     cpu: Duration,
     outcome: Option<Outcome>,
+    /// Its end decides whether the tenant's circuit breaker closes.
+    probe: Option<Probe>,
     /// The guest, once it has begun.
     seat: Seat<Finished>,
 }
 
 impl Ticket {
     /// For a request that was counted into the table already.
-    pub(crate) fn entered(worker: Rc<Worker>, tenant: Rc<Tenant>) -> Self {
+    pub(crate) fn entered(worker: Rc<Worker>, tenant: Rc<Tenant>, probe: Option<Probe>) -> Self {
         worker.running.set(worker.running.get() + 1);
         worker.cell().set_running(worker.running.get());
         let timeout = Duration::from_millis(tenant.entry.limits.timeout_ms);
@@ -47,6 +50,7 @@ impl Ticket {
             bytes_out: 0,
             cpu: Duration::ZERO,
             outcome: None,
+            probe,
             seat: Seat::Empty,
         }
     }
@@ -147,6 +151,9 @@ impl Ticket {
         let (worker, account) = (&self.worker, &self.tenant.account);
         self.gauge.slice_until_ns.store(now_ns + SLICE_NS, Relaxed);
         self.gauge.preempted.store(false, Relaxed);
+        if worker.pressure.ends(self.tenant.entry.limits.resources.qos) {
+            self.gauge.evicted.store(true, Relaxed);
+        }
         let turn = worker.epoch.guest_runs();
         worker.cell().set_current(Some(self.tenant.entry.slot));
         let before_ns = account.is_suspect(now_ns).then(thread_cpu_ns);
@@ -160,6 +167,7 @@ impl Ticket {
         share.charge(&worker.table, worker.index, cpu_ns.unwrap_or(wall_ns), end_ns);
         worker.cell().set_current(None);
         drop(turn);
+        worker.pressure.look(end_ns);
         polled
     }
 }
@@ -190,6 +198,7 @@ impl Drop for Ticket {
         let cell = self.worker.table.cell(self.worker.index, self.tenant.entry.slot);
         cell.record(outcome, &usage);
         cell.leave();
+        self.tenant.note(&self.worker.table, outcome, self.probe);
         self.worker.running.set(self.worker.running.get() - 1);
         self.worker.cell().set_running(self.worker.running.get());
         if self.tenant.waiting.get() > 0 {

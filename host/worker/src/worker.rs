@@ -5,6 +5,7 @@
 use crate::codes::Codes;
 use crate::long::{self, Long};
 use crate::outbound::Outbound;
+use crate::pressure::Pressure;
 use crate::router::Router;
 use crate::share::Fair;
 use crate::tenant::Tenant;
@@ -15,7 +16,7 @@ use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::Epoch;
-use insula_sandbox::invoke::{Budget, Instance};
+use insula_sandbox::invoke::{Budget, Denied, Instance};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -35,6 +36,8 @@ pub(crate) struct Worker {
     pub(crate) long: Long,
     /// Whether somebody sees to it that they get on.
     pub(crate) hand: Cell<bool>,
+    /// Who is turned away while the host's memory runs low.
+    pub(crate) pressure: Arc<Pressure>,
     /// Whose slices are free.
     pub(crate) fair: Fair,
     /// Tenants' key-value stores.
@@ -83,6 +86,7 @@ impl Worker {
             epoch: long.epoch(),
             codes,
             hand: Cell::new(false),
+            pressure: long.pressure(),
             fair: Fair::new(long.idle()),
             long,
             stores,
@@ -138,6 +142,7 @@ impl Worker {
             router.insert(route, &tenant);
         }
         if let Some(before) = before {
+            self.table.breaker(slot).reset();
             Self::retire(&mut router, &before);
         }
     }
@@ -185,14 +190,24 @@ impl Worker {
             let (table, index) = (self.table.clone(), self.index);
             let slot = tenant.entry.slot;
             let limit = tenant.entry.limits.resources.memory_limit_bytes;
+            let (pressure, qos) = (self.pressure.clone(), tenant.entry.limits.resources.qos);
             Arc::new(move |change| {
                 let cell = table.cell(index, slot);
                 cell.add_memory(change);
-                let fits = change <= 0 || table.memory(slot) <= limit;
-                if !fits {
-                    cell.add_memory(-change);
+                pressure.given(change);
+                if change <= 0 {
+                    return Ok(());
                 }
-                fits
+                let denied = if table.memory(slot) > limit {
+                    Denied::Tenant
+                } else if pressure.denies(qos) {
+                    Denied::Host
+                } else {
+                    return Ok(());
+                };
+                cell.add_memory(-change);
+                pressure.given(-change);
+                Err(denied)
             })
         });
         made.clone()

@@ -26,12 +26,15 @@
 
 mod errors;
 mod jobs;
+mod memory;
 mod namespaces;
 
 pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
+pub use memory::{HostMemory, MemoryPressure};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
 
+use crate::breaker::BreakerState;
 use crate::grants::secrets::{SecretKey, SecretVia};
 use crate::{Ceilings, Digest, Grants, Limits, Manifest, Namespace, Qos, Route, TenantName};
 use serde::{Deserialize, Serialize};
@@ -61,6 +64,8 @@ pub struct HostInfo {
     pub workers: Vec<WorkerInfo>,
     /// What a manifest may ask for.
     pub ceilings: Ceilings,
+    /// What all workers hold, and may hold, of the machine's memory.
+    pub memory: HostMemory,
 }
 
 /// One worker process.
@@ -78,6 +83,8 @@ pub struct WorkerInfo {
     pub running: u64,
     /// Tenants whose code is loaded.
     pub loaded: u64,
+    /// Bytes of memory that it alone holds.
+    pub memory_bytes: u64,
     /// Times it died and was replaced.
     pub restarts: u64,
     /// How it last died.
@@ -134,6 +141,8 @@ pub struct TenantSummary {
     pub deployed_at: String,
     /// What it has done since the host started.
     pub counters: Counters,
+    /// What its circuit breaker says now.
+    pub breaker: BreakerState,
     /// How it fares as a job, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,

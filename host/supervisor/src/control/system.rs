@@ -20,6 +20,7 @@ impl App {
             tenants: self.deployer.registry.len(),
             workers: self.deployer.workers.infos(),
             ceilings: self.deployer.ceilings.clone(),
+            memory: self.deployer.workers.memory(),
         }
     }
 }

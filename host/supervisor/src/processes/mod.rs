@@ -29,10 +29,15 @@ use crate::registry::Registry;
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
+use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
 use insula_model::Digest;
-use insula_model::api::{Counters, WorkerDeath, WorkerInfo, WorkerState};
+use insula_model::api::{
+    Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
+};
+use insula_model::breaker::BreakerState;
 use insula_model::wire::{TenantEntry, ToWorker};
 use std::net::TcpListener;
 use std::path::Path;
@@ -280,6 +285,29 @@ impl Workers {
         self.0.table.counters(slot)
     }
 
+    /// What a tenant's circuit breaker says.
+    pub(crate) fn breaker(&self, slot: u32) -> BreakerState {
+        let now_ms = insula_sandbox::epoch::monotonic_ns() / 1_000_000;
+        match self.0.table.breaker(slot).state() {
+            State::Closed => BreakerState::Closed,
+            State::Open(until_ms) => {
+                BreakerState::Open { retry_ms: until_ms.saturating_sub(now_ms) }
+            }
+            State::HalfOpen(_) => BreakerState::HalfOpen,
+        }
+    }
+
+    /// What all workers hold now, and may hold.
+    pub(crate) fn memory(&self) -> HostMemory {
+        let used_bytes = self.infos().iter().map(|worker| worker.memory_bytes).sum();
+        let budget = self.0.table.memory_budget();
+        HostMemory {
+            used_bytes,
+            budget_bytes: (budget > 0).then_some(budget),
+            pressure: MemoryPressure::of(used_bytes, budget),
+        }
+    }
+
     /// The workers as `insula ps` shows them.
     pub(crate) fn infos(&self) -> Vec<WorkerInfo> {
         let seats = lock(&self.0.seats);
@@ -292,6 +320,7 @@ impl Workers {
                 connections: cell.connections(),
                 running: cell.running(),
                 loaded: cell.loaded(),
+                memory_bytes: seat.pid.map_or(0, held),
                 restarts: seat.restarts,
                 last_death: seat.last_death.clone(),
             }
@@ -354,4 +383,9 @@ impl Inner {
 /// Paths travel as text. A data directory whose name is not UTF-8 is refused at start-up.
 fn path_text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// Bytes that a worker holds; nothing if it is gone.
+fn held(pid: u32) -> u64 {
+    Resident::of(pid).map_or(0, |resident| resident.bytes())
 }

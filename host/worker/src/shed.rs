@@ -1,0 +1,82 @@
+//! Requests that are refused before anything runs: counted, and the tenant's log says why.
+
+use crate::respond;
+use crate::tenant::Tenant;
+use crate::worker::Worker;
+use insula_ipc::breaker::State;
+use insula_model::api::LogStream;
+use insula_model::resources::Rate;
+use insula_model::{ByteSize, DurationMs, Fault, RequestId, Usage};
+use insula_sandbox::epoch::monotonic_ns;
+
+/// Records a request that got no permit, and says why.
+pub(crate) fn refuse(
+    worker: &Worker,
+    tenant: &Tenant,
+    id: RequestId,
+    fault: Fault,
+    detail: &str,
+) -> Fault {
+    tenant.log.line(id, LogStream::Host, &format!("{}: {detail}", fault.code()));
+    let cell = worker.table.cell(worker.index, tenant.entry.slot);
+    cell.record(respond::outcome(fault), &Usage::default());
+    fault
+}
+
+/// The same of a request that was not let in.
+pub(crate) fn shed(worker: &Worker, tenant: &Tenant, id: RequestId, fault: Fault) -> Fault {
+    refuse(worker, tenant, id, fault, &why(tenant, fault))
+}
+
+/// After how many seconds the client may come back, if that is known.
+pub(crate) fn retry_after_s(worker: &Worker, tenant: &Tenant, fault: Fault) -> Option<u64> {
+    match worker.table.breaker(tenant.entry.slot).state() {
+        State::Open(until_ms) if fault == Fault::CircuitOpen => {
+            let left_ms = until_ms.saturating_sub(monotonic_ns() / 1_000_000);
+            Some(left_ms.div_ceil(1_000).max(1))
+        }
+        _ => None,
+    }
+}
+
+fn why(tenant: &Tenant, fault: Fault) -> String {
+    let limits = &tenant.entry.limits;
+    match (fault, limits.resources.rate) {
+        (Fault::RateLimit, Some(Rate { requests, burst })) => {
+            return format!(
+                "refused before it ran; the tenant may be called {requests} times a second, {burst} \
+                 times at once; raise `rate`, or call it less often"
+            );
+        }
+        (Fault::HostMemory, _) => {
+            return format!(
+                "refused before it ran; the host's memory runs low, and {} tenants are refused for \
+                 it; give the tenant requests and limits of CPU and memory, or the host more memory",
+                limits.resources.qos.as_str()
+            );
+        }
+        (Fault::CircuitOpen, _) => {
+            let rule = limits.resources.breaker;
+            return format!(
+                "refused before it ran; {} requests, at least half of all, failed within {} in one \
+                 worker, and so did any that tried since; the lines above say how; deploy a revision \
+                 that works, or raise `breaker.faults`",
+                rule.faults,
+                DurationMs(rule.window_ms)
+            );
+        }
+        (Fault::TenantMemory, _) => {
+            return format!(
+                "refused before it ran; the tenant's instances hold all of the {} that they may \
+                 together; raise `memory.limit`, or lower `concurrency`",
+                ByteSize(limits.resources.memory_limit_bytes)
+            );
+        }
+        _ => {}
+    }
+    format!(
+        "refused before it ran; the tenant may run {} at once, queue {} in each worker, and keep them \
+         waiting for {} ms",
+        limits.concurrency, limits.queue, limits.queue_wait_ms
+    )
+}
