@@ -4,9 +4,26 @@
 //! depend on how busy the machine is; ratios are taken within one run, round by round.
 #![forbid(unsafe_code)]
 
+pub mod clients;
+pub mod containers;
+pub mod guests;
 pub mod host;
 pub mod load;
+pub mod open_loop;
 pub mod process;
+pub mod threads;
+pub mod wire;
+
+use anyhow::{Context, Result};
+
+/// A number from the environment.
+pub fn setting<T>(name: &str, default: T) -> Result<T>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    std::env::var(name)
+        .map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
+}
 
 /// The middle of some figures; of an even number, the upper one of the two.
 pub fn median(figures: &[f64]) -> f64 {

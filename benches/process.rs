@@ -38,7 +38,7 @@ impl Server {
 
     /// What it and its descendants have used so far, in CPU seconds.
     pub fn cpu_seconds(&self) -> f64 {
-        family(self.pid()).into_iter().filter_map(cpu_seconds).sum()
+        family_cpu_seconds(self.pid())
     }
 
     /// Resident memory of it and its descendants, shared pages counted in proportion, in KiB.
@@ -81,6 +81,11 @@ pub fn family(root: u32) -> Vec<u32> {
         }
     }
     found
+}
+
+/// What a process and its descendants have used so far, in CPU seconds.
+pub fn family_cpu_seconds(root: u32) -> f64 {
+    family(root).into_iter().filter_map(cpu_seconds).sum()
 }
 
 fn cpu_seconds(pid: u32) -> Option<f64> {

@@ -105,6 +105,29 @@ fn no_file_is_two_things() {
 }
 
 #[test]
+fn every_fuzz_target_is_built_and_has_seeds() {
+    let manifest: toml::Table = text("tests/fuzz/Cargo.toml").parse().unwrap();
+    let built: BTreeSet<String> = manifest["bin"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bin| bin["name"].as_str().unwrap().to_owned())
+        .collect();
+    let written: BTreeSet<String> = files(&root().join("tests/fuzz/targets"), "rs")
+        .iter()
+        .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    // `run.sh` runs what has seeds.
+    let seeds = std::fs::read_dir(root().join("tests/fuzz/seeds")).unwrap();
+    let seeded: BTreeSet<String> = seeds
+        .map(|dir| dir.unwrap())
+        .filter(|dir| std::fs::read_dir(dir.path()).unwrap().next().is_some())
+        .map(|dir| dir.file_name().into_string().unwrap())
+        .collect();
+    assert!(!built.is_empty() && built == written && built == seeded, "{built:?} {seeded:?}");
+}
+
+#[test]
 fn built_guests_match_their_sources() {
     let checked = Command::new(root().join("guests/build.sh")).arg("--check").output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));

@@ -8,7 +8,7 @@ use crate::manifests::{self, Loaded};
 use crate::out;
 use anyhow::Result;
 use clap::builder::ValueHint;
-use insula_model::{Manifest, TenantName};
+use insula_model::{Manifest, Namespace, TenantName};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     #[arg(short = 'f', long = "file", value_name = "PATH", value_hint = ValueHint::AnyPath)]
     #[arg(id = "manifests", conflicts_with_all = ["name", "file"])]
     manifests: Vec<PathBuf>,
+    /// Count it against the quota of this namespace; see `insula namespace` [default: default]
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<Namespace>,
     /// Print the API's JSON, one object a line for each tenant
     #[arg(long)]
     json: bool,
@@ -70,6 +73,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         _ => manifests::load_all(&args.manifests)?,
     };
     for one in &mut wanted {
+        let namespace = args.namespace.clone();
+        one.manifest.namespace = namespace.or(one.manifest.namespace.take());
         args.flags.clone().apply(&mut one.manifest)?;
     }
     let client = args.host.client()?;

@@ -59,6 +59,7 @@ fn about(detail: &TenantDetail) -> Vec<(&'static str, String)> {
         routes => ps::routes(routes),
     };
     let mut lines = vec![
+        ("namespace", summary.namespace.to_string()),
         ("revision", format!("{}, deployed {}", summary.revision, text::age(&summary.deployed_at))),
         ("kind", summary.kind.as_str().to_owned()),
         ("routes", routes),

@@ -24,6 +24,7 @@ mod inspect;
 mod limit_flags;
 mod logs;
 mod manifests;
+mod namespace;
 mod new;
 mod openapi;
 mod out;
@@ -88,6 +89,7 @@ enum Verb {
     Runs(runs::Args),
     Rm(rm::Args),
     Secret(secret::Args),
+    Namespace(namespace::Args),
     Run(run::Args),
     Validate(validate::Args),
     Openapi(openapi::Args),
@@ -138,6 +140,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Runs(args) => runs::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
+        Verb::Namespace(args) => return namespace::run(args).await,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
         Verb::Openapi(args) => openapi::run(args).await?,

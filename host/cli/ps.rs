@@ -4,6 +4,7 @@ use crate::host_args::HostArgs;
 use crate::table::{self, number, shrinks, text as words};
 use crate::{out, runs, text};
 use anyhow::Result;
+use insula_model::Namespace;
 use insula_model::api::{HostInfo, MemoryPressure, TenantSummary, WorkerInfo, WorkerState};
 use insula_model::breaker::BreakerState;
 
@@ -11,6 +12,7 @@ const EXAMPLES: &str = "\
 Examples:
   insula ps
   insula ps --workers
+  insula ps -n team-a
   insula ps -q | xargs insula rm
   insula ps --json | jq -r '.[] | select(.counters.guest_faults > 0) | .name'
 
@@ -26,6 +28,9 @@ pub(crate) struct Args {
     /// List the workers instead of the tenants
     #[arg(long)]
     workers: bool,
+    /// Only the tenants of this namespace
+    #[arg(short, long, value_name = "NAME", conflicts_with = "workers")]
+    namespace: Option<Namespace>,
     /// Print only the tenants' names
     #[arg(short, long, conflicts_with_all = ["workers", "json"])]
     quiet: bool,
@@ -39,8 +44,12 @@ pub(crate) struct Args {
 /// Prints one table. Workers that do not serve are told of in any case.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let client = args.host.client()?;
+    let listed = match &args.namespace {
+        Some(namespace) => format!("/v1/tenants?namespace={namespace}"),
+        None => "/v1/tenants".to_owned(),
+    };
     if args.json {
-        let path = if args.workers { "/v1/host" } else { "/v1/tenants" };
+        let path = if args.workers { "/v1/host" } else { listed.as_str() };
         return out::json(client.get(path).await?.json());
     }
     if args.workers {
@@ -49,14 +58,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         warn_of_workers(&host);
         return Ok(());
     }
-    let all: Vec<TenantSummary> = client.get("/v1/tenants").await?.read()?;
+    let all: Vec<TenantSummary> = client.get(&listed).await?.read()?;
     if args.quiet {
         let names: String = all.iter().map(|tenant| format!("{}\n", tenant.name)).collect();
         return out::write(names.as_bytes());
     }
     let host: HostInfo = client.get("/v1/host").await?.read()?;
     out::write(tenants(&all).as_bytes())?;
-    if all.is_empty() {
+    if let (true, Some(namespace)) = (all.is_empty(), &args.namespace) {
+        out::note(&format!("namespace {namespace} has no tenants"));
+    } else if all.is_empty() {
         out::note("nothing is deployed yet; deploy with: insula deploy NAME FILE.wasm");
     }
     warn_of_workers(&host);
@@ -64,8 +75,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 fn tenants(all: &[TenantSummary]) -> String {
+    // Where all are in one, its name says little.
+    let several = all.windows(2).any(|pair| pair[0].namespace != pair[1].namespace);
     let columns = [
         words("NAME"),
+        words("NAMESPACE").spare(if several { 9 } else { 1 }),
         number("REV"),
         words("KIND").spare(2),
         words("QOS").spare(1),
@@ -86,6 +100,7 @@ fn tenants(all: &[TenantSummary]) -> String {
         let faults = [counters.client_faults, counters.guest_faults, counters.host_faults];
         [
             tenant.name.to_string(),
+            tenant.namespace.to_string(),
             tenant.revision.to_string(),
             tenant.kind.as_str().to_owned(),
             tenant.qos.as_str().to_owned(),

@@ -14,7 +14,7 @@ use crate::grants::{BuildSpec, ClockSpec, Grants, KeyValueSpec};
 pub use crate::limits::ReuseSpec;
 use crate::quantity::{ByteSize, Count, DurationMs};
 use crate::resources::{CpuSpec, MemorySpec, RateSpec};
-use crate::{Ceilings, Limits, Metering, Route, TenantName};
+use crate::{Ceilings, Limits, Metering, Namespace, Route, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -31,6 +31,10 @@ pub struct Manifest {
     /// The tenant's name.
     #[schema(value_type = String)]
     pub name: TenantName,
+    /// The group of tenants whose quota it counts against; it must exist. Default: `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub namespace: Option<Namespace>,
     /// Path of the component, relative to the manifest. The CLI reads the file and sends its digest;
     /// the host never opens this path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,6 +161,10 @@ pub struct ResponseLimits {
 pub struct Resolved {
     /// The tenant's name.
     pub name: TenantName,
+    /// Its namespace. Left out where it is the default, so that revisions of before there were any read
+    /// as they did.
+    #[serde(default, skip_serializing_if = "Namespace::is_default")]
+    pub namespace: Namespace,
     /// Routes, without repetitions. At least one, unless it has a schedule.
     pub routes: Vec<Route>,
     /// All limits.
@@ -251,6 +259,7 @@ impl Manifest {
     pub fn named(name: TenantName) -> Self {
         Self {
             name,
+            namespace: None,
             component: None,
             routes: None,
             memory: None,
@@ -366,6 +375,7 @@ impl Manifest {
         let grants = self.resolve_grants(limits.timeout_ms, c)?;
         Ok(Resolved {
             name: self.name.clone(),
+            namespace: self.namespace.clone().unwrap_or_default(),
             routes,
             limits,
             grants,

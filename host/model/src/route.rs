@@ -80,8 +80,9 @@ pub fn prefix_matches(prefix: &str, path: &str) -> bool {
         || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The normal form of a `Host` or `:authority` value: lower case, no port, no trailing dot.
-/// `None` if it is not a host name or address. Allocates only for upper-case letters.
+/// The normal form of a `Host` or `:authority` value: lower case, no port, no trailing dot, addresses as
+/// RFC 5952 writes them. `None` if it is not a host name or address. Allocates only for IPv6 and for
+/// upper-case letters.
 pub fn normalise_host(authority: &str) -> Option<Cow<'_, str>> {
     // User information has no place in `Host` (RFC 9110, section 4.2.4), and would hide the host.
     if authority.len() > HOST_BYTES_MAX + 6 || authority.contains('@') {
@@ -93,8 +94,10 @@ pub fn normalise_host(authority: &str) -> Option<Cow<'_, str>> {
             return None;
         }
         let address = &address[1..];
-        if address.parse::<std::net::Ipv6Addr>().is_err() {
-            return None;
+        // An address can be spelled in many ways (RFC 5952); browsers send only this one.
+        let canonical = address.parse::<std::net::Ipv6Addr>().ok()?.to_string();
+        if canonical != address {
+            return Some(Cow::Owned(canonical));
         }
         address
     } else {
@@ -140,7 +143,9 @@ impl FromStr for Route {
             None => (text, "/"),
         };
         let bad_host = || RouteError::Host(shown.clone(), host.chars().take(300).collect());
-        if host.contains(':') && !host.starts_with('[') {
+        // A colon outside the brackets of an address, if it has any.
+        let outside = host.strip_prefix('[').and_then(|host| host.split_once(']'));
+        if outside.map_or(host, |(_, rest)| rest).contains(':') {
             return Err(RouteError::Port(shown));
         }
         let normal = normalise_host(host).ok_or_else(bad_host)?;
@@ -205,6 +210,8 @@ mod tests {
             ("hello.localhost.", Some("hello.localhost")),
             ("hello.localhost:", Some("hello.localhost")),
             ("[::1]:8080", Some("::1")),
+            ("[0:0::0:1]", Some("::1")),
+            ("[2001:DB8::A]", Some("2001:db8::a")),
             ("127.0.0.1:80", Some("127.0.0.1")),
             ("a@b", None),
             ("hello..localhost", None),
@@ -231,6 +238,8 @@ mod tests {
         for (text, says) in [
             ("http://a.b/", "scheme"),
             ("a.b:80", "port"),
+            ("[::1]:80", "port"),
+            ("[::1]:/a", "port"),
             ("a_b.example", "not a host name"),
             ("a.b/../c", "`..` segments"),
             ("hello.internal", "tenant to tenant"),

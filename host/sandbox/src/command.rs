@@ -94,6 +94,7 @@ pub async fn run(
     let mut wasi = capabilities.wasi();
     wasi.inherit_stdio();
     let invocation = Invocation {
+        keep: false,
         budget: None,
         memory_bytes: spec.limits.memory_bytes,
         fuel: spec.limits.fuel_counted(),

@@ -7,7 +7,8 @@
 
 use crate::code::{Pre, flavour};
 use crate::engine::{Flavour, checking};
-use crate::{exports, linker, preview1};
+use crate::preamble::{BUILD_HINT, Layer};
+use crate::{exports, linker, preamble, preview1};
 use insula_model::Metering;
 use insula_model::api::GuestKind;
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
@@ -122,12 +123,10 @@ impl Refusal {
 
 /// How the engine of 0.2 says that a component is of 0.3.
 const NEEDS_ASYNC: &str = "requires the component model async feature";
-const WASM_MAGIC: &[u8] = b"\0asm";
-const BUILD_HINT: &str =
-    "build a component, for instance with `cargo build --target wasm32-wasip2 --release`";
 
 fn compile(bytes: &[u8], metering: Metering) -> Result<(GuestKind, Vec<u8>), Refusal> {
-    if check_preamble(bytes)? == Layer::Module {
+    let layer = preamble::read(bytes).map_err(|(cause, mend)| Refusal::new(cause, mend))?;
+    if layer == Layer::Module {
         return compile_module(bytes, metering);
     }
     // Most components are 0.2, and one that needs the async component model is turned down by the
@@ -143,47 +142,6 @@ fn compile(bytes: &[u8], metering: Metering) -> Result<(GuestKind, Vec<u8>), Ref
         Attempt::OtherEngine(refusal) if first.message.contains(NEEDS_ASYNC) => refusal,
         Attempt::OtherEngine(_) => first,
     })
-}
-
-/// What a preamble says that the rest is.
-#[derive(PartialEq, Eq)]
-enum Layer {
-    Module,
-    Component,
-}
-
-fn check_preamble(bytes: &[u8]) -> Result<Layer, Refusal> {
-    let Some(preamble) = bytes.get(..8) else {
-        return Err(if bytes.is_empty() {
-            Refusal::new("the file is empty", "check the path and the build that writes it")
-        } else if WASM_MAGIC.starts_with(&bytes[..bytes.len().min(4)]) {
-            Refusal::new(
-                format!("the file is truncated: {} bytes, not even a whole preamble", bytes.len()),
-                "copy it again, or build it again",
-            )
-        } else {
-            Refusal::new("the file is not WebAssembly", BUILD_HINT)
-        });
-    };
-    if !preamble.starts_with(WASM_MAGIC) {
-        let hint = if preamble.starts_with(b"(") {
-            "this looks like WebAssembly text; turn it into a binary with `wasm-tools parse`"
-        } else {
-            BUILD_HINT
-        };
-        return Err(Refusal::new(
-            "the file is not WebAssembly: it does not start with `\\0asm`",
-            hint,
-        ));
-    }
-    match preamble[4..] {
-        [1, 0, 0, 0] => Ok(Layer::Module),
-        [13, 0, 1, 0] => Ok(Layer::Component),
-        _ => Err(Refusal::new(
-            format!("unknown WebAssembly version {:02x?}", &preamble[4..]),
-            "build it with a current toolchain",
-        )),
-    }
 }
 
 enum Attempt {

@@ -93,6 +93,9 @@ pub struct Invocation {
     pub log: LineSink,
     /// Whose output it is.
     pub request: RequestId,
+    /// Whether the instance is handed back when the guest has returned. Otherwise it is dropped where
+    /// the guest ran last: that may take long, and is the tenant's to pay for.
+    pub keep: bool,
     /// Readable at any moment.
     pub gauge: Arc<Gauge>,
     /// Calls from tenant to tenant that led to the request; 0 for a client's.
@@ -286,6 +289,7 @@ async fn run(
     head: oneshot::Sender<Head>,
 ) -> Finished {
     let gauge = invocation.gauge.clone();
+    let keep = invocation.keep;
     let ended = |error: wasmtime::Error| Finished {
         fault: Some(GuestFault::classify(&error, &gauge)),
         instance: None,
@@ -306,7 +310,7 @@ async fn run(
     let result = instance.handle(request, head).await;
     note_fuel(&instance.store);
     match result {
-        Ok(()) => Finished { fault: None, instance: Some(instance), refused: None },
+        Ok(()) => Finished { fault: None, instance: keep.then_some(instance), refused: None },
         Err(error) => ended(error),
     }
 }

@@ -23,6 +23,7 @@ mod limiter;
 mod linker;
 pub mod log;
 pub mod outbound;
+mod preamble;
 mod preview1;
 pub mod program;
 mod roster;

@@ -57,6 +57,7 @@ impl Shared {
         let roster = Arc::new(Roster::new(sharing));
         let (log, speaker) = (first.log.clone(), roster.clone());
         let own = Invocation {
+            keep: false,
             memory_bytes: first.memory_bytes,
             budget: first.budget.clone(),
             fuel: first.fuel,

@@ -1,7 +1,7 @@
 //! What is in force: every tenant's active revision, by name and by slot.
 //!
-//! Owns the view that workers are started with and that the API lists; the state database is the
-//! truth it is loaded from. Bounded by [`SLOTS_MAX`] tenants. It is changed only by the publish step,
+//! Owns the view that workers are started with and that the API lists, and what the tenants of each
+//! namespace have together; the state database is the truth it is loaded from. Bounded by [`SLOTS_MAX`] tenants. It is changed only by the publish step,
 //! after the database has committed and before any worker is told, so a worker that starts in between
 //! finds the change in its snapshot.
 //!
@@ -11,10 +11,11 @@
 
 use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
-use insula_model::TenantName;
 use insula_model::grants::schedule::Schedule;
+use insula_model::quota::{Share, Sums};
 use insula_model::wire::TenantEntry;
-use std::collections::{BTreeMap, BTreeSet};
+use insula_model::{Namespace, TenantName};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 /// A deployed tenant.
@@ -24,8 +25,17 @@ pub(crate) struct Tenant {
     pub(crate) entry: TenantEntry,
     /// When it runs, if it is a job.
     pub(crate) schedule: Option<Schedule>,
+    /// The namespace whose quota it counts against.
+    pub(crate) namespace: Namespace,
     /// When the active revision was published (RFC 3339).
     pub(crate) deployed_at: String,
+}
+
+impl Tenant {
+    /// What it counts for in its namespace.
+    pub(crate) fn share(&self) -> Share {
+        Share::of(&self.entry.limits, self.entry.grants.as_deref())
+    }
 }
 
 /// All deployed tenants.
@@ -37,6 +47,29 @@ struct Inner {
     by_name: BTreeMap<TenantName, Arc<Tenant>>,
     by_slot: Vec<Option<Arc<Tenant>>>,
     free: BTreeSet<u32>,
+    /// Of every namespace that has tenants.
+    sums: HashMap<Namespace, Sums>,
+}
+
+impl Inner {
+    /// Takes a tenant in, in place of the one of that name.
+    fn insert(&mut self, tenant: Arc<Tenant>) {
+        self.take(&tenant.entry.name);
+        self.sums.entry(tenant.namespace.clone()).or_default().add(tenant.share());
+        self.by_slot[tenant.entry.slot as usize] = Some(Arc::clone(&tenant));
+        self.by_name.insert(tenant.entry.name.clone(), tenant);
+    }
+
+    fn take(&mut self, name: &TenantName) -> Option<Arc<Tenant>> {
+        let tenant = self.by_name.remove(name)?;
+        if let Some(sums) = self.sums.get_mut(&tenant.namespace) {
+            sums.remove(tenant.share());
+            if sums.is_empty() {
+                self.sums.remove(&tenant.namespace);
+            }
+        }
+        Some(tenant)
+    }
 }
 
 impl Registry {
@@ -45,8 +78,7 @@ impl Registry {
         let slots = tenants.iter().map(|t| t.entry.slot as usize + 1).max().unwrap_or(0);
         let mut inner = Inner { by_slot: vec![None; slots], ..Inner::default() };
         for tenant in tenants.into_iter().map(Arc::new) {
-            inner.by_slot[tenant.entry.slot as usize] = Some(Arc::clone(&tenant));
-            inner.by_name.insert(tenant.entry.name.clone(), tenant);
+            inner.insert(tenant);
         }
         let holes = inner.by_slot.iter().enumerate().filter(|(_, tenant)| tenant.is_none());
         inner.free = holes.filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
@@ -72,14 +104,13 @@ impl Registry {
         if inner.by_slot.len() <= slot as usize {
             inner.by_slot.resize(slot as usize + 1, None);
         }
-        inner.by_slot[slot as usize] = Some(Arc::clone(&tenant));
-        inner.by_name.insert(tenant.entry.name.clone(), tenant);
+        inner.insert(tenant);
     }
 
     /// Takes a tenant out; its slot is quarantined until [`Registry::free`].
     pub(crate) fn remove(&self, name: &TenantName) -> Option<Arc<Tenant>> {
         let mut inner = lock(&self.0);
-        let tenant = inner.by_name.remove(name)?;
+        let tenant = inner.take(name)?;
         if let Some(place) = inner.by_slot.get_mut(tenant.entry.slot as usize) {
             *place = None;
         }
@@ -99,6 +130,11 @@ impl Registry {
     /// The tenant that has this slot now.
     pub(crate) fn by_slot(&self, slot: u32) -> Option<Arc<Tenant>> {
         lock(&self.0).by_slot.get(slot as usize)?.clone()
+    }
+
+    /// What the tenants of a namespace have together.
+    pub(crate) fn sums(&self, namespace: &Namespace) -> Sums {
+        lock(&self.0).sums.get(namespace).copied().unwrap_or_default()
     }
 
     /// Every tenant, by name.

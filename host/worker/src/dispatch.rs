@@ -193,6 +193,7 @@ pub(crate) fn invocation(
         deadline: ticket.deadline,
         log: tenant.sink.clone(),
         request: id,
+        keep: tenant.entry.limits.reuse.is_some(),
         gauge: ticket.gauge.clone(),
         hops,
         capabilities: ticket.worker.capabilities(tenant).clone(),

@@ -83,6 +83,9 @@ struct Queue {
     ready: HashMap<u32, VecDeque<Job>>,
     /// Those that wait for something.
     waiting: HashMap<u64, Job>,
+    /// Those that nobody waits for any more, to be dropped on the second thread: giving back what a guest
+    /// holds may take milliseconds.
+    dead: Vec<Job>,
     /// Those that run at this moment, one on each thread at most, and whether they were cancelled.
     running: Vec<(u64, bool)>,
     next_id: u64,
@@ -254,10 +257,24 @@ impl Shared {
             running.1 = true;
             self.zombies.fetch_add(1, Relaxed);
         }
-        drop(queue);
-        if gone.is_some() {
-            self.bury(false);
+        if let Some(job) = gone {
+            self.zombies.fetch_add(1, Relaxed);
+            queue.dead.push(job);
+            drop(queue);
+            self.unpark();
         }
+    }
+
+    /// Lets go of one that was cancelled; whether there was any.
+    fn drop_dead(&self) -> bool {
+        let dead = lock(&self.queue).dead.pop();
+        let any = dead.is_some();
+        if any {
+            // As anywhere, a bug of the host's is the guest's end only.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(dead)));
+            self.bury(true);
+        }
+        any
     }
 
     /// A guest is no longer in here.
@@ -369,6 +386,9 @@ impl Shared {
                 std::thread::park();
                 continue;
             }
+            if self.drop_dead() {
+                continue;
+            }
             match self.run_one(LONG_SLICE_NS, false) {
                 Ok(()) => {}
                 Err(None) => std::thread::park(),
@@ -387,7 +407,9 @@ impl Shared {
             let barred = on_loop && job.share.is_exiled(now_ns);
             !barred && job.share.paid_ns(&self.table) <= now_ns
         };
-        !queue.running.is_empty() || queue.ready.values().filter_map(VecDeque::front).any(may_run)
+        !queue.running.is_empty()
+            || !queue.dead.is_empty()
+            || queue.ready.values().filter_map(VecDeque::front).any(may_run)
     }
 
     /// Has the thread compete like any other for a while; whether the kernel allows that.
@@ -441,6 +463,10 @@ pub(crate) async fn lend_a_hand(worker: Rc<Worker>) {
         // From the first slice: the guest may be stuck on the thread until then.
         let mut until_ns = u64::MAX;
         while monotonic_ns() < until_ns && shared.idle.long.load(Relaxed) > 0 {
+            if shared.drop_dead() {
+                tokio::task::yield_now().await;
+                continue;
+            }
             match shared.run_one(SLICE_NS, true) {
                 Ok(()) => {
                     let helped_ns = u64::try_from(helped.as_nanos()).unwrap_or(u64::MAX);

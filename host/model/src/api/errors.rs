@@ -35,7 +35,9 @@ pub enum ErrorCode {
     Secret,
     /// What was asked for does not fit what is there: a run of what is not a job, or runs already: 409.
     Conflict,
-    /// No such tenant, revision, artifact or path: 404.
+    /// The sums of the tenant's namespace would pass its quota: 403.
+    Quota,
+    /// No such tenant, namespace, revision, artifact or path: 404.
     NotFound,
     /// More than a ceiling or bound: 413.
     TooLarge,
@@ -59,6 +61,7 @@ impl ErrorCode {
             | Self::CompileLimit
             | Self::DigestMismatch => 422,
             Self::RouteTaken | Self::Secret | Self::Conflict => 409,
+            Self::Quota => 403,
             Self::NotFound => 404,
             Self::TooLarge => 413,
             Self::Busy => 429,

@@ -5,7 +5,7 @@
 //! GET    /v1/openapi.json                  the schema, generated from these types
 //! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
 //! PUT    /v1/artifacts/{digest}            the bytes; 201 new, 200 already there
-//! GET    /v1/tenants                       [TenantSummary], by name
+//! GET    /v1/tenants                       [TenantSummary], by name; ?namespace=NAME
 //! PUT    /v1/tenants/{name}                DeployRequest → DeployResponse
 //! GET    /v1/tenants/{name}                TenantDetail
 //! DELETE /v1/tenants/{name}                204
@@ -17,20 +17,26 @@
 //! POST   /v1/tenants/{name}/runs           run a job now → 202 JobRun
 //! GET    /v1/tenants/{name}/runs           [JobRun], newest first
 //! GET    /v1/tenants/{name}/logs           LogRecord, one JSON object a line; ?tail=N&follow=true
+//! GET    /v1/namespaces                    [NamespaceInfo], by name
+//! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
+//! GET    /v1/namespaces/{name}             NamespaceInfo
+//! DELETE /v1/namespaces/{name}             204; only without tenants
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
 mod errors;
 mod jobs;
 mod memory;
+mod namespaces;
 
 pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
+pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
 
 use crate::breaker::BreakerState;
 use crate::grants::secrets::{SecretKey, SecretVia};
-use crate::{Ceilings, Digest, Grants, Limits, Manifest, Qos, Route, TenantName};
+use crate::{Ceilings, Digest, Grants, Limits, Manifest, Namespace, Qos, Route, TenantName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -116,6 +122,9 @@ pub struct TenantSummary {
     /// The tenant's name.
     #[schema(value_type = String)]
     pub name: TenantName,
+    /// Its namespace.
+    #[schema(value_type = String)]
+    pub namespace: Namespace,
     /// The active revision.
     pub revision: u32,
     /// What the artifact is.

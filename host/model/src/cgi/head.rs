@@ -58,6 +58,38 @@ pub enum HeadError {
     NoCgiField,
 }
 
+/// A head as it arrives, in whatever pieces. Holds at most [`HEAD_BYTES_MAX`] bytes and one piece.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    bytes: Vec<u8>,
+    /// How much was searched for the blank line.
+    searched: usize,
+}
+
+impl Incoming {
+    /// Takes the next piece. None while the head is not complete; then the head, and what of this piece
+    /// is behind it. Neither depends on where the pieces were cut. Nothing is to be pushed after that.
+    pub fn push(&mut self, written: &[u8]) -> Option<Result<(Head, Vec<u8>), HeadError>> {
+        self.bytes.extend_from_slice(written);
+        match end(&self.bytes, self.searched) {
+            None if self.bytes.len() > HEAD_BYTES_MAX => Some(Err(HeadError::TooLong)),
+            None => {
+                self.searched = self.bytes.len();
+                None
+            }
+            Some(end) => {
+                let rest = self.bytes.split_off(end);
+                Some(parse(&std::mem::take(&mut self.bytes)).map(|head| (head, rest)))
+            }
+        }
+    }
+
+    /// Why there is no head, if nothing more comes.
+    pub fn cut_short(&self) -> HeadError {
+        if self.bytes.is_empty() { HeadError::Empty } else { HeadError::NoBlankLine }
+    }
+}
+
 /// Where a head ends in `bytes`: the offset after its blank line. `from` is an offset that was looked
 /// at before, so that a head which arrives in pieces is read once.
 pub fn end(bytes: &[u8], from: usize) -> Option<usize> {
@@ -125,12 +157,20 @@ pub fn parse(head: &[u8]) -> Result<Head, HeadError> {
 /// `name: value` (RFC 9110, section 5): a token, and a value without control characters but tabs.
 fn field(line: &[u8]) -> Option<(&str, &[u8])> {
     let colon = line.iter().position(|byte| *byte == b':')?;
-    let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+    let (name, value) = (&line[..colon], trim(&line[colon + 1..]));
     let is_token = !name.is_empty()
         && name.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b));
     let is_value = value.iter().all(|b| *b == b'\t' || !b.is_ascii_control());
     // A token is ASCII, so this never fails where the first holds.
     if is_token && is_value { Some((std::str::from_utf8(name).ok()?, value)) } else { None }
+}
+
+/// Without the spaces and tabs around it: all other white space is refused, not dropped.
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// Three digits, and a reason or nothing.
@@ -195,6 +235,8 @@ mod tests {
             (": a\n\n", "not a header field"),
             ("Content-Type: a\0b\n\n", "not a header field"),
             ("Content-Type: a\rb\n\n", "not a header field"),
+            ("Content-Type: a\r\r\n\n", "not a header field"),
+            ("Content-Type: \u{c}a\n\n", "not a header field"),
             ("Status: OK\n\n", "`Status: OK`"),
             ("Status: 100\n\n", "200 to 599"),
             ("Status: 600\n\n", "200 to 599"),

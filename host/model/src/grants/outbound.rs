@@ -254,10 +254,14 @@ impl HostPattern {
             Some(parent) => (true, parent),
             None => (false, host),
         };
+        // `normalise_host` would drop what stands there, and the rule would cover another port.
+        if name.rsplit_once(']').map_or(name, |(_, rest)| rest).contains(':') {
+            return Err("it has more than one port");
+        }
+        let name = normalise_host(name).ok_or("that is not a host name")?;
         if under && name == INTERNAL {
             return Ok(Self::AnyTenant);
         }
-        let name = normalise_host(name).ok_or("that is not a host name")?;
         match (Target::of(&name), under) {
             (Target::Name(name), true) => Ok(Self::Under(name.into())),
             (Target::Name(name), false) => Ok(Self::Name(name.into())),
@@ -415,8 +419,26 @@ mod tests {
             "*://a",
             "https://a:0",
             "https://*.1.2.3.4",
+            "http://a.example:80:90",
+            "http://[::1]:80:90",
+            "https://*.INTERNAL:8080",
+            "https://*.internal.",
         ] {
             assert!(bad.parse::<OutboundRule>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn how_a_rule_is_spelled_changes_nothing() {
+        for (written, shown) in [
+            ("http://*.INTERNAL", "http://*.internal"),
+            ("http://*.internal.", "http://*.internal"),
+            ("http://Billing.Internal.", "http://billing.internal"),
+            ("https://[0:0::1]", "https://[::1]"),
+        ] {
+            let rule = written.parse::<OutboundRule>().unwrap();
+            assert_eq!(rule.to_string(), shown);
+            assert_eq!(shown.parse::<OutboundRule>().unwrap(), rule, "{written}");
         }
     }
 

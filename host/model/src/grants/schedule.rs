@@ -41,6 +41,10 @@ fn parse(text: &str) -> Result<croner::Cron, String> {
     if text.len() > SCHEDULE_BYTES_MAX {
         return Err(format!("it is longer than {SCHEDULE_BYTES_MAX} bytes"));
     }
+    // The parser takes `,` for a field that names nothing, and would then search the whole calendar for it.
+    if text.split_whitespace().any(|field| field.split(',').any(str::is_empty)) {
+        return Err("a list in it has an empty place".into());
+    }
     let parser = CronParser::builder().seconds(Seconds::Optional).build();
     parser.parse(text).map_err(|error| error.to_string())
 }
@@ -94,6 +98,10 @@ mod tests {
     fn patterns_are_crons() {
         for good in ["*/5 * * * *", "0 3 * * MON-FRI", "*/2 * * * * *", "@daily"] {
             assert!(good.parse::<Schedule>().is_ok(), "{good}");
+        }
+        for bad in [", 3 1-7 3 1-7 3", "0 0 1,,2 * *", "0 , * * *", "0 0 1, * *"] {
+            let error = bad.parse::<Schedule>().unwrap_err().to_string();
+            assert!(error.contains("empty place"), "{error}");
         }
         for bad in ["", "every day", "61 * * * *", "* * * *", "* * 31 2 * * * *"] {
             assert!(bad.parse::<Schedule>().is_err(), "{bad}");

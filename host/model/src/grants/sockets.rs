@@ -57,9 +57,10 @@ impl FromStr for SocketRule {
         };
         let (host, port) = rest.rsplit_once(':').ok_or_else(error)?;
         let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        // Peers are compared in canonical form, so an IPv4 address in IPv6 clothes would match none.
         let net = host
             .parse::<IpNet>()
-            .or_else(|_| host.parse::<std::net::IpAddr>().map(IpNet::from))
+            .or_else(|_| host.parse::<std::net::IpAddr>().map(|ip| IpNet::from(ip.to_canonical())))
             .map_err(|_| error())?;
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(error)?;
         Ok(Self { transport, net: net.trunc(), port })
@@ -107,6 +108,9 @@ mod tests {
         assert!(!rule.allows(Transport::Tcp, "10.1.2.3:5433".parse().unwrap()));
         assert!(!rule.allows(Transport::Udp, "10.1.2.3:5432".parse().unwrap()));
         assert!(!rule.allows(Transport::Tcp, "11.1.2.3:5432".parse().unwrap()));
+        let mapped: SocketRule = "tcp://[::ffff:10.1.2.3]:5432".parse().unwrap();
+        assert!(mapped.allows(Transport::Tcp, "10.1.2.3:5432".parse().unwrap()));
+        assert_eq!(mapped.to_string(), "tcp://10.1.2.3:5432");
         for text in ["tcp://10.0.0.5:5432", "udp://[fd00::/8]:53", "tcp://[::1]:80"] {
             assert_eq!(text.parse::<SocketRule>().unwrap().to_string(), text);
         }

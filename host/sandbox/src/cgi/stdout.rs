@@ -4,7 +4,7 @@
 //! Head ──blank line──▶ Body ──program ends──▶ ended
 //!   └─ no head ─▶ Broken: the rest is dropped
 //! ```
-//! Bounds: a head of [`HEAD_BYTES_MAX`] bytes, and [`OUTPUT_BYTES_MAX`] of the body that the client has
+//! Bounds: a head as bounded in [`head`], and [`OUTPUT_BYTES_MAX`] of the body that the client has
 //! not taken; a program that writes faster than that waits. Ends with the program.
 
 use crate::invoke::{Head, HttpError};
@@ -13,8 +13,7 @@ use futures_channel::oneshot;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use insula_model::cgi::HEAD_BYTES_MAX;
-use insula_model::cgi::head::{self, HeadError};
+use insula_model::cgi::head::{self, HeadError, Incoming};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -45,8 +44,8 @@ struct Output {
 }
 
 enum Phase {
-    /// What was written so far, and how much of it was searched for the blank line.
-    Head { bytes: Vec<u8>, searched: usize },
+    /// What was written so far.
+    Head(Incoming),
     /// The head is complete; it stands here if it is to go out with the end.
     Body { held: Option<Box<Response<OutputBody>>> },
     /// There is no head, and never will be.
@@ -103,7 +102,7 @@ impl Stdout {
     /// For an answer that goes to `to_client`.
     pub(crate) fn new(to_client: oneshot::Sender<Head>, discards: bool) -> Self {
         Self(Arc::new(Mutex::new(Output {
-            phase: Phase::Head { bytes: Vec::new(), searched: 0 },
+            phase: Phase::Head(Incoming::default()),
             body: BytesMut::new(),
             discards,
             ended: false,
@@ -119,29 +118,15 @@ impl Stdout {
 
     fn write_bytes(&self, written: &[u8]) {
         let mut output = self.output();
-        let (head, rest) = match &mut output.phase {
+        let read = match &mut output.phase {
             Phase::Body { .. } => return output.append(written),
             Phase::Broken => return,
-            Phase::Head { bytes, searched } => {
-                bytes.extend_from_slice(written);
-                match head::end(bytes, *searched) {
-                    None if bytes.len() > HEAD_BYTES_MAX => {
-                        return output.refuse(&HeadError::TooLong);
-                    }
-                    None => {
-                        *searched = bytes.len();
-                        return;
-                    }
-                    Some(end) => {
-                        let rest = bytes.split_off(end);
-                        (std::mem::take(bytes), rest)
-                    }
-                }
-            }
+            Phase::Head(incoming) => incoming.push(written),
         };
-        match head::parse(&head) {
-            Err(error) => output.refuse(&error),
-            Ok(head) => {
+        match read {
+            None => {}
+            Some(Err(error)) => output.refuse(&error),
+            Some(Ok((head, rest))) => {
                 let response = response(head, OutputBody(self.clone()));
                 // A program that answers HEAD runs to its end like any other.
                 let held = if output.discards {
@@ -166,9 +151,9 @@ impl Stdout {
         let mut output = self.output();
         output.ended = true;
         match &mut output.phase {
-            Phase::Head { bytes, .. } => {
-                let none = bytes.is_empty();
-                output.refuse(if none { &HeadError::Empty } else { &HeadError::NoBlankLine });
+            Phase::Head(incoming) => {
+                let error = incoming.cut_short();
+                output.refuse(&error);
             }
             Phase::Body { held } => {
                 if let Some(response) = held.take() {

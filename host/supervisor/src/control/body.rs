@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use insula_model::api::ErrorCode;
 use insula_model::grants::secrets::{SecretKey, SecretKeyError};
-use insula_model::{ByteSize, Digest, TenantName};
+use insula_model::{ByteSize, Digest, Namespace, TenantName};
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -58,6 +58,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NamedSecret {
 pub(super) trait PathName {}
 impl PathName for TenantName {}
 impl PathName for Digest {}
+impl PathName for Namespace {}
 
 /// A query string.
 pub(super) struct Asked<T>(pub(super) T);

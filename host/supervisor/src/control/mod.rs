@@ -12,6 +12,7 @@ mod body;
 mod error;
 mod listener;
 mod logs;
+mod namespaces;
 mod openapi;
 mod runs;
 mod secrets;
@@ -66,6 +67,11 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/tenants/{name}/secrets/{key}", put(secrets::set).delete(secrets::remove))
         .route("/v1/tenants/{name}/runs", post(runs::start).get(runs::list))
         .route("/v1/tenants/{name}/logs", get(logs::logs))
+        .route("/v1/namespaces", get(namespaces::list))
+        .route(
+            "/v1/namespaces/{name}",
+            put(namespaces::set).get(namespaces::inspect).delete(namespaces::remove),
+        )
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
         .with_state(app)

@@ -17,6 +17,7 @@ use utoipa::openapi::OpenApi as Schema;
         (name = "host", description = "The host itself"),
         (name = "artifacts", description = "The bytes that are deployed, by digest"),
         (name = "tenants", description = "Named applications and their revisions"),
+        (name = "namespaces", description = "Groups of tenants, each within one quota"),
         (name = "secrets", description = "Values that tenants are granted by name"),
     ),
     paths(
@@ -38,6 +39,10 @@ use utoipa::openapi::OpenApi as Schema;
         super::runs::start,
         super::runs::list,
         super::logs::logs,
+        super::namespaces::list,
+        super::namespaces::set,
+        super::namespaces::inspect,
+        super::namespaces::remove,
     )
 )]
 struct Api;

@@ -1,24 +1,37 @@
 //! Tenants: deploy, list, inspect, roll back, remove.
 
 use super::App;
-use super::body::{Named, Sent};
+use super::body::{Asked, Named, Sent};
 use super::error::ApiError;
 use crate::deploy::Draft;
 use crate::registry::Tenant;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use insula_model::TenantName;
 use insula_model::api::{
     DeployRequest, DeployResponse, ErrorBody, RevisionInfo, RollbackRequest, TenantDetail,
     TenantSummary,
 };
+use insula_model::{Namespace, TenantName};
+use serde::Deserialize;
 use std::sync::Arc;
+use utoipa::IntoParams;
+
+/// Which tenants are wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TenantQuery {
+    /// Only those of this namespace. Default: all.
+    #[param(value_type = Option<String>)]
+    namespace: Option<Namespace>,
+}
 
 fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
     TenantSummary {
         qos: tenant.entry.limits.resources.qos,
         name: tenant.entry.name.clone(),
+        namespace: tenant.namespace.clone(),
         revision: tenant.entry.revision,
         kind: tenant.entry.kind,
         artifact: tenant.entry.digest,
@@ -33,11 +46,25 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
 /// Every tenant, by name.
 #[utoipa::path(
     get, path = "/v1/tenants", tag = "tenants",
-    responses((status = 200, description = "All of them", body = Vec<TenantSummary>))
+    params(TenantQuery),
+    responses(
+        (status = 200, description = "All that were asked for", body = Vec<TenantSummary>),
+        (status = 400, description = "An unknown query, or not a namespace's name", body = ErrorBody),
+        (status = 404, description = "No such namespace", body = ErrorBody),
+        (status = 500, description = "A fault of the host", body = ErrorBody),
+    )
 )]
-pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<TenantSummary>> {
-    let tenants = app.deployer.registry.all();
-    Json(tenants.iter().map(|tenant| summary(&app, tenant)).collect())
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Asked(query): Asked<TenantQuery>,
+) -> Result<Json<Vec<TenantSummary>>, ApiError> {
+    if let Some(namespace) = &query.namespace {
+        // A name that was mistyped is not a namespace without tenants.
+        app.deployer.namespace(namespace.clone()).await?;
+    }
+    let mut tenants = app.deployer.registry.all();
+    tenants.retain(|tenant| query.namespace.as_ref().is_none_or(|one| tenant.namespace == *one));
+    Ok(Json(tenants.iter().map(|tenant| summary(&app, tenant)).collect()))
 }
 
 /// Deploys a tenant, or a new revision of it. When this answers, every worker serves it.
@@ -48,8 +75,9 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<TenantSummary>
     responses(
         (status = 200, description = "In force on every worker", body = DeployResponse),
         (status = 400, description = "The request cannot be read, or its names differ", body = ErrorBody),
-        (status = 404, description = "The artifact was not uploaded", body = ErrorBody),
-        (status = 409, description = "Another tenant has a route, or a granted secret was never set", body = ErrorBody),
+        (status = 403, description = "The namespace's quota would be passed", body = ErrorBody),
+        (status = 404, description = "The artifact was not uploaded, or there is no such namespace", body = ErrorBody),
+        (status = 409, description = "Another tenant has a route, a granted secret was never set, or the tenant is in another namespace", body = ErrorBody),
         (status = 413, description = "The request, or the number of tenants, is above a bound", body = ErrorBody),
         (status = 422, description = "Manifest or artifact are refused", body = ErrorBody),
         (status = 429, description = "Too many deploys wait", body = ErrorBody),
@@ -152,6 +180,7 @@ pub(super) async fn revisions(
     responses(
         (status = 200, description = "In force on every worker", body = DeployResponse),
         (status = 400, description = "The request cannot be read", body = ErrorBody),
+        (status = 403, description = "The namespace's quota would be passed", body = ErrorBody),
         (status = 404, description = "No such tenant or revision", body = ErrorBody),
         (status = 409, description = "Another tenant has taken a route since, or a secret is gone", body = ErrorBody),
         (status = 422, description = "The artifact cannot be compiled any more, or a directory is gone", body = ErrorBody),

@@ -9,7 +9,8 @@ use insula_ipc::table::SLOTS_MAX;
 use insula_model::api::{ErrorBody, ErrorCode, GuestKind};
 use insula_model::grants::secrets::SecretKey;
 use insula_model::manifest::ManifestError;
-use insula_model::{Digest, TenantName};
+use insula_model::quota::{Excess, Kind};
+use insula_model::{Digest, Namespace, TenantName};
 use insula_sandbox::store::StoreError;
 use std::io;
 
@@ -42,6 +43,40 @@ pub(crate) enum DeployError {
     /// A directory that cannot be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// It was never made, or is gone.
+    #[error("there is no namespace `{0}`")]
+    NoNamespace(Namespace),
+    /// A redeploy into another one.
+    #[error("tenant `{name}` is in namespace `{namespace}` and cannot move to `{asked}`")]
+    NamespaceFixed {
+        /// Whose.
+        name: TenantName,
+        /// Where it is.
+        namespace: Namespace,
+        /// Where it was to go.
+        asked: Namespace,
+    },
+    /// The sums would pass what the namespace may have.
+    #[error("`{name}` does not fit into namespace `{namespace}`: {}", listed(excesses))]
+    Quota {
+        /// Which tenant.
+        name: TenantName,
+        /// Into which.
+        namespace: Namespace,
+        /// At least one.
+        excesses: Vec<Excess>,
+    },
+    /// Only empty namespaces go.
+    #[error("namespace `{namespace}` has {tenants} {}", if *tenants == 1 { "tenant" } else { "tenants" })]
+    NamespaceInUse {
+        /// Which.
+        namespace: Namespace,
+        /// How many.
+        tenants: u64,
+    },
+    /// That of tenants that name none.
+    #[error("namespace `{0}` always exists")]
+    NamespaceStays(Namespace),
     /// A secret that is to be removed and is needed.
     #[error("secret `{key}` is granted to revision {revision} of `{name}`, which is active")]
     SecretInUse {
@@ -112,6 +147,29 @@ impl DeployError {
                 "leave out `reuse.concurrent`, or build for `wasi:http/handler` 0.3",
             ),
             Self::Mount(error) => (ErrorCode::InvalidManifest, Some(mount_mend(error))),
+            Self::NoNamespace(name) => (
+                ErrorCode::NotFound,
+                Some(format!(
+                    "`insula namespace ls` lists them; make it with `insula namespace set {name}`"
+                )),
+            ),
+            Self::NamespaceFixed { name, namespace, .. } => (
+                ErrorCode::Conflict,
+                Some(format!(
+                    "deploy it with `--namespace {namespace}`, or remove it first: `insula rm {name}`, which also removes what it stored"
+                )),
+            ),
+            Self::Quota { namespace, excesses, .. } => {
+                (ErrorCode::Quota, Some(quota_mend(namespace, excesses)))
+            }
+            Self::NamespaceInUse { namespace, .. } => (
+                ErrorCode::Conflict,
+                Some(format!("remove them first: `insula ps -q -n {namespace} | xargs insula rm`")),
+            ),
+            Self::NamespaceStays(name) => (
+                ErrorCode::Conflict,
+                Some(format!("`insula namespace set {name}` takes its quota away")),
+            ),
             Self::SecretInUse { name, key, .. } => (
                 ErrorCode::Secret,
                 Some(format!(
@@ -137,6 +195,25 @@ impl DeployError {
             Self::Workers(_) | Self::Lost => (ErrorCode::Internal, None),
         }
     }
+}
+
+fn listed(excesses: &[Excess]) -> String {
+    excesses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn quota_mend(namespace: &Namespace, excesses: &[Excess]) -> String {
+    let unbounded = |excess: &Excess| match excess {
+        Excess::Unbounded { kind: Kind::Cpu, .. } => Some("set `cpu.limit` (`--cpu-limit`)"),
+        Excess::Unbounded { .. } => Some("set `mounts[].quota`"),
+        Excess::Sum { .. } => None,
+    };
+    let mut mends: Vec<String> = excesses.iter().filter_map(unbounded).map(str::to_owned).collect();
+    if excesses.iter().any(|excess| matches!(excess, Excess::Sum { .. })) {
+        mends.push(format!(
+            "ask for less, remove tenants that `insula ps -n {namespace}` lists, or have the operator raise the quota with `insula namespace set {namespace}`"
+        ));
+    }
+    mends.join("; ")
 }
 
 fn mount_mend(error: &MountError) -> String {
@@ -209,6 +286,9 @@ fn state_advice(error: &StateError) -> (ErrorCode, Option<String>) {
             ErrorCode::TooLarge,
             "deploy some of them, or remove their secrets with `insula secret rm`",
         ),
+        StateError::NamespacesFull(_) => {
+            some(ErrorCode::TooLarge, "remove some without tenants with `insula namespace rm`")
+        }
         StateError::Vault(VaultError::Io { .. }) => some(
             ErrorCode::Storage,
             "look after the disk of the data directory; nothing was changed",

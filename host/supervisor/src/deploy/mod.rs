@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! Draft ──resolve──▶ Resolved ──find──▶ Uploaded ──compile──▶ Compiled ──publish──▶ Active
-//!        manifest,            artifact is             sound code        one transaction,
-//!        ceilings,            there, and pinned       is on disk,       then every worker
-//!        mounts, secrets                              and of a kind that fits
+//!        manifest,            artifact is             sound code        quota again, one
+//!        ceilings, quota,     there, and pinned       is on disk,       transaction, then
+//!        mounts, secrets                              and fits          every worker
 //! ```
 //! Each state is consumed by the step to the next, so nothing is published that was not compiled, and
 //! nothing compiled that was not resolved. Cheap checks come first. A failure at any step leaves the
@@ -14,6 +14,7 @@
 //! publishing is one at a time (see `publish`).
 
 mod error;
+mod namespaces;
 mod publish;
 mod reach;
 mod repair;
@@ -170,6 +171,7 @@ impl Deployer {
     ) -> Result<DeployResponse, DeployError> {
         self.open()?;
         let mut resolved = draft.resolve(&self.ceilings)?;
+        self.check_namespace(&resolved.plan).await?;
         self.check_reach(&resolved.plan.name, &mut resolved.plan.grants).await?;
         let uploaded = resolved.find(&self.keeper, &self.store)?;
         let compiled = uploaded.compile(&self.compilers).await?;
@@ -185,10 +187,12 @@ impl Deployer {
         revision: Option<u32>,
     ) -> Result<DeployResponse, DeployError> {
         self.open()?;
-        let (code, mut grants) = self.state.rollback_target(name.clone(), revision).await?;
+        let (artifact, mut plan) = self.state.rollback_target(name.clone(), revision).await?;
+        self.check_namespace(&plan).await?;
         // A directory may have gone since, or a ceiling been lowered.
-        self.check_reach(&name, &mut grants).await?;
+        self.check_reach(&name, &mut plan.grants).await?;
         // Its code may be of an engine before an upgrade.
+        let code = CodeId { artifact, metering: plan.limits.metering };
         let code = self.compilers.compiled(code, Asker::Deploy).await?;
         let active = detached(Arc::clone(&self).publish_older(name, revision)).await?;
         Ok(self.response(active, code.took_ms))

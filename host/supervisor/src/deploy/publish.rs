@@ -32,6 +32,7 @@ impl Deployer {
         let _alone = self.publishing.lock().await;
         self.open()?;
         let plan = &compiled.uploaded.resolved.plan;
+        self.check_namespace(plan).await?;
         let slot = self.registry.slot_for(&plan.name).ok_or(DeployError::HostFull)?;
         let name = plan.name.clone();
         // Before the commit: what cannot be told to workers must not become durable.
@@ -63,6 +64,7 @@ impl Deployer {
     ) -> Result<Active, DeployError> {
         let _alone = self.publishing.lock().await;
         self.open()?;
+        self.check_namespace_of_older(&name, revision).await?;
         let published = self.state.roll_back(name.clone(), revision).await?;
         self.put_in_force(name, published).await
     }

@@ -1,5 +1,5 @@
-//! What is durable: tenants, revisions, routes, which artifacts they use, and what jobs did, in
-//! `DATA/state.db`.
+//! What is durable: tenants, revisions, routes, which artifacts they use, what jobs did, and namespaces
+//! with their quotas, in `DATA/state.db`.
 //!
 //! Owns the one connection of the one writer. SQLite in WAL mode with `synchronous=FULL`: what was
 //! acknowledged has been synced, and a kill at any instant leaves the old or the new state. Anyone may
@@ -8,6 +8,7 @@
 //! Every call runs on a blocking thread, one at a time; callers wait for the lock there, and there are
 //! as many as the control API lets in. Ends with [`State::close`], which folds the log into the file.
 
+mod namespaces;
 mod read;
 mod runs;
 mod schema;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(crate) use namespaces::Kept;
 pub(crate) use runs::{Began, Begin, End};
 pub(crate) use write::{NewRevision, Published};
 
@@ -126,6 +128,9 @@ pub enum StateError {
     /// Too many names have secrets and no tenant. Nothing was changed.
     #[error("{0} names that no tenant has have secrets already, as many as may wait for a deploy")]
     SecretsUndeployed(u32),
+    /// No room for another namespace. Nothing was changed.
+    #[error("this host has {0} namespaces, as many as it can")]
+    NamespacesFull(u32),
 }
 
 fn unset(tenant: &str, keys: &[SecretKey]) -> String {

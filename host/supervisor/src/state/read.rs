@@ -6,7 +6,7 @@ use crate::vault::Vault;
 use insula_model::api::{GuestKind, RevisionInfo};
 use insula_model::manifest::Resolved;
 use insula_model::wire::TenantEntry;
-use insula_model::{CodeId, Digest, Grants, Manifest, TenantName};
+use insula_model::{Digest, Manifest, TenantName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::HashSet;
 
@@ -55,6 +55,7 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
             name: parsed(&name, name.parse())?,
         },
         schedule: resolved.schedule,
+        namespace: resolved.namespace,
         deployed_at: row.get(6)?,
     })
 }
@@ -176,13 +177,13 @@ impl State {
         .await
     }
 
-    /// Code and grants of the revision that a rollback would put in force: `number`, or the one that
+    /// Artifact and plan of the revision that a rollback would put in force: `number`, or the one that
     /// was active before.
     pub(crate) async fn rollback_target(
         &self,
         name: TenantName,
         number: Option<u32>,
-    ) -> Result<(CodeId, Grants), StateError> {
+    ) -> Result<(Digest, Resolved), StateError> {
         self.call(move |connection| {
             let Some(head) = head(connection, &name)? else {
                 return Err(StateError::NoTenant(name));
@@ -200,8 +201,7 @@ impl State {
                 return Err(StateError::NoRevision { name, number });
             };
             let resolved: Resolved = parsed(name.as_str(), serde_json::from_str(&resolved))?;
-            let artifact = parsed(name.as_str(), artifact.parse())?;
-            Ok((CodeId { artifact, metering: resolved.limits.metering }, resolved.grants))
+            Ok((parsed(name.as_str(), artifact.parse())?, resolved))
         })
         .await
     }

@@ -7,7 +7,7 @@
 use super::StateError;
 use rusqlite::{Connection, TransactionBehavior};
 
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     // 1: artifacts, tenants, revisions, routes.
     "CREATE TABLE artifacts (
         digest      TEXT PRIMARY KEY,           -- sha256:…
@@ -66,6 +66,18 @@ const MIGRATIONS: [&str; 3] = [
         PRIMARY KEY (tenant, run)
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX job_runs_unended ON job_runs (tenant) WHERE ended_at IS NULL;",
+    // 4: namespaces. Which one a tenant is in stands in its revisions: `$.namespace` of `resolved`, or
+    // else `default`.
+    "CREATE TABLE namespaces (
+        name          TEXT PRIMARY KEY,
+        cpu_m         INTEGER,                  -- sums over its tenants; none is no bound
+        memory_bytes  INTEGER,
+        tenants       INTEGER,
+        storage_bytes INTEGER,
+        created_at    TEXT NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO namespaces (name, created_at)
+        VALUES ('default', strftime('%Y-%m-%dT%H:%M:%SZ', 'now'));",
 ];
 
 /// Sets the connection up and applies the migrations that the file has not seen.
@@ -85,4 +97,40 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StateError> {
         transaction.commit()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_database_of_before_namespaces_gets_the_default_one() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for migration in &MIGRATIONS[..3] {
+            connection.execute_batch(migration).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 3).unwrap();
+        let tenant = "BEGIN;
+            INSERT INTO artifacts VALUES ('sha256:0', 8, 'http-0.2', '2026-01-01T00:00:00Z');
+            INSERT INTO tenants VALUES (1, 'old', 0, 1, NULL, 1, '2026-01-01T00:00:00Z');
+            INSERT INTO revisions VALUES (1, 1, 'sha256:0', '{}', '{}', '2026-01-01T00:00:00Z');
+            COMMIT;";
+        connection.execute_batch(tenant).unwrap();
+        // A second start changes nothing more.
+        for _ in 0..2 {
+            prepare(&mut connection).unwrap();
+            let namespaces: (String, Option<i64>, u32) = connection
+                .query_row(
+                    "SELECT name, memory_bytes, (SELECT count(*) FROM namespaces) FROM namespaces",
+                    [],
+                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                )
+                .unwrap();
+            assert_eq!(namespaces, ("default".into(), None, 1));
+            let old: String =
+                connection.query_row("SELECT name FROM tenants", [], |row| row.get(0)).unwrap();
+            assert_eq!(old, "old");
+        }
+    }
 }

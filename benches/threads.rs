@@ -1,0 +1,60 @@
+//! Where the benchmarks' own threads run, and how urgently.
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
+
+/// The cores of the server under test, and those of the load generator.
+#[derive(Debug, Clone)]
+pub struct Cores {
+    /// For the server.
+    pub server: Vec<usize>,
+    /// For the generator.
+    pub generator: Vec<usize>,
+}
+
+impl Cores {
+    /// Divides what there is: two cores of four or more for the generator, the last of three, and with
+    /// two or one, both share them all.
+    pub fn divide() -> Self {
+        let all = allowed();
+        let own = match all.len() {
+            0..=2 => 0,
+            3 => 1,
+            _ => 2,
+        };
+        let (server, generator) = all.split_at(all.len() - own);
+        let generator = if own == 0 { server } else { generator };
+        Self { server: server.to_vec(), generator: generator.to_vec() }
+    }
+
+    /// Whether server and generator have none in common.
+    pub fn apart(&self) -> bool {
+        self.server != self.generator
+    }
+}
+
+fn allowed() -> Vec<usize> {
+    sched_getaffinity(None).map_or_else(
+        |_| vec![0],
+        |set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect(),
+    )
+}
+
+/// Binds the calling thread, and what it starts, to these cores; says whether that worked.
+pub fn bind(cores: &[usize]) -> bool {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    sched_setaffinity(None, &set).is_ok()
+}
+
+/// Has the calling thread go before everything ordinary (SCHED_FIFO); says whether that worked.
+pub fn urgent() -> bool {
+    thread_priority::ThreadPriorityValue::try_from(1u8).is_ok_and(|lowest| {
+        let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+        let priority = ThreadPriority::Crossplatform(lowest);
+        set_thread_priority_and_policy(thread_native_id(), priority, policy).is_ok()
+    })
+}
