@@ -9,8 +9,8 @@ mod preamble;
 #[path = "../../../host/sandbox/src/seal.rs"]
 mod seal;
 
-use insula_model::Digest;
 use insula_model::api::GuestKind;
+use insula_model::{CodeId, Digest, Metering};
 use libfuzzer_sys::fuzz_target;
 use preamble::Layer;
 use seal::{SEAL_BYTES_MAX, Seal};
@@ -18,6 +18,7 @@ use seal::{SEAL_BYTES_MAX, Seal};
 const KEY: [u8; 32] = [7; 32];
 const ENGINE: &str = "engine";
 const CODE: &[u8] = b"code";
+const ID: CodeId = CodeId { artifact: Digest([1; 32]), metering: Metering::Fuel };
 
 fn artifact(bytes: &[u8]) {
     let read = preamble::read(bytes);
@@ -42,14 +43,15 @@ fn sealed(line: &str) {
     assert!(written.len() <= SEAL_BYTES_MAX);
     assert_eq!(Seal::parse(&written).as_ref(), Some(&read), "{written}");
     // Whatever a line says, only one that this key made holds.
-    let digest = Digest([1; 32]);
     let kinds = GuestKind::ALL;
-    let made = kinds.map(|kind| Seal::new(&KEY, &digest, ENGINE, kind, CODE).to_line());
+    let made = kinds.map(|kind| Seal::new(&KEY, &ID, ENGINE, kind, CODE).to_line());
     let unmarked = written.split(' ').take(5).collect::<Vec<_>>().join(" ");
     let is_ours = made.iter().any(|line| line.trim_end() == unmarked.trim_end());
-    assert_eq!(read.holds(&KEY, &digest, ENGINE, CODE), is_ours, "{line}");
-    assert!(!read.holds(&KEY, &digest, ENGINE, b"edoc"), "of other code");
-    assert!(!read.holds(&[8; 32], &digest, ENGINE, CODE), "of another host");
+    assert_eq!(read.holds(&KEY, &ID, ENGINE, CODE), is_ours, "{line}");
+    assert!(!read.holds(&KEY, &ID, ENGINE, b"edoc"), "of other code");
+    let other = CodeId { metering: Metering::Time, ..ID };
+    assert!(!read.holds(&KEY, &other, ENGINE, CODE), "of another metering");
+    assert!(!read.holds(&[8; 32], &ID, ENGINE, CODE), "of another host");
     let meta = std::fs::metadata("/dev/null").expect("a file that nobody marked");
     assert!(!read.is_marked(&KEY, &meta));
 }
@@ -62,7 +64,7 @@ fuzz_target!(|bytes: &[u8]| {
     // Again with the valid start that a fuzzer would need long to guess.
     if let Some((kind, rest)) = bytes.split_first() {
         let kind = GuestKind::ALL[usize::from(*kind) % GuestKind::ALL.len()];
-        let seal = Seal::new(&KEY, &Digest([1; 32]), ENGINE, kind, CODE).to_line();
+        let seal = Seal::new(&KEY, &ID, ENGINE, kind, CODE).to_line();
         let keep = rest.first().map_or(0, |byte| usize::from(*byte) % (seal.len() + 1));
         let tail = String::from_utf8_lossy(rest.get(1..).unwrap_or_default());
         sealed(&format!("{}{tail}", &seal[..keep]));
