@@ -157,8 +157,8 @@ fn flags_reach_the_limits() {
     let tenant = HOST.tenant("limited");
     let limits = serde_json::to_value(&tenant.limits).unwrap();
     let expected = json!({
-        "memory_bytes": 32 << 20, "fuel": 50_000_000, "timeout_ms": 2_000, "concurrency": 7,
-        "queue": 8, "queue_wait_ms": 9, "request_body_bytes": 10 << 10,
+        "memory_bytes": 32 << 20, "fuel": 50_000_000, "metering": "fuel", "timeout_ms": 2_000,
+        "concurrency": 7, "queue": 8, "queue_wait_ms": 9, "request_body_bytes": 10 << 10,
         "request_header_bytes": 11 << 10, "response_body_bytes": 12 << 10,
         "resources": {
             "cpu_request_m": 100, "cpu_limit_m": 500, "qos": "burstable",

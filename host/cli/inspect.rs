@@ -105,7 +105,11 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
         ),
         ("rate", rate),
         ("breaker", breaker),
-        ("fuel", Count(limits.fuel).to_string()),
+        ("metering", limits.metering.as_str().to_owned()),
+        (
+            "fuel",
+            limits.fuel_counted().map_or("not counted".into(), |fuel| Count(fuel).to_string()),
+        ),
         ("timeout", DurationMs(limits.timeout_ms).to_string()),
         ("concurrency", limits.concurrency.to_string()),
         ("queue", format!("{} in each worker", limits.queue)),

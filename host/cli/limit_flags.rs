@@ -4,9 +4,10 @@
 use crate::grant_flags::GrantFlags;
 use anyhow::{Context, Result};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use insula_model::manifest::{Manifest, RequestLimits, ReuseSpec};
 use insula_model::resources::RateSpec;
-use insula_model::{ByteSize, Count, DurationMs, MilliCpu, Route};
+use insula_model::{ByteSize, Count, DurationMs, Metering, MilliCpu, Route};
 
 /// What `insula run` can be told too.
 #[derive(Debug, Clone, Args)]
@@ -18,9 +19,18 @@ pub(crate) struct GuestLimits {
     /// Fuel: about one unit for each executed instruction [default: 1G]
     #[arg(long, value_name = "COUNT")]
     fuel: Option<Count>,
+    /// What computing is measured by: `fuel`, or `time` alone, where nothing is counted, computing is
+    /// cheaper, and --timeout bounds it [default: fuel]
+    #[arg(long, value_name = "BY", value_parser = metering())]
+    metering: Option<Metering>,
     /// Wall-clock time, from the start to the last byte of the answer [default: 10s]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<DurationMs>,
+}
+
+fn metering() -> impl TypedValueParser<Value = Metering> {
+    let words = Metering::ALL.map(Metering::as_str);
+    PossibleValuesParser::new(words).try_map(|word| word.parse())
 }
 
 impl GuestLimits {
@@ -30,6 +40,7 @@ impl GuestLimits {
             manifest.memory.get_or_insert_default().instance = self.memory;
         }
         manifest.fuel = self.fuel.or(manifest.fuel);
+        manifest.metering = self.metering.or(manifest.metering);
         manifest.timeout = self.timeout.or(manifest.timeout);
     }
 }

@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             revision.revision.to_string(),
             revision.artifact.short(),
             ByteSize(revision.limits.memory_bytes).to_string(),
-            Count(revision.limits.fuel).to_string(),
+            revision.limits.fuel_counted().map_or("-".into(), |fuel| Count(fuel).to_string()),
             DurationMs(revision.limits.timeout_ms).to_string(),
             ps::routes(&revision.routes),
             text::age(&revision.created_at),

@@ -12,7 +12,7 @@ use clap::builder::ValueHint;
 use insula_model::config::CompilerLimits;
 use insula_model::manifest::ManifestError;
 use insula_model::quantity::DurationMs;
-use insula_model::{Ceilings, Grants, Limits, Manifest};
+use insula_model::{Ceilings, CodeId, Grants, Limits, Manifest};
 use insula_sandbox::command::{self, CommandSpec};
 use insula_supervisor::CompileError;
 use std::path::PathBuf;
@@ -67,12 +67,13 @@ async fn run_guest(args: Args) -> Result<u8> {
     let shown = args.file.display();
     let artifact = Artifact::open(&args.file).await?;
     let digest = artifact.digest;
+    let code = CodeId { artifact: digest, metering: limits.metering };
     let store = tokio::task::spawn_blocking(move || run_cache::keep(&artifact))
         .await
         .context("copying the component broke off")??;
     let progress = Progress::spinner(format!("compiling {shown}"));
     let bounds = CompilerLimits { timeout: COMPILE, cpu: COMPILE, ..CompilerLimits::default() };
-    let compiled = insula_supervisor::compile(&store, &digest, &bounds).await;
+    let compiled = insula_supervisor::compile(&store, &code, &bounds).await;
     drop(progress);
     let compiled = compiled.map_err(refused).with_context(|| format!("cannot run {shown}"))?;
     if !compiled.kind.is_command() {

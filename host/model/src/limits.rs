@@ -2,7 +2,7 @@
 
 use crate::manifest::{ManifestError, within};
 use crate::quantity::{Count, DurationMs};
-use crate::{Ceilings, Resources};
+use crate::{Ceilings, Metering, Resources};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,8 +12,11 @@ pub struct Limits {
     /// Bytes of one instance: the sum over all its linear memories and tables.
     pub memory_bytes: u64,
     /// Units of wasmtime fuel for one request (about one per executed instruction), instantiation and
-    /// start functions included.
+    /// start functions included. 0 if computing is metered by time.
     pub fuel: u64,
+    /// What computing is measured by.
+    #[serde(default)]
+    pub metering: Metering,
     /// Wall-clock milliseconds from admission to the last byte of the response body.
     pub timeout_ms: u64,
     /// Requests running at once, over all workers.
@@ -33,6 +36,13 @@ pub struct Limits {
     /// CPU, memory of the whole tenant, rate.
     #[serde(default)]
     pub resources: Resources,
+}
+
+impl Limits {
+    /// Fuel of one request, if fuel is counted.
+    pub fn fuel_counted(&self) -> Option<u64> {
+        (self.metering == Metering::Fuel).then_some(self.fuel)
+    }
 }
 
 /// Opt-in reuse of an instance; never across tenants or revisions.

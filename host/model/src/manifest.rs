@@ -14,7 +14,7 @@ use crate::grants::{BuildSpec, ClockSpec, Grants, KeyValueSpec};
 pub use crate::limits::ReuseSpec;
 use crate::quantity::{ByteSize, Count, DurationMs};
 use crate::resources::{CpuSpec, MemorySpec, RateSpec};
-use crate::{Ceilings, Limits, Namespace, Route, TenantName};
+use crate::{Ceilings, Limits, Metering, Namespace, Route, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -60,6 +60,10 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub fuel: Option<Count>,
+    /// What computing is measured by: `fuel`, counted exactly, or `time` alone, which makes computing
+    /// cheaper. Default fuel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metering: Option<Metering>,
     /// Wall-clock time of one request. Default 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -263,6 +267,7 @@ impl Manifest {
             rate: None,
             breaker: None,
             fuel: None,
+            metering: None,
             timeout: None,
             concurrency: None,
             queue: None,
@@ -315,7 +320,8 @@ impl Manifest {
         }
         let memory = self.memory.and_then(|memory| memory.instance);
         let memory = memory.unwrap_or(ByteSize(64 << 20).min(c.memory));
-        let fuel = self.fuel.unwrap_or(Count(1_000_000_000).min(c.fuel));
+        let metering = self.metering.unwrap_or_default();
+        let fuel = self.resolve_fuel(metering, c)?;
         let timeout = self.timeout.unwrap_or(DurationMs(10_000).min(c.timeout));
         let concurrency = self.concurrency.unwrap_or(100.min(c.concurrency));
         let queue = self.queue.unwrap_or(100.min(c.queue));
@@ -333,7 +339,8 @@ impl Manifest {
         let reuse = self.reuse.as_ref().map(|reuse| reuse.resolve(c)).transpose()?;
         let limits = Limits {
             memory_bytes: within("memory", "memory", memory, ByteSize(64 << 10), c.memory)?.0,
-            fuel: within("fuel", "fuel", fuel, Count(10_000), c.fuel)?.0,
+            fuel,
+            metering,
             timeout_ms: within("timeout", "timeout", timeout, DurationMs(1), c.timeout)?.0,
             concurrency: within("concurrency", "concurrency", concurrency, 1, c.concurrency)?,
             queue: within("queue", "queue", queue, 0, c.queue)?,
@@ -374,6 +381,22 @@ impl Manifest {
             grants,
             schedule: self.schedule.clone(),
         })
+    }
+
+    fn resolve_fuel(&self, metering: Metering, c: &Ceilings) -> Result<u64, ManifestError> {
+        match (metering, self.fuel) {
+            (Metering::Fuel, asked) => {
+                let fuel = asked.unwrap_or(Count(1_000_000_000).min(c.fuel));
+                Ok(within("fuel", "fuel", fuel, Count(10_000), c.fuel)?.0)
+            }
+            (Metering::Time, None) => Ok(0),
+            (Metering::Time, Some(_)) => Err(ManifestError::Grant {
+                field: "fuel",
+                why: "it is not counted with `metering = \"time\"`; leave it out and bound the guest \
+                      by `timeout` and `cpu`, or leave out `metering`"
+                    .into(),
+            }),
+        }
     }
 }
 
@@ -416,6 +439,24 @@ mod tests {
         assert!(manifest.resolve(&Ceilings::default()).is_err());
         let manifest = Manifest::from_toml("name = 'hello'\nroutes = ['a.b', 'A.b/']").unwrap();
         assert!(manifest.resolve(&Ceilings::default()).is_err());
+    }
+
+    #[test]
+    fn fuel_is_refused_where_it_is_not_counted() {
+        let resolve = |text: &str| {
+            Manifest::from_toml(text).map(|manifest| manifest.resolve(&Ceilings::default()))
+        };
+        let limits = resolve("name = 'a'\nmetering = 'time'").unwrap().unwrap().limits;
+        assert_eq!(
+            (limits.metering, limits.fuel, limits.fuel_counted()),
+            (Metering::Time, 0, None)
+        );
+        let error = resolve("name = 'a'\nmetering = 'time'\nfuel = '1M'").unwrap().unwrap_err();
+        assert!(error.to_string().contains("leave out `metering`"), "{error}");
+        let limits = resolve("name = 'a'\nmetering = 'fuel'\nfuel = '1M'").unwrap().unwrap().limits;
+        assert_eq!(limits.fuel_counted(), Some(1_000_000));
+        let error = resolve("name = 'a'\nmetering = 'none'").unwrap_err();
+        assert!(error.to_string().contains("expected `fuel` or `time`"), "{error}");
     }
 
     #[test]

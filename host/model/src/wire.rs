@@ -5,11 +5,11 @@
 
 use crate::api::{GuestKind, JobResult, LogStream};
 use crate::grants::secrets::{SecretKey, SecretValue};
-use crate::{Digest, Grants, Limits, Route, TenantName};
+use crate::{CodeId, Digest, Grants, Limits, Route, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 2;
+pub const WIRE_VERSION: u32 = 3;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
@@ -42,8 +42,8 @@ pub enum ToWorker {
     Start,
     /// Compiled code that a worker asked for is on disk.
     CodeReady {
-        /// Which artifact.
-        digest: Digest,
+        /// Which code.
+        code: CodeId,
     },
     /// Run a tenant's program once, now; answered by [`FromWorker::JobEnded`].
     RunJob {
@@ -74,8 +74,8 @@ pub enum FromWorker {
     /// Compiled code is missing, foreign or damaged; please compile the artifact again. Requests for
     /// it get 503 until [`ToWorker::CodeReady`].
     CodeNeeded {
-        /// Which artifact.
-        digest: Digest,
+        /// Which code.
+        code: CodeId,
         /// What was wrong, for the operator.
         reason: String,
     },
@@ -130,6 +130,13 @@ pub struct TenantEntry {
     pub secrets: Vec<(SecretKey, SecretValue)>,
     /// Whether it runs as a job and is not served.
     pub job: bool,
+}
+
+impl TenantEntry {
+    /// The code that it runs.
+    pub fn code(&self) -> CodeId {
+        CodeId { artifact: self.digest, metering: self.limits.metering }
+    }
 }
 
 /// A line on its way to a tenant's log.

@@ -8,7 +8,7 @@ use crate::fault::{is_exhaustion, is_out_of};
 use crate::program::ProgramPre;
 use crate::state::State;
 use crate::store::{code_path, read_seal, try_read_seal};
-use insula_model::Digest;
+use insula_model::CodeId;
 use insula_model::api::GuestKind;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -65,7 +65,7 @@ pub struct Loader {
     engine_name: String,
 }
 
-/// An artifact, mapped and linked; shared by all tenants that use the artifact.
+/// An artifact's code, mapped and linked; shared by all tenants that use it.
 pub struct Loaded {
     pub(crate) engine: Engine,
     pub(crate) pre: Pre,
@@ -114,27 +114,26 @@ impl Loader {
         Self { engines, dir: dir.into(), key, engine_name: name }
     }
 
-    /// Bytes of an artifact's code, by its seal.
-    pub fn bytes(&self, digest: &Digest) -> Option<u64> {
-        read_seal(&self.dir, digest).map(|seal| seal.length)
+    /// Bytes of code, by its seal.
+    pub fn bytes(&self, id: &CodeId) -> Option<u64> {
+        read_seal(&self.dir, id).map(|seal| seal.length)
     }
 
     /// Verifies, maps and links. Blocks on the disk; takes about as long as hashing the file, unless
     /// the file is marked (see `crate::seal`).
-    pub fn load(&self, digest: &Digest) -> Result<Loaded, LoadError> {
-        let seal = try_read_seal(&self.dir, digest)?.ok_or(LoadError::Missing)?;
-        let file = match File::open(code_path(&self.dir, digest)) {
+    pub fn load(&self, id: &CodeId) -> Result<Loaded, LoadError> {
+        let seal = try_read_seal(&self.dir, id)?.ok_or(LoadError::Missing)?;
+        let file = match File::open(code_path(&self.dir, id)) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(LoadError::Missing);
             }
             Err(error) => return Err(error.into()),
         };
-        if !self.verify(&file, digest, &seal)? {
+        if !self.verify(&file, id, &seal)? {
             return Err(LoadError::Tampered);
         }
-        let flavour = flavour(seal.kind);
-        let runtime = self.engines.runtime(flavour).map_err(|error| {
+        let runtime = self.engines.runtime(flavour(seal.kind), id.metering).map_err(|error| {
             let text = error.to_string();
             if is_exhaustion(&error.0) { LoadError::Full(text) } else { LoadError::System(text) }
         })?;
@@ -143,7 +142,7 @@ impl Loader {
         let path = Path::new(&path);
         let pre = if seal.kind == GuestKind::Preview1 {
             let module = deserialize_module(&runtime.engine, path).map_err(rejected)?;
-            let linker = self.engines.preview1().map_err(LoadError::System)?;
+            let linker = runtime.preview1().map_err(LoadError::System)?;
             let pre = linker.instantiate_pre(&module).map_err(rejected)?;
             Pre::Program(ProgramPre::Preview1(pre))
         } else {
@@ -158,7 +157,7 @@ impl Loader {
     fn verify(
         &self,
         file: &File,
-        digest: &Digest,
+        id: &CodeId,
         seal: &crate::seal::Seal,
     ) -> Result<bool, LoadError> {
         let found = file.metadata()?;
@@ -171,7 +170,7 @@ impl Loader {
         // SAFETY: the mapping is private, read-only and gone before this function returns. A write to
         // the file meanwhile would need the rights of the host's own user, who owns the key as well.
         let code = unsafe { memmap2::Mmap::map(file) }?;
-        Ok(seal.holds(&self.key, digest, &self.engine_name, &code))
+        Ok(seal.holds(&self.key, id, &self.engine_name, &code))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::fault::GuestFault;
 use crate::invoke::{Gauge, Invocation};
 use crate::program;
 use crate::store::ArtifactStore;
-use insula_model::{Digest, Fault, Grants, Limits, RequestId};
+use insula_model::{CodeId, Digest, Fault, Grants, Limits, RequestId};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct CommandSpec {
     pub name: String,
     /// Its arguments, and everything that it may reach.
     pub grants: Grants,
-    /// Memory, fuel and timeout apply.
+    /// Memory, fuel or metering, and timeout apply.
     pub limits: Limits,
 }
 
@@ -81,12 +81,12 @@ fn explain(fault: &GuestFault) -> String {
 /// [`CommandError`]: no sound code, or a limit ended the command.
 pub async fn run(
     store: &ArtifactStore,
-    digest: &Digest,
+    artifact: &Digest,
     spec: CommandSpec,
 ) -> Result<u8, CommandError> {
     let engines = Arc::new(Engines::new()?);
     let loader = Loader::new(engines.clone(), store.code_dir(), store.code_key());
-    let loaded = loader.load(digest)?;
+    let loaded = loader.load(&CodeId { artifact: *artifact, metering: spec.limits.metering })?;
     let Pre::Program(pre) = &loaded.pre else { return Err(CommandError::NotACommand) };
     let epoch = Epoch::start(engines)?;
     let timeout = Duration::from_millis(spec.limits.timeout_ms);
@@ -97,7 +97,7 @@ pub async fn run(
         keep: false,
         budget: None,
         memory_bytes: spec.limits.memory_bytes,
-        fuel: spec.limits.fuel,
+        fuel: spec.limits.fuel_counted(),
         deadline: Instant::now() + timeout,
         log: Arc::new(|_, _, _| ()),
         request: RequestId::new(0, 0),

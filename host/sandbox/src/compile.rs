@@ -9,6 +9,7 @@ use crate::code::{Pre, flavour};
 use crate::engine::{Flavour, checking};
 use crate::preamble::{BUILD_HINT, Layer};
 use crate::{exports, linker, preamble, preview1};
+use insula_model::Metering;
 use insula_model::api::GuestKind;
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -41,12 +42,13 @@ pub enum Report {
     },
 }
 
-/// The `__compile` role: `INPUT OUTPUT MEMORY_BYTES CPU_SECONDS`.
+/// The `__compile` role: `INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING`.
 pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let number = |at: usize| args.get(at)?.to_str()?.parse::<u64>().ok();
-    let (Some(input), Some(output), Some(memory), Some(cpu)) =
-        (args.first(), args.get(1), number(2), number(3))
+    let metering = args.get(4).and_then(|word| word.to_str()?.parse::<Metering>().ok());
+    let (Some(input), Some(output), Some(memory), Some(cpu), Some(metering)) =
+        (args.first(), args.get(1), number(2), number(3), metering)
     else {
         return usage();
     };
@@ -58,7 +60,7 @@ pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(bytes) => bytes,
         Err(error) => return failed(&format!("{}: {error}", input.display())),
     };
-    let report = match compile(&bytes) {
+    let report = match compile(&bytes, metering) {
         Ok((kind, code)) => match write(&output, &code) {
             Ok(()) => Report::Compiled { kind },
             Err(error) => return failed(&format!("{}: {error}", output.display())),
@@ -79,7 +81,7 @@ pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    failed("usage: __compile INPUT OUTPUT MEMORY_BYTES CPU_SECONDS")
+    failed("usage: __compile INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING")
 }
 
 fn failed(message: &str) -> ExitCode {
@@ -122,19 +124,19 @@ impl Refusal {
 /// How the engine of 0.2 says that a component is of 0.3.
 const NEEDS_ASYNC: &str = "requires the component model async feature";
 
-fn compile(bytes: &[u8]) -> Result<(GuestKind, Vec<u8>), Refusal> {
+fn compile(bytes: &[u8], metering: Metering) -> Result<(GuestKind, Vec<u8>), Refusal> {
     let layer = preamble::read(bytes).map_err(|(cause, mend)| Refusal::new(cause, mend))?;
     if layer == Layer::Module {
-        return compile_module(bytes);
+        return compile_module(bytes, metering);
     }
     // Most components are 0.2, and one that needs the async component model is turned down by the
     // first validation pass, long before anything is compiled.
-    let first = match compile_as(bytes, Flavour::Wasi02) {
+    let first = match compile_as(bytes, Flavour::Wasi02, metering) {
         Ok(done) => return Ok(done),
         Err(Attempt::Refused(refusal)) => return Err(refusal),
         Err(Attempt::OtherEngine(refusal)) => refusal,
     };
-    compile_as(bytes, Flavour::Wasi03).map_err(|second| match second {
+    compile_as(bytes, Flavour::Wasi03, metering).map_err(|second| match second {
         Attempt::Refused(refusal) => refusal,
         // What only lacked async for the first engine is told what the second one minds.
         Attempt::OtherEngine(refusal) if first.message.contains(NEEDS_ASYNC) => refusal,
@@ -149,9 +151,13 @@ enum Attempt {
     Refused(Refusal),
 }
 
-fn compile_as(bytes: &[u8], flavour_tried: Flavour) -> Result<(GuestKind, Vec<u8>), Attempt> {
+fn compile_as(
+    bytes: &[u8],
+    flavour_tried: Flavour,
+    metering: Metering,
+) -> Result<(GuestKind, Vec<u8>), Attempt> {
     let internal = |error| Attempt::Refused(internal(&error));
-    let engine = Engine::new(&checking(flavour_tried)).map_err(internal)?;
+    let engine = Engine::new(&checking(flavour_tried, metering)).map_err(internal)?;
     let component = Component::new(&engine, bytes)
         .map_err(|error| Attempt::OtherEngine(invalid("component", &error)))?;
     let kind = kind(&engine, &component).map_err(Attempt::Refused)?;
@@ -207,9 +213,10 @@ fn invalid(what: &str, error: &wasmtime::Error) -> Refusal {
 }
 
 /// A core module, which must be a preview 1 program.
-fn compile_module(bytes: &[u8]) -> Result<(GuestKind, Vec<u8>), Refusal> {
+fn compile_module(bytes: &[u8], metering: Metering) -> Result<(GuestKind, Vec<u8>), Refusal> {
     let internal = |error| internal(&error);
-    let engine = Engine::new(&checking(flavour(GuestKind::Preview1))).map_err(internal)?;
+    let engine =
+        Engine::new(&checking(flavour(GuestKind::Preview1), metering)).map_err(internal)?;
     let module = Module::new(&engine, bytes).map_err(|error| invalid("module", &error))?;
     let linker = preview1::linker(&engine).map_err(internal)?;
     preview1::check(&module, &linker)

@@ -1,22 +1,25 @@
-//! The two engines, and what they have in common with the compiler's.
+//! The engines, and what they have in common with the compiler's.
 //!
 //! Components of WASI 0.2, and preview 1 modules, run in an engine without the component model's concurrency, which makes
-//! every call cheaper; those of 0.3 need it. Code compiled for one does not load in the other.
+//! every call cheaper; those of 0.3 need it. Each of the two exists twice: whether fuel is counted is a
+//! setting of an engine too. Code compiled for one does not load in another. All but the first are made
+//! when something is loaded into them.
 //!
-//! Bounds: the constants below, per worker. Ends with the process.
+//! Bounds: the constants below, per worker and metering. Ends with the process.
 
 use crate::linker;
 use crate::preview1;
 use crate::state::State;
+use insula_model::Metering;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Live instances of WASI 0.2 components and preview 1 modules in one worker: each takes 4 GiB of address space and a few
+/// Live instances of WASI 0.2 components and preview 1 modules in one engine: each takes 4 GiB of address space and a few
 /// of the process's memory mappings (`vm.max_map_count`).
 pub const LIVE_INSTANCES_MAX: u32 = 4_096;
-/// Live instances of WASI 0.3 components in one worker.
+/// Live instances of WASI 0.3 components in one engine.
 pub const LIVE_INSTANCES_03_MAX: u32 = 1_024;
 /// Core instances that one component may consist of (a Go component has 5).
 pub const CORE_INSTANCES_MAX: u32 = 32;
@@ -35,13 +38,13 @@ pub const NATIVE_STACK_BYTES: usize = 2 << 20;
 
 /// Slots kept with their pages after use, and how much of each: resetting known pages in place costs
 /// about half of what unmapping them and faulting them in again does. At most 100 × 2 MiB stay
-/// resident in a worker.
+/// resident in an engine.
 const WARM_SLOTS_MAX: u32 = 100;
 const MEMORY_KEEP_RESIDENT_BYTES: usize = 2 << 20;
 const TABLE_KEEP_RESIDENT_BYTES: usize = 64 << 10;
 const STACK_KEEP_RESIDENT_BYTES: usize = 64 << 10;
 
-/// Which of the two engines a component needs.
+/// What a component needs of its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flavour {
     /// WASI 0.2: synchronous component model.
@@ -51,10 +54,10 @@ pub(crate) enum Flavour {
 }
 
 /// Settings that shape compiled code: the same in compilers and workers.
-pub(crate) fn compiling(flavour: Flavour) -> Config {
+pub(crate) fn compiling(flavour: Flavour, metering: Metering) -> Config {
     let mut config = Config::new();
     config
-        .consume_fuel(true)
+        .consume_fuel(metering == Metering::Fuel)
         .epoch_interruption(true)
         .memory_reservation(MEMORY_BYTES_MAX as u64)
         .memory_guard_size(32 << 20)
@@ -73,7 +76,7 @@ pub(crate) fn compiling(flavour: Flavour) -> Config {
 }
 
 /// Settings of an engine that runs guests for tenants.
-fn serving(flavour: Flavour) -> Config {
+fn serving(flavour: Flavour, metering: Metering) -> Config {
     let instances = match flavour {
         Flavour::Wasi02 => LIVE_INSTANCES_MAX,
         Flavour::Wasi03 => LIVE_INSTANCES_03_MAX,
@@ -89,19 +92,19 @@ fn serving(flavour: Flavour) -> Config {
         .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)
         .pagemap_scan(if swap_is_active() { Enabled::No } else { Enabled::Auto });
-    with_pool(flavour, pool)
+    with_pool(flavour, metering, pool)
 }
 
 /// Settings of the compiler's engine: it refuses what a worker's would, but has room for one
 /// instance only.
-pub(crate) fn checking(flavour: Flavour) -> Config {
+pub(crate) fn checking(flavour: Flavour, metering: Metering) -> Config {
     let mut pool = bounds();
     pool.total_component_instances(1)
         .total_core_instances(CORE_INSTANCES_MAX)
         .total_memories(MEMORIES_MAX)
         .total_tables(TABLES_MAX)
         .total_stacks(1);
-    with_pool(flavour, pool)
+    with_pool(flavour, metering, pool)
 }
 
 /// What one component may consist of.
@@ -119,8 +122,8 @@ fn bounds() -> PoolingAllocationConfig {
     pool
 }
 
-fn with_pool(flavour: Flavour, pool: PoolingAllocationConfig) -> Config {
-    let mut config = compiling(flavour);
+fn with_pool(flavour: Flavour, metering: Metering, pool: PoolingAllocationConfig) -> Config {
+    let mut config = compiling(flavour, metering);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
 }
@@ -134,84 +137,95 @@ fn swap_is_active() -> bool {
 /// An engine could not be made: address space, mappings, or an unsupported processor.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the sandbox engine cannot start: {0}; a worker needs 20 TiB of address space (check `ulimit -v`) \
+    "the sandbox engine cannot start: {0}; a worker needs 20 TiB of address space, and as much again for \
+     tenants that are metered by time (check `ulimit -v`) \
      and mappings (check `vm.max_map_count` and `vm.overcommit_memory`)"
 )]
 pub struct EngineError(pub(crate) wasmtime::Error);
 
-/// A worker's engines and linkers. The second engine is made when the first 0.3 tenant is loaded.
+/// A worker's engines and linkers. All but the first are made when the first tenant that needs them is
+/// loaded.
 pub struct Engines {
-    wasi02: Runtime,
+    /// For 0.2, with fuel.
+    first: Runtime,
     wasi03: OnceLock<Runtime>,
-    /// Held while the second engine is made: two at once would reserve its pools twice.
+    timed02: OnceLock<Runtime>,
+    timed03: OnceLock<Runtime>,
+    /// Held while an engine is made: two at once would reserve its pools twice.
     making: Mutex<()>,
-    /// In the first engine; made when the first preview 1 program is loaded.
-    preview1: OnceLock<Result<wasmtime::Linker<State>, String>>,
 }
 
 pub(crate) struct Runtime {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
+    /// Made when the first preview 1 program is loaded.
+    preview1: OnceLock<Result<wasmtime::Linker<State>, String>>,
 }
 
 impl Runtime {
-    fn new(flavour: Flavour) -> Result<Self, EngineError> {
-        let engine = Engine::new(&serving(flavour)).map_err(EngineError)?;
+    fn new(flavour: Flavour, metering: Metering) -> Result<Self, EngineError> {
+        let engine = Engine::new(&serving(flavour, metering)).map_err(EngineError)?;
         let linker = linker::baseline(&engine, flavour).map_err(EngineError)?;
-        Ok(Self { engine, linker })
+        Ok(Self { engine, linker, preview1: OnceLock::new() })
+    }
+
+    /// What preview 1 programs are linked with.
+    pub(crate) fn preview1(&self) -> Result<&wasmtime::Linker<State>, String> {
+        let made = self
+            .preview1
+            .get_or_init(|| preview1::linker(&self.engine).map_err(|error| error.to_string()));
+        made.as_ref().map_err(Clone::clone)
     }
 }
 
 impl Engines {
     /// The engine for 0.2 components, with its pools reserved.
     pub fn new() -> Result<Self, EngineError> {
-        let wasi02 = Runtime::new(Flavour::Wasi02)?;
         Ok(Self {
-            wasi02,
+            first: Runtime::new(Flavour::Wasi02, Metering::Fuel)?,
             wasi03: OnceLock::new(),
+            timed02: OnceLock::new(),
+            timed03: OnceLock::new(),
             making: Mutex::new(()),
-            preview1: OnceLock::new(),
         })
     }
 
-    pub(crate) fn runtime(&self, flavour: Flavour) -> Result<&Runtime, EngineError> {
-        match flavour {
-            Flavour::Wasi02 => Ok(&self.wasi02),
-            Flavour::Wasi03 => {
-                let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-                match self.wasi03.get() {
-                    Some(made) => Ok(made),
-                    // One that cannot be made now may be made later: mappings and memory come back.
-                    None => {
-                        let made = Runtime::new(flavour)?;
-                        Ok(self.wasi03.get_or_init(|| made))
-                    }
-                }
+    pub(crate) fn runtime(
+        &self,
+        flavour: Flavour,
+        metering: Metering,
+    ) -> Result<&Runtime, EngineError> {
+        let place = match (flavour, metering) {
+            (Flavour::Wasi02, Metering::Fuel) => return Ok(&self.first),
+            (Flavour::Wasi03, Metering::Fuel) => &self.wasi03,
+            (Flavour::Wasi02, Metering::Time) => &self.timed02,
+            (Flavour::Wasi03, Metering::Time) => &self.timed03,
+        };
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        match place.get() {
+            Some(made) => Ok(made),
+            // One that cannot be made now may be made later: mappings and memory come back.
+            None => {
+                let made = Runtime::new(flavour, metering)?;
+                Ok(place.get_or_init(|| made))
             }
         }
     }
 
-    /// What preview 1 programs are linked with.
-    pub(crate) fn preview1(&self) -> Result<&wasmtime::Linker<State>, String> {
-        let made = self.preview1.get_or_init(|| {
-            preview1::linker(&self.wasi02.engine).map_err(|error| error.to_string())
-        });
-        made.as_ref().map_err(Clone::clone)
-    }
-
     /// Engines whose epoch must advance while guests run.
     pub(crate) fn running(&self) -> impl Iterator<Item = &Engine> {
-        let third = self.wasi03.get().map(|runtime| &runtime.engine);
-        std::iter::once(&self.wasi02.engine).chain(third)
+        let later = [&self.wasi03, &self.timed02, &self.timed03];
+        let later = later.into_iter().filter_map(OnceLock::get);
+        std::iter::once(&self.first).chain(later).map(|runtime| &runtime.engine)
     }
 }
 
-/// Names what compiled code depends on: wasmtime's version, the target, and every setting of both
-/// engines that shapes code. 16 hexadecimal digits.
+/// Names what compiled code depends on: wasmtime's version, the target, and every setting that shapes
+/// code, but for the metering, which code is kept and sealed by. 16 hexadecimal digits.
 pub(crate) fn compatibility() -> Result<String, EngineError> {
     let mut hasher = DefaultHasher::new();
     for flavour in [Flavour::Wasi02, Flavour::Wasi03] {
-        let engine = Engine::new(&compiling(flavour)).map_err(EngineError)?;
+        let engine = Engine::new(&compiling(flavour, Metering::Fuel)).map_err(EngineError)?;
         engine.precompile_compatibility_hash().hash(&mut hasher);
     }
     Ok(format!("{:016x}", hasher.finish()))

@@ -85,8 +85,8 @@ pub struct Invocation {
     pub memory_bytes: u64,
     /// What all instances of the tenant may hold together, if there is such a bound.
     pub budget: Option<Budget>,
-    /// Fuel for the request, instantiation included.
-    pub fuel: u64,
+    /// Fuel for the request, instantiation included; none if its code does not count it.
+    pub fuel: Option<u64>,
     /// When a computing guest is ended; a waiting one is the caller's to end.
     pub deadline: Instant,
     /// Where the guest's output goes.
@@ -289,7 +289,7 @@ async fn run(
     head: oneshot::Sender<Head>,
 ) -> Finished {
     let gauge = invocation.gauge.clone();
-    let (fuel, keep) = (invocation.fuel, invocation.keep);
+    let keep = invocation.keep;
     let ended = |error: wasmtime::Error| Finished {
         fault: Some(GuestFault::classify(&error, &gauge)),
         instance: None,
@@ -302,14 +302,13 @@ async fn run(
     let mut instance = match instance {
         Ok(instance) => instance,
         Err(error) => {
-            let full = is_exhaustion(&error) && gauge.fuel.load(Relaxed) == 0;
+            let full = is_exhaustion(&error) && !gauge.has_run();
             // A start function that ran may have been seen to; what never ran may be tried again.
             return Finished { refused: full.then(|| Box::new(request)), ..ended(error) };
         }
     };
     let result = instance.handle(request, head).await;
-    let left = instance.store.get_fuel().unwrap_or(0);
-    gauge.fuel.store(fuel.saturating_sub(left), Relaxed);
+    note_fuel(&instance.store);
     match result {
         Ok(()) => Finished { fault: None, instance: keep.then_some(instance), refused: None },
         Err(error) => ended(error),
@@ -328,15 +327,16 @@ impl Instance {
         let state = State::serving(limiter, fuel, deadline, log, request, hops, capabilities);
         let mut store = limited_store(&loaded.engine, state)?;
         let made = pre.instantiate_async(&mut store).await;
-        let left = store.get_fuel().unwrap_or(0);
-        invocation.gauge.fuel.store(fuel.saturating_sub(left), Relaxed);
+        note_fuel(&store);
         Ok(Self { proxy: made?, store })
     }
 
     fn rebind(&mut self, invocation: &Invocation) -> wasmtime::Result<()> {
         let Invocation { fuel, deadline, request, hops, gauge, .. } = invocation;
         self.store.data_mut().rebind(gauge.clone(), *fuel, *deadline, *request, *hops);
-        self.store.set_fuel(*fuel)?;
+        if let Some(fuel) = *fuel {
+            self.store.set_fuel(fuel)?;
+        }
         self.store.set_epoch_deadline(SLICE_TICKS);
         Ok(())
     }
@@ -397,18 +397,33 @@ pub(crate) fn limited_store(engine: &Engine, state: State) -> wasmtime::Result<S
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     store.set_max_component_handles(HANDLES_MAX);
-    store.set_fuel(fuel)?;
-    store.set_epoch_deadline(SLICE_TICKS);
+    match fuel {
+        Some(fuel) => {
+            store.set_fuel(fuel)?;
+            store.set_epoch_deadline(SLICE_TICKS);
+        }
+        // Without fuel the first function that runs leaves a trace by finding its slice over.
+        None => store.set_epoch_deadline(0),
+    }
     store.epoch_deadline_callback(end_of_slice);
     Ok(store)
+}
+
+/// Notes how much fuel the current request has used, if it is counted.
+pub(crate) fn note_fuel(store: &Store<State>) {
+    let State { fuel, limiter, .. } = store.data();
+    if let (Some(fuel), Ok(left)) = (fuel, store.get_fuel()) {
+        limiter.gauge.fuel.store(fuel.saturating_sub(left), Relaxed);
+    }
 }
 
 fn end_of_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let left = store.get_fuel().unwrap_or(0);
     let state = store.data();
     let gauge = &state.limiter.gauge;
-    if state.roster.is_none() {
-        gauge.fuel.store(state.fuel.saturating_sub(left), Relaxed);
+    gauge.entered.store(true, Relaxed);
+    if let (None, Some(fuel)) = (&state.roster, state.fuel) {
+        gauge.fuel.store(fuel.saturating_sub(left), Relaxed);
     }
     if gauge.evicted.load(Relaxed) {
         return Err(Evicted.into());

@@ -15,8 +15,10 @@ const INSTANCES_MAX: usize = crate::engine::CORE_INSTANCES_MAX as usize;
 /// What the host can read about a guest at any moment, also after it was dropped half-way.
 #[derive(Debug, Default)]
 pub struct Gauge {
-    /// Fuel consumed; exact at the end, at most one slice old before.
+    /// Fuel consumed; exact at the end, at most one slice old before. 0 where it is not counted.
     pub fuel: AtomicU64,
+    /// The guest was seen in the midst of its code. Where fuel is not counted, that is as soon as it runs.
+    pub entered: AtomicBool,
     /// Processor time in a shared instance, in nanoseconds: this request's part of it.
     pub cpu_ns: AtomicU64,
     /// Most bytes of memories and tables so far.
@@ -32,6 +34,13 @@ pub struct Gauge {
     pub cancelled: AtomicBool,
     /// The host needs its memory: likewise.
     pub evicted: AtomicBool,
+}
+
+impl Gauge {
+    /// Whether any of the guest's code has run.
+    pub(crate) fn has_run(&self) -> bool {
+        self.entered.load(Relaxed) || self.fuel.load(Relaxed) > 0
+    }
 }
 
 /// Takes bytes from what all instances of a tenant may hold together (a negative number gives them
@@ -157,5 +166,47 @@ impl ResourceLimiter for MemoryLimiter {
 
     fn memories(&self) -> usize {
         crate::engine::MEMORIES_MAX as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::capabilities::Capabilities;
+    use crate::engine::{Engines, Flavour};
+    use crate::invoke::{limited_store, note_fuel};
+    use crate::state::State;
+    use insula_model::{Grants, Metering, RequestId};
+    use std::time::{Duration, Instant};
+
+    /// A request whose instance finds no room is tried again if this says that nothing ran.
+    #[tokio::test]
+    async fn what_ran_leaves_a_mark_whether_it_is_counted_or_not() {
+        let engines = Engines::new().unwrap();
+        for (metering, fuel) in [(Metering::Fuel, Some(10_000)), (Metering::Time, None)] {
+            let engine = &engines.runtime(Flavour::Wasi02, metering).unwrap().engine;
+            for (text, ran) in [
+                ("(module (memory 1) (data (i32.const 0) \"a\") (func))", false),
+                ("(module (memory 1) (func $start) (start $start))", true),
+            ] {
+                let gauge = Arc::new(Gauge::default());
+                gauge.slice_until_ns.store(u64::MAX, Relaxed);
+                let state = State::serving(
+                    MemoryLimiter::new(1 << 20, None, gauge.clone()),
+                    fuel,
+                    Instant::now() + Duration::from_secs(60),
+                    Arc::new(|_, _, _| ()),
+                    RequestId::new(0, 0),
+                    0,
+                    Arc::new(Capabilities::new("a", &Grants::default(), &[])),
+                );
+                let mut store = limited_store(engine, state).unwrap();
+                let module = wasmtime::Module::new(engine, wat::parse_str(text).unwrap()).unwrap();
+                wasmtime::Instance::new_async(&mut store, &module, &[]).await.unwrap();
+                note_fuel(&store);
+                assert_eq!(gauge.has_run(), ran, "{metering:?}: {text}");
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@
 use crate::code::{Loaded, Pre};
 use crate::fault::GuestFault;
 use crate::files::quota;
-use crate::invoke::{Invocation, limited_store};
+use crate::invoke::{Invocation, limited_store, note_fuel};
 use crate::limiter::MemoryLimiter;
 use crate::log::GuestStream;
 use crate::state::{ProgramCtx, State};
@@ -17,7 +17,6 @@ use insula_model::api::LogStream;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use wasmtime::{Engine, InstancePre, Store};
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p2, p3};
@@ -78,7 +77,7 @@ pub(crate) async fn run(
     invocation: &Invocation,
     mut wasi: WasiCtxBuilder,
 ) -> Result<i32, GuestFault> {
-    let Invocation { memory_bytes, fuel, gauge, .. } = invocation;
+    let Invocation { memory_bytes, gauge, .. } = invocation;
     let given = invocation.capabilities.give(&mut wasi);
     let mut watched = Vec::new();
     if let ProgramPre::Preview1(_) = pre {
@@ -102,7 +101,7 @@ pub(crate) async fn run(
             return Err(GuestFault::new(Fault::OutOfStorage, detail));
         }
     };
-    gauge.fuel.store(fuel.saturating_sub(store.get_fuel().unwrap_or(0)), Relaxed);
+    note_fuel(&store);
     match result {
         Ok(Ok(())) => Ok(0),
         Ok(Err(())) => Ok(1),

@@ -27,7 +27,7 @@ pub struct Sharing {
     pub concurrent: u32,
     /// Requests in all.
     pub requests: u32,
-    /// Fuel that each request brings along.
+    /// Fuel that each request brings along; 0 if it is not counted.
     pub fuel: u64,
     /// How long the instance may be without a request.
     pub idle: Duration,

@@ -3,7 +3,7 @@
 //! A file of machine code is worth exactly as much as the word of whoever wrote it. The seal is a
 //! keyed BLAKE3 over everything the code depends on and the code itself; without the host's key it
 //! cannot be made, and a changed byte breaks it. One line of text beside the code:
-//! `insula-seal 1 KIND LENGTH TAG`, and for large code ` INODE SECONDS NANOSECONDS MARK`.
+//! `insula-seal 2 KIND LENGTH TAG`, and for large code ` INODE SECONDS NANOSECONDS MARK`.
 //!
 //! The mark spares the next loads the hashing of a large file (11 ms for a JavaScript engine's 37 MB,
 //! against 2 ms for all the rest of its first answer). It is a keyed BLAKE3 over the seal and the
@@ -12,12 +12,12 @@
 //! still the bytes that were hashed; one that does not says nothing, and the file is hashed. A mark
 //! does not see a disk that lost bits by itself.
 
-use insula_model::Digest;
+use insula_model::CodeId;
 use insula_model::api::GuestKind;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
-const MAGIC: &str = "insula-seal 1";
+const MAGIC: &str = "insula-seal 2";
 /// A seal is shorter than this, in bytes.
 pub(crate) const SEAL_BYTES_MAX: usize = 384;
 /// Code of fewer bytes than this gets no mark: it is hashed in half a millisecond.
@@ -55,12 +55,12 @@ impl Changed {
 impl Seal {
     pub(crate) fn new(
         key: &[u8; 32],
-        digest: &Digest,
+        id: &CodeId,
         engine: &str,
         kind: GuestKind,
         code: &[u8],
     ) -> Self {
-        let tag = tag(key, digest, engine, kind, code);
+        let tag = tag(key, id, engine, kind, code);
         Self { kind, length: code.len() as u64, tag, mark: None }
     }
 
@@ -84,7 +84,7 @@ impl Seal {
         // A key of its own, so that no mark is ever a seal.
         let key = blake3::derive_key("insula 2026 marks of compiled code", key);
         let mut hasher = blake3::Hasher::new_keyed(&key);
-        // The tag covers artifact, engine, kind and code.
+        // The tag covers artifact, metering, engine, kind and code.
         hasher.update(self.tag.as_bytes());
         hasher.update(&self.length.to_le_bytes());
         hasher.update(&changed.inode.to_le_bytes());
@@ -94,9 +94,9 @@ impl Seal {
     }
 
     /// Whether this is the seal of just this code.
-    pub(crate) fn holds(&self, key: &[u8; 32], digest: &Digest, engine: &str, code: &[u8]) -> bool {
+    pub(crate) fn holds(&self, key: &[u8; 32], id: &CodeId, engine: &str, code: &[u8]) -> bool {
         // blake3::Hash compares in constant time.
-        self.length == code.len() as u64 && self.tag == tag(key, digest, engine, self.kind, code)
+        self.length == code.len() as u64 && self.tag == tag(key, id, engine, self.kind, code)
     }
 
     pub(crate) fn to_line(&self) -> String {
@@ -130,19 +130,13 @@ impl Seal {
     }
 }
 
-fn tag(
-    key: &[u8; 32],
-    digest: &Digest,
-    engine: &str,
-    kind: GuestKind,
-    code: &[u8],
-) -> blake3::Hash {
+fn tag(key: &[u8; 32], id: &CodeId, engine: &str, kind: GuestKind, code: &[u8]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new_keyed(key);
     // Fixed-length fields first, so that no two inputs share an encoding.
-    hasher.update(&digest.0);
+    hasher.update(&id.artifact.0);
     hasher.update(&(engine.len() as u64).to_le_bytes());
     hasher.update(engine.as_bytes());
-    hasher.update(&[kind as u8]);
+    hasher.update(&[kind as u8, id.metering as u8]);
     hasher.update(code);
     hasher.finalize()
 }

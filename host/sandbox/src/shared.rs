@@ -199,7 +199,9 @@ async fn serve(
             let mut store = store.as_context_mut();
             let left = store.get_fuel().unwrap_or(0);
             let (entrant, tank) = roster.admit(left)?;
-            Some(store.set_fuel(tank).and_then(|()| {
+            let counted = store.data().fuel.is_some();
+            let filled = if counted { store.set_fuel(tank) } else { Ok(()) };
+            Some(filled.and_then(|()| {
                 let state = store.data_mut();
                 let (speaker, hops) = (roster.speaker(), roster.hops());
                 state.entered(entrant.place.deadline, speaker, hops);

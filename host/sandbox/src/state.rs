@@ -49,8 +49,8 @@ pub(crate) struct State {
     pub(crate) files: Option<Box<Files>>,
     pub(crate) limiter: MemoryLimiter,
     pub(crate) deadline: Instant,
-    /// Fuel the current request started with.
-    pub(crate) fuel: u64,
+    /// Fuel the current request started with; none if it is not counted.
+    pub(crate) fuel: Option<u64>,
     /// Who is inside, if the instance is shared.
     pub(crate) roster: Option<Arc<Roster>>,
 }
@@ -80,7 +80,7 @@ impl State {
     /// For a request of a tenant.
     pub(crate) fn serving(
         limiter: MemoryLimiter,
-        fuel: u64,
+        fuel: Option<u64>,
         deadline: Instant,
         log: LineSink,
         request: RequestId,
@@ -127,7 +127,7 @@ impl State {
         self.preview1.get_or_insert_with(|| Box::new(WasiCtxBuilder::new().build_p1()))
     }
 
-    fn with(wasi: Wasi, limiter: MemoryLimiter, fuel: u64, deadline: Instant) -> Self {
+    fn with(wasi: Wasi, limiter: MemoryLimiter, fuel: Option<u64>, deadline: Instant) -> Self {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
@@ -184,7 +184,7 @@ impl State {
     pub(crate) fn rebind(
         &mut self,
         gauge: Arc<Gauge>,
-        fuel: u64,
+        fuel: Option<u64>,
         deadline: Instant,
         next: RequestId,
         hops: u32,

@@ -4,14 +4,15 @@
 //! DATA/host.key                        32 random bytes, mode 0600
 //! DATA/artifacts/HEX.wasm              the bytes as uploaded, named by their SHA-256
 //! DATA/code/ENGINE/HEX.code, HEX.seal  machine code for this engine, and its seal
+//! DATA/code/ENGINE/HEX.time.code, …    the same, without counting fuel
 //! ```
 //! Every file appears by rename after fsync, so a crash leaves temporary files (swept at start) and
 //! nothing half-written under a real name. All calls block on the disk.
 
 use crate::engine;
 use crate::seal::{MARKED_BYTES_MIN, SEAL_BYTES_MAX, Seal};
-use insula_model::Digest;
 use insula_model::api::GuestKind;
+use insula_model::{CodeId, Digest, Metering};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -125,38 +126,38 @@ impl ArtifactStore {
         Ok(Upload { store: self.clone(), path, file, hasher: Sha256::new(), kept: false })
     }
 
-    /// Bytes of an artifact's code, if code and a seal that fits its size are on disk.
-    pub fn code_bytes(&self, digest: &Digest) -> Option<u64> {
-        let length = fs::metadata(code_path(&self.0.code, digest)).ok()?.len();
-        let seal = read_seal(&self.0.code, digest)?;
+    /// Bytes of code, if code and a seal that fits its size are on disk.
+    pub fn code_bytes(&self, id: &CodeId) -> Option<u64> {
+        let length = fs::metadata(code_path(&self.0.code, id)).ok()?.len();
+        let seal = read_seal(&self.0.code, id)?;
         (seal.length == length).then_some(length)
     }
 
     /// What kind of guest sealed code is. The seal itself is checked when the code is loaded.
-    pub fn code_kind(&self, digest: &Digest) -> Option<GuestKind> {
-        read_seal(&self.0.code, digest).map(|seal| seal.kind)
+    pub fn code_kind(&self, id: &CodeId) -> Option<GuestKind> {
+        read_seal(&self.0.code, id).map(|seal| seal.kind)
     }
 
     /// Whether code is on disk and its seal holds. Reads the whole file.
-    pub fn code_is_sound(&self, digest: &Digest) -> bool {
-        let Some(seal) = read_seal(&self.0.code, digest) else { return false };
-        fs::read(code_path(&self.0.code, digest))
-            .is_ok_and(|code| seal.holds(&self.0.key, digest, &self.0.engine, &code))
+    pub fn code_is_sound(&self, id: &CodeId) -> bool {
+        let Some(seal) = read_seal(&self.0.code, id) else { return false };
+        fs::read(code_path(&self.0.code, id))
+            .is_ok_and(|code| seal.holds(&self.0.key, id, &self.0.engine, &code))
     }
 
     /// A fresh path for a compiler's output.
-    pub fn code_tmp(&self, _digest: &Digest) -> PathBuf {
+    pub fn code_tmp(&self) -> PathBuf {
         self.temporary(&self.0.code)
     }
 
     /// Seals a compiler's output and puts it in place; its size in bytes.
-    pub fn seal(&self, digest: &Digest, kind: GuestKind, tmp: &Path) -> Result<u64, StoreError> {
+    pub fn seal(&self, id: &CodeId, kind: GuestKind, tmp: &Path) -> Result<u64, StoreError> {
         let dir = &self.0.code;
-        let (code_path, seal_path) = (code_path(dir, digest), seal_path(dir, digest));
+        let (code_path, seal_path) = (code_path(dir, id), seal_path(dir, id));
         File::open(tmp).and_then(|file| file.sync_all()).map_err(failed(tmp))?;
         // Between the two renames the seal does not fit the code: as good as no code at all.
         fs::rename(tmp, &code_path).map_err(failed(&code_path))?;
-        let seal = self.sealed(digest, kind, &code_path).map_err(failed(&code_path))?;
+        let seal = self.sealed(id, kind, &code_path).map_err(failed(&code_path))?;
         let seal_tmp = self.temporary(dir);
         write_synced(&seal_tmp, seal.to_line().as_bytes(), 0o600)?;
         fs::rename(&seal_tmp, &seal_path).map_err(failed(&seal_path))?;
@@ -165,7 +166,7 @@ impl ArtifactStore {
     }
 
     /// The seal of code that is in its place, with a mark if it is large.
-    fn sealed(&self, digest: &Digest, kind: GuestKind, path: &Path) -> io::Result<Seal> {
+    fn sealed(&self, id: &CodeId, kind: GuestKind, path: &Path) -> io::Result<Seal> {
         let file = File::open(path)?;
         let before = file.metadata()?;
         if before.len() >= MARKED_BYTES_MIN {
@@ -175,7 +176,7 @@ impl ArtifactStore {
         }
         let mut code = Vec::new();
         (&file).read_to_end(&mut code)?;
-        let mut seal = Seal::new(&self.0.key, digest, &self.0.engine, kind, &code);
+        let mut seal = Seal::new(&self.0.key, id, &self.0.engine, kind, &code);
         let after = file.metadata()?;
         let is_unchanged =
             (before.ctime(), before.ctime_nsec()) == (after.ctime(), after.ctime_nsec());
@@ -185,10 +186,13 @@ impl ArtifactStore {
         Ok(seal)
     }
 
-    /// Forgets the code of an artifact.
-    pub fn remove_code(&self, digest: &Digest) {
-        let _ = fs::remove_file(code_path(&self.0.code, digest));
-        let _ = fs::remove_file(seal_path(&self.0.code, digest));
+    /// Forgets the code of an artifact, whatever its metering.
+    pub fn remove_code(&self, artifact: &Digest) {
+        for metering in Metering::ALL {
+            let id = CodeId { artifact: *artifact, metering };
+            let _ = fs::remove_file(code_path(&self.0.code, &id));
+            let _ = fs::remove_file(seal_path(&self.0.code, &id));
+        }
     }
 
     /// Forgets an artifact and its code.
@@ -258,22 +262,29 @@ impl Drop for Upload {
     }
 }
 
-pub(crate) fn code_path(dir: &Path, digest: &Digest) -> PathBuf {
-    dir.join(format!("{}.code", digest.hex()))
+pub(crate) fn code_path(dir: &Path, id: &CodeId) -> PathBuf {
+    dir.join(format!("{}.code", stem(id)))
 }
 
-fn seal_path(dir: &Path, digest: &Digest) -> PathBuf {
-    dir.join(format!("{}.seal", digest.hex()))
+fn seal_path(dir: &Path, id: &CodeId) -> PathBuf {
+    dir.join(format!("{}.seal", stem(id)))
 }
 
-pub(crate) fn read_seal(dir: &Path, digest: &Digest) -> Option<Seal> {
-    try_read_seal(dir, digest).ok().flatten()
+fn stem(id: &CodeId) -> String {
+    match id.metering {
+        Metering::Fuel => id.artifact.hex(),
+        Metering::Time => format!("{}.time", id.artifact.hex()),
+    }
+}
+
+pub(crate) fn read_seal(dir: &Path, id: &CodeId) -> Option<Seal> {
+    try_read_seal(dir, id).ok().flatten()
 }
 
 /// None if there is no seal, or nothing that is one; an error if the system keeps that from being
 /// known.
-pub(crate) fn try_read_seal(dir: &Path, digest: &Digest) -> io::Result<Option<Seal>> {
-    let file = match File::open(seal_path(dir, digest)) {
+pub(crate) fn try_read_seal(dir: &Path, id: &CodeId) -> io::Result<Option<Seal>> {
+    let file = match File::open(seal_path(dir, id)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -4,9 +4,9 @@
 //! time), by a wall clock here, and by caps on what is read from it. Ends with the child: dropping the
 //! future kills it and removes what it wrote.
 
-use insula_model::Digest;
 use insula_model::api::GuestKind;
 use insula_model::config::CompilerLimits;
+use insula_model::{CodeId, Digest};
 use insula_sandbox::compile::Report;
 use insula_sandbox::store::{ArtifactStore, StoreError};
 use std::io;
@@ -92,29 +92,29 @@ impl Drop for Output {
     }
 }
 
-/// Compiles one artifact in a child under `limits` and seals the code; does nothing if sound code is
+/// Compiles one artifact for one metering in a child under `limits` and seals the code; does nothing if sound code is
 /// there. Cancel-safe: dropped, it kills the child.
 pub async fn compile(
     store: &ArtifactStore,
-    digest: &Digest,
+    code: &CodeId,
     limits: &CompilerLimits,
 ) -> Result<Compiled, CompileError> {
-    let digest = *digest;
-    if let Some(compiled) = ready(store, digest).await? {
+    let code = *code;
+    if let Some(compiled) = ready(store, code).await? {
         return Ok(compiled);
     }
-    if !store.has_artifact(&digest) {
-        return Err(CompileError::NoArtifact(digest));
+    if !store.has_artifact(&code.artifact) {
+        return Err(CompileError::NoArtifact(code.artifact));
     }
     let started = Instant::now();
-    let output = Output(store.code_tmp(&digest));
-    let kind = run_child(&store.artifact_path(&digest), &output.0, limits, &digest).await?;
+    let output = Output(store.code_tmp());
+    let kind = run_child(&store.artifact_path(&code.artifact), &output.0, limits, &code).await?;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let sealing = store.clone();
-    let bytes = blocking(move || sealing.seal(&digest, kind, &output.0))
+    let bytes = blocking(move || sealing.seal(&code, kind, &output.0))
         .await?
         .map_err(|error| CompileError::Store(Arc::new(error)))?;
-    tracing::info!(%digest, kind = kind.as_str(), took_ms, bytes, "compiled");
+    tracing::info!(%code, kind = kind.as_str(), took_ms, bytes, "compiled");
     Ok(Compiled { kind, took_ms: Some(took_ms), bytes })
 }
 
@@ -127,12 +127,12 @@ async fn blocking<T: Send + 'static>(
 /// The code that is on disk, if it is sound. Reads all of it.
 pub(crate) async fn ready(
     store: &ArtifactStore,
-    digest: Digest,
+    code: CodeId,
 ) -> Result<Option<Compiled>, CompileError> {
     let store = store.clone();
     blocking(move || {
-        let (kind, bytes) = (store.code_kind(&digest)?, store.code_bytes(&digest)?);
-        store.code_is_sound(&digest).then_some(Compiled { kind, took_ms: None, bytes })
+        let (kind, bytes) = (store.code_kind(&code)?, store.code_bytes(&code)?);
+        store.code_is_sound(&code).then_some(Compiled { kind, took_ms: None, bytes })
     })
     .await
 }
@@ -141,7 +141,7 @@ async fn run_child(
     input: &Path,
     output: &Path,
     limits: &CompilerLimits,
-    digest: &Digest,
+    code: &CodeId,
 ) -> Result<GuestKind, CompileError> {
     let start = |error| CompileError::Start(Arc::new(error));
     let mut child = Command::new("/proc/self/exe")
@@ -150,6 +150,7 @@ async fn run_child(
         .args([input, output])
         .arg(limits.memory.0.to_string())
         .arg(limits.cpu.0.div_ceil(1_000).to_string())
+        .arg(code.metering.as_str())
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -174,7 +175,7 @@ async fn run_child(
     };
     let words = String::from_utf8_lossy(&words);
     if !words.trim().is_empty() {
-        tracing::warn!(%digest, stderr = words.trim(), "the compiler had something to say");
+        tracing::warn!(%code, stderr = words.trim(), "the compiler had something to say");
     }
     verdict(status.map_err(start)?, &report, &words, output, limits)
 }

@@ -1,14 +1,14 @@
 //! The compilers of this host: how many at once, and who waits.
 //!
-//! Owns one job per artifact that is being compiled; whoever wants the same artifact waits for the same
-//! job. Bounded by `compiler.at_once` children and `compiler.queue` jobs waiting; more are refused. A
+//! Owns one job per artifact and metering that is being compiled; whoever wants the same code waits for the
+//! same job. Bounded by `compiler.at_once` children and `compiler.queue` jobs waiting; more are refused. A
 //! job runs to its end even if everybody who waited has gone: its result is wanted again.
 
 use crate::compile::{CompileError, Compiled, compile, ready};
 use crate::sync::lock;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use insula_model::Digest;
+use insula_model::CodeId;
 use insula_model::config::CompilerLimits;
 use insula_sandbox::store::ArtifactStore;
 use std::collections::HashMap;
@@ -33,18 +33,18 @@ pub(crate) struct Compilers {
     store: ArtifactStore,
     limits: Arc<CompilerLimits>,
     places: Arc<Semaphore>,
-    jobs: Arc<Mutex<HashMap<Digest, Job>>>,
+    jobs: Arc<Mutex<HashMap<CodeId, Job>>>,
 }
 
 /// A job's place in the list; dropped with the job, however that ends.
 struct Entry {
-    digest: Digest,
-    jobs: Arc<Mutex<HashMap<Digest, Job>>>,
+    code: CodeId,
+    jobs: Arc<Mutex<HashMap<CodeId, Job>>>,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        lock(&self.jobs).remove(&self.digest);
+        lock(&self.jobs).remove(&self.code);
     }
 }
 
@@ -54,41 +54,41 @@ impl Compilers {
         Self { store, limits: Arc::new(limits), places, jobs: Arc::default() }
     }
 
-    /// Makes sure that sound code of this artifact is on disk.
+    /// Makes sure that this code is on disk, and sound.
     pub(crate) async fn compiled(
         &self,
-        digest: Digest,
+        code: CodeId,
         asker: Asker,
     ) -> Result<Compiled, CompileError> {
         // Asked before queueing: code that is there must not wait behind somebody's long compilation.
-        match ready(&self.store, digest).await? {
+        match ready(&self.store, code).await? {
             Some(compiled) => Ok(compiled),
-            None => self.job(digest, asker)?.await,
+            None => self.job(code, asker)?.await,
         }
     }
 
-    fn job(&self, digest: Digest, asker: Asker) -> Result<Job, CompileError> {
+    fn job(&self, code: CodeId, asker: Asker) -> Result<Job, CompileError> {
         let mut jobs = lock(&self.jobs);
-        if let Some(job) = jobs.get(&digest) {
+        if let Some(job) = jobs.get(&code) {
             return Ok(job.clone());
         }
         let jobs_max = self.limits.at_once.max(1).saturating_add(self.limits.queue) as usize;
         if asker == Asker::Deploy && jobs.len() >= jobs_max {
             return Err(CompileError::Busy(jobs.len()));
         }
-        let entry = Entry { digest, jobs: Arc::clone(&self.jobs) };
+        let entry = Entry { code, jobs: Arc::clone(&self.jobs) };
         let pool = self.clone();
         let task = tokio::spawn(async move {
             let _entry = entry;
-            pool.run(digest).await
+            pool.run(code).await
         });
         let job = task.map(|joined| joined.unwrap_or(Err(CompileError::Lost))).boxed().shared();
-        jobs.insert(digest, job.clone());
+        jobs.insert(code, job.clone());
         Ok(job)
     }
 
-    async fn run(&self, digest: Digest) -> Result<Compiled, CompileError> {
+    async fn run(&self, code: CodeId) -> Result<Compiled, CompileError> {
         let _place = self.places.acquire().await.map_err(|_| CompileError::Lost)?;
-        compile(&self.store, &digest, &self.limits).await
+        compile(&self.store, &code, &self.limits).await
     }
 }

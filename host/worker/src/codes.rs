@@ -7,7 +7,7 @@
 //! that is being loaded, or compiled again, wait for it up to [`CODE_WAIT`].
 
 use insula_model::wire::FromWorker;
-use insula_model::{Digest, Fault};
+use insula_model::{CodeId, Fault};
 use insula_sandbox::code::{LoadError, Loaded, Loader};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -28,8 +28,8 @@ const INLINE_BYTES_MAX: u64 = 2 << 20;
 
 pub(crate) struct Codes {
     loader: Loader,
-    loaded: RefCell<HashMap<Digest, Entry>>,
-    loading: RefCell<HashMap<Digest, Rc<Loading>>>,
+    loaded: RefCell<HashMap<CodeId, Entry>>,
+    loading: RefCell<HashMap<CodeId, Rc<Loading>>>,
     clock: Cell<u64>,
     evicted: Cell<Option<Instant>>,
     to_supervisor: mpsc::Sender<FromWorker>,
@@ -82,8 +82,8 @@ impl Codes {
     }
 
     /// Marks code as used now.
-    pub(crate) fn touch(&self, digest: &Digest) {
-        if let Some(entry) = self.loaded.borrow().get(digest) {
+    pub(crate) fn touch(&self, code: &CodeId) {
+        if let Some(entry) = self.loaded.borrow().get(code) {
             entry.used.set(self.tick());
         }
     }
@@ -94,13 +94,13 @@ impl Codes {
     }
 
     /// The code of an artifact, loaded if it is not.
-    pub(crate) async fn get(&self, digest: &Digest) -> Result<Arc<Loaded>, Unavailable> {
-        match tokio::time::timeout(CODE_WAIT, self.get_or_wait(digest)).await {
+    pub(crate) async fn get(&self, code: &CodeId) -> Result<Arc<Loaded>, Unavailable> {
+        match tokio::time::timeout(CODE_WAIT, self.get_or_wait(code)).await {
             Ok(found) => found,
             Err(_) => {
                 // The next request asks again: this compilation may have failed for good or for now.
-                let why = self.loading.borrow().get(digest).map(|loading| loading.why.clone());
-                self.ready(digest);
+                let why = self.loading.borrow().get(code).map(|loading| loading.why.clone());
+                self.ready(code);
                 let why = why.unwrap_or_else(|| "others were quicker".into());
                 let why = format!("the compiled code was not there in time: {why}");
                 Err(Unavailable::Missing(why))
@@ -108,20 +108,20 @@ impl Codes {
         }
     }
 
-    async fn get_or_wait(&self, digest: &Digest) -> Result<Arc<Loaded>, Unavailable> {
+    async fn get_or_wait(&self, code: &CodeId) -> Result<Arc<Loaded>, Unavailable> {
         loop {
-            if let Some(entry) = self.loaded.borrow().get(digest) {
+            if let Some(entry) = self.loaded.borrow().get(code) {
                 entry.used.set(self.tick());
                 return Ok(entry.loaded.clone());
             }
-            let other = self.loading.borrow().get(digest).cloned();
+            let other = self.loading.borrow().get(code).cloned();
             if let Some(other) = other {
                 other.done.notified().await;
                 continue;
             }
-            match self.load(digest).await {
+            match self.load(code).await {
                 Ok(loaded) => return Ok(loaded),
-                Err(error) if error.is_mended_by_compiling() => self.ask_for(digest, &error)?,
+                Err(error) if error.is_mended_by_compiling() => self.ask_for(code, &error)?,
                 Err(error @ LoadError::Full(_)) => {
                     return Err(Unavailable::Full(error.to_string()));
                 }
@@ -130,15 +130,15 @@ impl Codes {
         }
     }
 
-    async fn load(&self, digest: &Digest) -> Result<Arc<Loaded>, LoadError> {
-        let small = self.loader.bytes(digest).is_none_or(|bytes| bytes <= INLINE_BYTES_MAX);
+    async fn load(&self, code: &CodeId) -> Result<Arc<Loaded>, LoadError> {
+        let small = self.loader.bytes(code).is_none_or(|bytes| bytes <= INLINE_BYTES_MAX);
         let loaded = if small {
-            self.loader.load(digest)?
+            self.loader.load(code)?
         } else {
-            self.set_out(digest, "it is being loaded".into());
+            self.set_out(code, "it is being loaded".into());
             // Dropped with this future too: those who wait then try for themselves.
-            let _done = Done { codes: self, digest };
-            let (loader, of) = (self.loader.clone(), *digest);
+            let _done = Done { codes: self, code };
+            let (loader, of) = (self.loader.clone(), *code);
             tokio::task::spawn_blocking(move || loader.load(&of))
                 .await
                 .map_err(|error| LoadError::System(error.to_string()))??
@@ -148,7 +148,7 @@ impl Codes {
         if all.len() >= LOADED_MAX {
             drop_oldest(&mut all, 1);
         }
-        all.insert(*digest, Entry { loaded: loaded.clone(), used: Cell::new(self.tick()) });
+        all.insert(*code, Entry { loaded: loaded.clone(), used: Cell::new(self.tick()) });
         Ok(loaded)
     }
 
@@ -169,29 +169,29 @@ impl Codes {
     }
 
     /// Has the artifact compiled again; those who want it wait until [`Codes::ready`].
-    fn ask_for(&self, digest: &Digest, error: &LoadError) -> Result<(), Unavailable> {
-        let message = FromWorker::CodeNeeded { digest: *digest, reason: error.to_string() };
+    fn ask_for(&self, code: &CodeId, error: &LoadError) -> Result<(), Unavailable> {
+        let message = FromWorker::CodeNeeded { code: *code, reason: error.to_string() };
         self.to_supervisor
             .try_send(message)
             .map_err(|_| Unavailable::Missing("the supervisor does not take messages".into()))?;
-        self.set_out(digest, error.to_string());
+        self.set_out(code, error.to_string());
         Ok(())
     }
 
-    fn set_out(&self, digest: &Digest, why: String) {
+    fn set_out(&self, code: &CodeId, why: String) {
         let loading = Rc::new(Loading { done: Notify::new(), why });
-        self.loading.borrow_mut().insert(*digest, loading);
+        self.loading.borrow_mut().insert(*code, loading);
     }
 
     /// Code may be there now: compiled again, or loaded by another request.
-    pub(crate) fn ready(&self, digest: &Digest) {
-        if let Some(waiting) = self.loading.borrow_mut().remove(digest) {
+    pub(crate) fn ready(&self, code: &CodeId) {
+        if let Some(waiting) = self.loading.borrow_mut().remove(code) {
             waiting.done.notify_waiters();
         }
     }
 }
 
-fn drop_oldest(all: &mut HashMap<Digest, Entry>, count: usize) {
+fn drop_oldest(all: &mut HashMap<CodeId, Entry>, count: usize) {
     let mut used: Vec<u64> = all.values().map(|entry| entry.used.get()).collect();
     let at = count.min(used.len()).saturating_sub(1);
     let (_, newest, _) = used.select_nth_unstable(at);
@@ -201,11 +201,11 @@ fn drop_oldest(all: &mut HashMap<Digest, Entry>, count: usize) {
 
 struct Done<'a> {
     codes: &'a Codes,
-    digest: &'a Digest,
+    code: &'a CodeId,
 }
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
-        self.codes.ready(self.digest);
+        self.codes.ready(self.code);
     }
 }

@@ -189,7 +189,7 @@ pub(crate) fn invocation(
     Invocation {
         memory_bytes: tenant.entry.limits.memory_bytes,
         budget: Some(ticket.worker.budget(tenant)),
-        fuel: tenant.entry.limits.fuel,
+        fuel: tenant.entry.limits.fuel_counted(),
         deadline: ticket.deadline,
         log: tenant.sink.clone(),
         request: id,
@@ -221,12 +221,12 @@ fn edge<B>(worker: &Worker, tenant: &Tenant, peer: &Peer, request: &Request<B>) 
 pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>, Unavailable> {
     let known = tenant.loaded.borrow().upgrade();
     if let Some(loaded) = known {
-        worker.codes.touch(&tenant.entry.digest);
+        worker.codes.touch(&tenant.entry.code());
         return Ok(loaded);
     }
-    let loaded = match worker.codes.get(&tenant.entry.digest).await {
+    let loaded = match worker.codes.get(&tenant.entry.code()).await {
         Err(Unavailable::Full(_)) if worker.make_room() => {
-            worker.codes.get(&tenant.entry.digest).await?
+            worker.codes.get(&tenant.entry.code()).await?
         }
         decided => decided?,
     };

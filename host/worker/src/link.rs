@@ -190,7 +190,7 @@ async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListen
                 }
                 say(worker, FromWorker::Serving).await;
             }
-            Ok(Some(ToWorker::CodeReady { digest })) => worker.codes.ready(&digest),
+            Ok(Some(ToWorker::CodeReady { code })) => worker.codes.ready(&code),
             Ok(Some(ToWorker::RunJob { slot, run })) => {
                 tokio::task::spawn_local(job::run(worker.clone(), slot, run));
             }

@@ -118,8 +118,8 @@ pub(super) async fn inspect(
     // Looked up second: a deploy in between shows its new figures with the manifest before, for one
     // answer; a removal in between is one.
     let Some(tenant) = deployer.registry.get(&name) else { return Err(no_tenant) };
-    let (store, digest) = (deployer.store.clone(), tenant.entry.digest);
-    let code_bytes = tokio::task::spawn_blocking(move || store.code_bytes(&digest))
+    let (store, code) = (deployer.store.clone(), tenant.entry.code());
+    let code_bytes = tokio::task::spawn_blocking(move || store.code_bytes(&code))
         .await
         .map_err(ApiError::internal)?;
     Ok(Json(TenantDetail {

@@ -30,7 +30,7 @@ use crate::registry::{Registry, Tenant};
 use crate::state::{NewRevision, State};
 use insula_model::api::{DeployRequest, DeployResponse, GuestKind};
 use insula_model::manifest::Resolved as Plan;
-use insula_model::{Ceilings, Digest, Grants, Manifest, Route, TenantName};
+use insula_model::{Ceilings, CodeId, Digest, Grants, Manifest, Route, TenantName};
 use insula_sandbox::store::ArtifactStore;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -112,6 +112,10 @@ impl Draft {
 }
 
 impl Resolved {
+    fn code(&self) -> CodeId {
+        CodeId { artifact: self.artifact, metering: self.plan.limits.metering }
+    }
+
     fn find(self, keeper: &Keeper, store: &ArtifactStore) -> Result<Uploaded, DeployError> {
         // Pinned first, so that it cannot go between the look and the pin.
         let pin = keeper.pin(self.artifact);
@@ -124,7 +128,7 @@ impl Resolved {
 
 impl Uploaded {
     async fn compile(self, compilers: &Compilers) -> Result<Compiled, DeployError> {
-        let code = compilers.compiled(self.resolved.artifact, Asker::Deploy).await?;
+        let code = compilers.compiled(self.resolved.code(), Asker::Deploy).await?;
         reach::check_kind(code.kind, &self.resolved.plan)?;
         Ok(Compiled { uploaded: self, code })
     }
@@ -188,7 +192,8 @@ impl Deployer {
         // A directory may have gone since, or a ceiling been lowered.
         self.check_reach(&name, &mut plan.grants).await?;
         // Its code may be of an engine before an upgrade.
-        let code = self.compilers.compiled(artifact, Asker::Deploy).await?;
+        let code = CodeId { artifact, metering: plan.limits.metering };
+        let code = self.compilers.compiled(code, Asker::Deploy).await?;
         let active = detached(Arc::clone(&self).publish_older(name, revision)).await?;
         Ok(self.response(active, code.took_ms))
     }

@@ -8,7 +8,7 @@ use super::Deployer;
 use crate::compilers::Asker;
 use crate::processes::CodeNeeded;
 use crate::sync::lock;
-use insula_model::Digest;
+use insula_model::CodeId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,42 +22,42 @@ const ATTEMPTS_MAX: u32 = 3;
 const RETRY_MS: u64 = 10_000;
 
 /// Artifacts under repair; true if a worker has asked again meanwhile.
-type UnderRepair = Arc<Mutex<HashMap<Digest, bool>>>;
+type UnderRepair = Arc<Mutex<HashMap<CodeId, bool>>>;
 
 /// Answers workers until every sender is gone.
 pub(crate) async fn repair(deployer: Arc<Deployer>, mut needs: mpsc::Receiver<CodeNeeded>) {
     let under_repair = UnderRepair::default();
-    while let Some(CodeNeeded { digest, reason }) = needs.recv().await {
-        let again = lock(&under_repair).insert(digest, true).is_some();
+    while let Some(CodeNeeded { code, reason }) = needs.recv().await {
+        let again = lock(&under_repair).insert(code, true).is_some();
         if !again {
-            tracing::warn!(%digest, reason, "a worker cannot use compiled code; it is made again");
-            tokio::spawn(make_again(Arc::clone(&deployer), digest, Arc::clone(&under_repair)));
+            tracing::warn!(%code, reason, "a worker cannot use compiled code; it is made again");
+            tokio::spawn(make_again(Arc::clone(&deployer), code, Arc::clone(&under_repair)));
         }
     }
 }
 
-async fn make_again(deployer: Arc<Deployer>, digest: Digest, under_repair: UnderRepair) {
+async fn make_again(deployer: Arc<Deployer>, code: CodeId, under_repair: UnderRepair) {
     loop {
-        lock(&under_repair).insert(digest, false);
+        lock(&under_repair).insert(code, false);
         for attempt in 1..=ATTEMPTS_MAX {
             // Sound code that is there by now is answer enough; unsound code is replaced as a whole.
-            match deployer.compilers.compiled(digest, Asker::Worker).await {
+            match deployer.compilers.compiled(code, Asker::Worker).await {
                 Ok(_) => {
-                    if let Err(error) = deployer.workers.code_ready(digest) {
-                        tracing::error!(%digest, %error, "workers could not be told about code");
+                    if let Err(error) = deployer.workers.code_ready(code) {
+                        tracing::error!(%code, %error, "workers could not be told about code");
                     }
                     break;
                 }
                 Err(error) => {
-                    tracing::error!(%digest, %error, attempt, "code could not be made again; its tenants answer 503");
+                    tracing::error!(%code, %error, attempt, "code could not be made again; its tenants answer 503");
                     tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
                 }
             }
         }
         tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
         let mut all = lock(&under_repair);
-        if all.get(&digest) != Some(&true) {
-            all.remove(&digest);
+        if all.get(&code) != Some(&true) {
+            all.remove(&code);
             return;
         }
     }

@@ -132,10 +132,10 @@ pub(super) async fn read(
                 }
             }
             FromWorker::Log(line) => inner.logs.push(&inner.registry, line),
-            FromWorker::CodeNeeded { digest, reason } => {
+            FromWorker::CodeNeeded { code, reason } => {
                 // Its reader never waits for anything, so this does not hold up the acknowledgements
                 // behind it.
-                let _ = inner.code_needed.send(CodeNeeded { digest, reason }).await;
+                let _ = inner.code_needed.send(CodeNeeded { code, reason }).await;
             }
             FromWorker::JobEnded { slot, run, result } => {
                 // Behind every line that the program wrote.

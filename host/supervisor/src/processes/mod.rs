@@ -33,7 +33,7 @@ use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
-use insula_model::Digest;
+use insula_model::CodeId;
 use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
@@ -57,7 +57,7 @@ const REAP_MS_MAX: u64 = 2_000;
 #[derive(Debug)]
 pub(crate) struct CodeNeeded {
     /// Which artifact.
-    pub(crate) digest: Digest,
+    pub(crate) code: CodeId,
     /// What was wrong.
     pub(crate) reason: String,
 }
@@ -247,8 +247,8 @@ impl Workers {
     }
 
     /// Tells every worker that compiled code is on disk.
-    pub(crate) fn code_ready(&self, digest: Digest) -> Result<(), ChannelError> {
-        let frame = Bytes::from(encode(&ToWorker::CodeReady { digest })?);
+    pub(crate) fn code_ready(&self, code: CodeId) -> Result<(), ChannelError> {
+        let frame = Bytes::from(encode(&ToWorker::CodeReady { code })?);
         for link in lock(&self.0.seats).iter().filter_map(|seat| seat.link.as_ref()) {
             link.send(frame.clone());
         }
