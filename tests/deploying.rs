@@ -145,6 +145,7 @@ fn flags_reach_the_limits() {
             "--memory-limit=128Mi",
             "--rate=15",
             "--rate-burst=16",
+            "--breaker-open=19s",
             "--reuse-requests=13",
             "--reuse-idle=14s",
             "--route=a.example/v1",
@@ -161,7 +162,7 @@ fn flags_reach_the_limits() {
             "cpu_request_m": 100, "cpu_limit_m": 500, "qos": "burstable",
             "memory_request_bytes": 64 << 20, "memory_limit_bytes": 128 << 20,
             "rate": {"requests": 15, "burst": 16},
-            "breaker": {"faults": 100, "window_ms": 10_000, "open_ms": 1_000},
+            "breaker": {"faults": 100, "window_ms": 10_000, "open_ms": 19_000},
         },
         "reuse": {"requests": 13, "idle_ms": 14_000, "concurrent": 1},
     });

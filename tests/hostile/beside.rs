@@ -1,7 +1,7 @@
 //! An innocent tenant that is asked steadily while somebody attacks.
 
 use insula_tests::process::{is_alive, resident_bytes};
-use insula_tests::{Answer, Connection, Host, repo};
+use insula_tests::{Answer, Connection, Host, Setup, repo};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,8 +23,10 @@ const TRIES: usize = 3;
 pub(crate) const GROWTH_MAX: u64 = 256 << 20;
 
 /// A host with `hello`, the innocent.
+///
+/// Circuits stay closed, or attacks would be refused after a hundred failures.
 pub(crate) fn victim() -> Host {
-    let host = Host::start();
+    let host = Setup::new().config("[ceilings]\nbreaker_time = '1ms'").start();
     settle(&host);
     host
 }

@@ -31,6 +31,7 @@ mod seal;
 pub mod shared;
 mod state;
 pub mod store;
+mod words;
 
 pub use capabilities::Capabilities;
 pub use cgi::Edge;

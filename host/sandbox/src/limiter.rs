@@ -71,6 +71,11 @@ impl MemoryLimiter {
         Self { limit, held: 0, last: 0, budget, gauge }
     }
 
+    /// Bytes that the instance may hold.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// A reused instance counts for its next request.
     pub(crate) fn rebind(&mut self, gauge: Arc<Gauge>) {
         gauge.memory_peak_bytes.store(self.held as u64, Relaxed);

@@ -8,6 +8,7 @@ use crate::capabilities::{config, keyvalue};
 use crate::engine::Flavour;
 use crate::files;
 use crate::state::State;
+use crate::words;
 use wasmtime::Engine;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi_io::bindings::wasi::io;
@@ -31,6 +32,7 @@ pub(crate) fn baseline(engine: &Engine, flavour: Flavour) -> wasmtime::Result<Li
     files::link_02(&mut linker)?;
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    words::bound_02(&mut linker)?;
     config::add_to_linker::<_, config::Data>(&mut linker, State::config)?;
     keyvalue::add_to_linker(&mut linker)?;
     if flavour == Flavour::Wasi03 {
@@ -39,6 +41,7 @@ pub(crate) fn baseline(engine: &Engine, flavour: Flavour) -> wasmtime::Result<Li
         files::link_03(&mut linker)?;
         linker.allow_shadowing(false);
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        words::bound_03(&mut linker)?;
     }
     Ok(linker)
 }

@@ -15,6 +15,9 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 use wasmtime::component::GuestTaskId;
 
+/// How long an instance may compute and still take another request.
+const COMPUTES_MAX: Duration = Duration::from_millis(5);
+
 /// In logs, the request of a line that one of several may have written.
 fn nobody() -> RequestId {
     RequestId::new(0, 0)
@@ -87,8 +90,8 @@ struct Inner {
     taken: u32,
     /// Takes no more requests.
     retired: bool,
-    /// A guest has computed for longer than a slice, so nobody else in here can go on.
-    computing: bool,
+    /// Since when a guest has computed for longer than a slice, so that nobody else in here can go on.
+    computing: Option<Instant>,
     idle_since: Instant,
     /// Deadlines, the first and the last, of requests that left while their guest task may have worked
     /// on: wasmtime has no way to end one task of a store.
@@ -109,7 +112,7 @@ impl Roster {
             tasks: HashMap::new(),
             taken: 0,
             retired: false,
-            computing: false,
+            computing: None,
             idle_since: Instant::now(),
             stray: None,
             tank: sharing.fuel,
@@ -173,7 +176,11 @@ impl Roster {
     pub(crate) fn room(&self, now: Instant) -> Option<usize> {
         let inner = self.inner();
         let count = inner.present.len();
-        let open = !inner.retired && !inner.computing && !inner.has_overstayed(now);
+        // A slice or two is nothing to start another instance for.
+        let computes = inner
+            .computing
+            .is_some_and(|since| now.saturating_duration_since(since) > COMPUTES_MAX);
+        let open = !inner.retired && !computes && !inner.has_overstayed(now);
         (open && count < self.sharing.concurrent as usize).then_some(count)
     }
 
@@ -244,7 +251,7 @@ impl Roster {
     /// others' fuel, but never more than they may have, and its own.
     pub(crate) fn admit(&self, left: u64) -> Option<(Entrant, u64)> {
         let mut inner = self.inner();
-        inner.computing = false;
+        inner.computing = None;
         inner.settle(left);
         let entrant = inner.queued.pop_front()?;
         let inside = inner.present.iter().filter(|present| present.entered).count() as u64;
@@ -276,7 +283,7 @@ impl Roster {
     /// A slice has ended in the task `of`; its deadline, if it is known whose it is.
     pub(crate) fn end_of_slice(&self, of: Option<GuestTaskId>, left: u64) -> Option<Instant> {
         let mut inner = self.inner();
-        inner.computing = true;
+        inner.computing.get_or_insert_with(Instant::now);
         inner.settle(left);
         of.and_then(|task| inner.tasks.get(&task)).map(|place| place.deadline)
     }

@@ -171,7 +171,7 @@ async fn live(loaded: Arc<Loaded>, own: Invocation, roster: Arc<Roster>) {
         }
     };
     let Instance { store, proxy } = &mut instance;
-    store.data_mut().roster = Some(roster.clone());
+    store.data_mut().share(roster.clone());
     let ran = store.run_concurrent(async |accessor| serve(accessor, proxy, &roster).await).await;
     let Err(error) = ran.and_then(|served| served) else { return };
     // The task that was running when the store failed is the one that failed it.

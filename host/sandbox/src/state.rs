@@ -1,6 +1,6 @@
 //! What a store holds for the host: WASI's contexts, the resource table, the limiter, the deadline.
 //!
-//! Bounds: [`RESOURCES_MAX`] table entries, [`FIELDS_BYTES_MAX`] for header fields; memory through the
+//! Bounds: [`RESOURCES_MAX`] table entries at most, [`FIELDS_BYTES_MAX`] for header fields; memory through the
 //! limiter. Belongs to one tenant and one revision; ends with the store.
 
 use crate::capabilities::directories::{DirectoryError, Given};
@@ -23,8 +23,15 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
-/// Host-side resources (streams, fields, bodies, pollables …) that one instance may hold.
+/// Host-side resources (streams, fields, bodies, pollables …) that an instance may hold: one for each such part
+/// of the memory that it may have, within bounds. The largest of them, a set of fields or what waits in a body,
+/// holds about as much, so what the host holds for an instance is in proportion to what the instance may.
+const RESOURCE_BYTES: usize = 64 << 10;
+const RESOURCES_MIN: usize = 256;
+/// Of a shared instance too, which serves many requests.
 const RESOURCES_MAX: usize = 4_096;
+/// Bytes of a response's or a call's body that wait in the host at once.
+const BODY_CHUNK_BYTES: usize = 64 << 10;
 /// The same for a preview 1 program, whose every entry may be an open file and so a descriptor of the
 /// worker's: as many files as other guests may have open, and some for streams and waiting.
 const PREVIEW1_RESOURCES_MAX: usize = 256 + 64;
@@ -124,9 +131,16 @@ impl State {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
-        table.set_max_capacity(RESOURCES_MAX);
+        let resources = (limiter.limit() / RESOURCE_BYTES).clamp(RESOURCES_MIN, RESOURCES_MAX);
+        table.set_max_capacity(resources);
         let (preview1, files, roster) = (None, None, None);
         Self { wasi, preview1, http, table, files, limiter, deadline, fuel, roster }
+    }
+
+    /// Several requests are inside from now on.
+    pub(crate) fn share(&mut self, roster: Arc<Roster>) {
+        self.table.set_max_capacity(RESOURCES_MAX);
+        self.roster = Some(roster);
     }
 
     /// Makes the guest's directories ready; why they are not, if so.
@@ -235,6 +249,14 @@ fn is_forbidden(name: &HeaderName) -> bool {
 impl WasiHttpHooks for Wasi {
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         is_forbidden(name)
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
     }
 
     fn forbidden_header_filter(&mut self) -> wasmtime_wasi_http::ForbiddenHeaderFilter {

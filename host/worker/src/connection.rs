@@ -5,6 +5,7 @@
 
 use crate::dispatch::dispatch;
 use crate::headers;
+use crate::paced::Paced;
 use crate::request_body::ClientBody;
 use crate::tenant::Tenant;
 use crate::worker::Worker;
@@ -121,7 +122,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEAD_BYTES_MAX as u32);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Paced(stream)), service));
     let mut draining = worker.draining.get();
     if draining {
         connection.as_mut().graceful_shutdown();

@@ -23,6 +23,7 @@ mod link;
 mod listener;
 mod long;
 mod outbound;
+mod paced;
 mod pool;
 mod pressure;
 mod request_body;

@@ -1,22 +1,25 @@
 //! Accepting: all workers wait on the one socket that the supervisor opened.
 //!
-//! The first to wake would take every connection, so a worker that holds more than the one with the
-//! fewest leaves a new connection to the others for [`LEAVE_TO_OTHERS`]; whoever is free takes it in
+//! The first to wake would take every connection, so a worker that holds some more than the one with the
+//! fewest ([`leaves`]) leaves a new connection to the others for [`LEAVE_TO_OTHERS`]; whoever is free takes it in
 //! microseconds, and if nobody does, this worker takes it after all. Bounded by
 //! [`CONNECTIONS_MAX`]; beyond it, connections wait in the kernel's backlog. Ends when draining.
 
 use crate::connection;
 use crate::worker::Worker;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
 
 /// Client connections of one worker.
 const CONNECTIONS_MAX: u64 = 8_192;
 /// How long a connection is left to workers that hold fewer.
 const LEAVE_TO_OTHERS: Duration = Duration::from_millis(1);
+/// Connections that are taken at once, if others leave them.
+const BURST_MAX: u32 = 32;
+/// Connections that were closed already, let go of in one turn of the event loop.
+const GONE_MAX: u32 = 64;
 /// Rest after the system refused a connection (out of descriptors, out of memory).
 const BACK_OFF: Duration = Duration::from_millis(50);
 
@@ -30,11 +33,12 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: TcpListener) -> std::io::R
     let listener = AsyncFd::new(listener)?;
     worker.cell().set_serving(true);
     let accepting = async {
+        let mut burst = 1;
         loop {
             while worker.connections.get() >= CONNECTIONS_MAX {
                 worker.connection_closed.notified().await;
             }
-            accept(&worker, &listener).await;
+            accept(&worker, &listener, &mut burst).await;
         }
     };
     tokio::select! {
@@ -45,29 +49,58 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: TcpListener) -> std::io::R
     Ok(())
 }
 
-async fn accept(worker: &Rc<Worker>, listener: &AsyncFd<TcpListener>) {
+/// Whether a worker with `own` connections leaves the next one to others, of whom one has `fewest`. Leaving
+/// costs a wait for each connection, so where they come and go by the thousand, an eighth more is near
+/// enough; among few, each counts.
+fn leaves(own: u64, fewest: u64) -> bool {
+    own > fewest + fewest / 8
+}
+
+/// Takes one connection; or `burst` of them, if it left them to others and these did not come. Each time in a
+/// row that happens, it takes twice as many: where the others are busy, waiting for them would hold up
+/// every client.
+async fn accept(worker: &Rc<Worker>, listener: &AsyncFd<TcpListener>, burst: &mut u32) {
     let Ok(mut ready) = listener.readable().await else {
         tokio::time::sleep(BACK_OFF).await;
         return;
     };
-    if worker.connections.get() > worker.table.connections_min() {
+    let mut wanted = 1;
+    if leaves(worker.connections.get(), worker.table.connections_min()) {
         tokio::time::sleep(LEAVE_TO_OTHERS).await;
+        wanted = *burst;
+        *burst = BURST_MAX.min(*burst * 2);
     }
-    match ready.try_io(|listener| listener.get_ref().accept()) {
-        // Another worker took it.
-        Err(_would_block) => {}
-        Ok(Ok((stream, from))) => {
-            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            match stream {
-                Ok(stream) => spawn(worker, stream, from),
+    for _ in 0..GONE_MAX {
+        match ready.try_io(|listener| listener.get_ref().accept()) {
+            // Another worker took it.
+            Err(_would_block) => {
+                *burst = 1;
+                return;
+            }
+            Ok(Ok((stream, from))) => match stream.set_nonblocking(true) {
+                Ok(()) if is_gone(&stream) => {}
+                Ok(()) => {
+                    spawn(worker, stream, from);
+                    wanted -= 1;
+                    if wanted == 0 || worker.connections.get() >= CONNECTIONS_MAX {
+                        return;
+                    }
+                }
                 Err(error) => tracing::warn!("a connection cannot be used: {error}"),
+            },
+            Ok(Err(error)) => {
+                tracing::warn!("accepting failed: {error}; check `ulimit -n`");
+                tokio::time::sleep(BACK_OFF).await;
+                return;
             }
         }
-        Ok(Err(error)) => {
-            tracing::warn!("accepting failed: {error}; check `ulimit -n`");
-            tokio::time::sleep(BACK_OFF).await;
-        }
     }
+}
+
+/// Whether the client closed a connection before it was accepted. Clients that do nothing else cost little,
+/// so that they do not fill the kernel's backlog with others behind them.
+fn is_gone(stream: &TcpStream) -> bool {
+    stream.peek(&mut [0]).is_ok_and(|bytes| bytes == 0)
 }
 
 /// One open connection, counted until it is dropped.
@@ -93,6 +126,10 @@ impl Drop for Counted {
 }
 
 fn spawn(worker: &Rc<Worker>, stream: TcpStream, from: std::net::SocketAddr) {
+    let stream = match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!("a connection cannot be used: {error}"),
+    };
     let counted = Counted::new(worker);
     let worker = worker.clone();
     tokio::task::spawn_local(async move {

@@ -1,4 +1,5 @@
-//! Requests that are refused before anything runs: counted, and the tenant's log says why.
+//! Requests that are refused before anything runs: all are counted, and the tenant's log says why, of so many
+//! in a second ([`crate::tenant::SHED_LINES_MAX`]): a flood must not cost more than refusing it.
 
 use crate::respond;
 use crate::tenant::Tenant;
@@ -25,7 +26,12 @@ pub(crate) fn refuse(
 
 /// The same of a request that was not let in.
 pub(crate) fn shed(worker: &Worker, tenant: &Tenant, id: RequestId, fault: Fault) -> Fault {
-    refuse(worker, tenant, id, fault, &why(tenant, fault))
+    if tenant.may_tell_of_shed(monotonic_ns()) {
+        return refuse(worker, tenant, id, fault, &why(tenant, fault));
+    }
+    let cell = worker.table.cell(worker.index, tenant.entry.slot);
+    cell.record(respond::outcome(fault), &Usage::default());
+    fault
 }
 
 /// After how many seconds the client may come back, if that is known.

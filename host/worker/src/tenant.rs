@@ -24,6 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use tokio::sync::Notify;
 
+/// Lines about refused requests in one second, of one tenant in one worker.
+pub(crate) const SHED_LINES_MAX: u32 = 50;
+
 pub(crate) struct Tenant {
     pub(crate) entry: TenantEntry,
     /// What its guests use of the CPU; the same over all revisions.
@@ -51,6 +54,8 @@ pub(crate) struct Tenant {
     pub(crate) freed: Notify,
     /// How its requests end.
     record: RefCell<Record>,
+    /// The second in which requests were last refused, and how many the log was told of.
+    shed: Cell<(u64, u32)>,
 }
 
 impl Tenant {
@@ -88,6 +93,7 @@ impl Tenant {
             waiting: Cell::new(0),
             freed: Notify::new(),
             record: RefCell::default(),
+            shed: Cell::default(),
             entry,
         }
     }
@@ -113,6 +119,15 @@ impl Tenant {
             }
             Arc::new(capabilities)
         })
+    }
+
+    /// Whether the log is told of one more request that was refused.
+    pub(crate) fn may_tell_of_shed(&self, now_ns: u64) -> bool {
+        let second = now_ns / 1_000_000_000;
+        let (since, told) = self.shed.get();
+        let told = if since == second { told } else { 0 };
+        self.shed.set((second, (told + 1).min(SHED_LINES_MAX)));
+        told < SHED_LINES_MAX
     }
 
     /// A request ended: its circuit breaker may open or close for it.
