@@ -19,6 +19,8 @@ fn ps_lists_tenants_workers_or_names() {
     for _ in 0..3 {
         HOST.get("hello-p3", "/").expect_ok();
     }
+    // A request is counted when it has ended, which its client may hear of before.
+    eventually("three are counted", || (HOST.counters("hello-p3").requests == 3).then_some(()));
     let table = HOST.must(["ps"]).stdout;
     let mut lines = table.lines();
     let header = lines.next().unwrap();
