@@ -59,8 +59,8 @@ impl Resources {
 }
 
 /// Class of service, by Kubernetes' rule for pods
-/// (<https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>). From the least that
-/// was asked for to the most. Shown only: nothing depends on it yet.
+/// (<https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>). In the order in which
+/// tenants are refused when the host's memory runs low.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
 )]
