@@ -11,6 +11,7 @@ use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
 use insula_model::Qos;
 use insula_model::api::MemoryPressure;
+use insula_sandbox::epoch::monotonic_ns;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 
@@ -21,6 +22,9 @@ const LOOK_NS: u64 = 10_000_000;
 const FRESH_NS: u64 = 50_000_000;
 /// What is given at once and not left to the next look.
 const LARGE_BYTES: i64 = 1 << 20;
+/// Shortest time between two lines of a worker's log that say so: where load comes and goes, memory is low
+/// and not low many times in a second.
+const TELL_NS: u64 = 10_000_000_000;
 /// Shortest time between two calls to give up what nobody uses.
 const EVICT_NS: u64 = 250_000_000;
 
@@ -33,6 +37,7 @@ pub(crate) struct Pressure {
     level: AtomicU8,
     looked_ns: AtomicU64,
     evicted_ns: AtomicU64,
+    told_ns: AtomicU64,
     /// Bytes held at the last look.
     resident: AtomicU64,
     /// Bytes that instances were given, less what was given back, in this half of the time that they are
@@ -53,6 +58,7 @@ impl Pressure {
             level: AtomicU8::default(),
             looked_ns: AtomicU64::default(),
             evicted_ns: AtomicU64::default(),
+            told_ns: AtomicU64::default(),
             resident: AtomicU64::default(),
             fresh: Default::default(),
             held: Default::default(),
@@ -98,13 +104,22 @@ impl Pressure {
         let level = MemoryPressure::of(held, budget).max(foreseen);
         let before = self.level.swap(level as u8, Relaxed);
         if level >= MemoryPressure::BestEffort && before < MemoryPressure::BestEffort as u8 {
-            tracing::warn!(
-                held_mib = held >> 20,
-                budget_mib = budget >> 20,
-                "memory runs low: best-effort tenants are refused, then burstable ones; lower what \
-                 tenants may hold, or raise the host's `--memory`"
-            );
+            self.tell(held, budget);
         }
+    }
+
+    fn tell(&self, held: u64, budget: u64) {
+        let (now_ns, told_ns) = (monotonic_ns(), self.told_ns.load(Relaxed));
+        if told_ns != 0 && now_ns.saturating_sub(told_ns) < TELL_NS {
+            return;
+        }
+        self.told_ns.store(now_ns, Relaxed);
+        tracing::warn!(
+            held_mib = held >> 20,
+            budget_mib = budget >> 20,
+            "memory runs low: best-effort tenants are refused, then burstable ones; lower what \
+             tenants may hold, or raise the host's `--memory`"
+        );
     }
 
     /// Whether what nobody uses is to be given up now.
