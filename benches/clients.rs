@@ -123,12 +123,15 @@ fn ask(port: u16, all: Vec<(TcpStream, Vec<u8>)>, over: &AtomicBool) -> Result<S
                 Seen::Waiting => continue,
                 Seen::Answer(status) => {
                     *seens.answers.entry(status).or_default() += 1;
-                    connection.send(request)
+                    !connection.last && connection.send(request)
                 }
                 Seen::Broken => false,
             };
             if !good {
-                *seens.answers.entry(0).or_default() += 1;
+                let broken = !std::mem::take(&mut connection.last);
+                if broken {
+                    *seens.answers.entry(0).or_default() += 1;
+                }
                 *connection = Connection::new(begin(port)?);
                 poller.watch(&connection.stream, number)?;
                 connection.send(request);

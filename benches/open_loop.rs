@@ -213,11 +213,17 @@ impl<'a> Generator<'a> {
         let Some(connection) = self.connections.get_mut(number).and_then(Option::as_mut) else {
             return;
         };
-        match connection.look() {
+        let seen = connection.look();
+        let connection_ends = connection.last;
+        match seen {
             Seen::Waiting => {}
             Seen::Answer(status) => {
                 self.end(number, status == 200);
-                self.idle.push_back(number);
+                if connection_ends {
+                    self.connections[number] = None;
+                } else {
+                    self.idle.push_back(number);
+                }
             }
             Seen::Broken => {
                 self.connections[number] = None;

@@ -16,18 +16,23 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// Divides what there is: two cores of four or more for the generator, the last of three, and with
-    /// two or one, both share them all.
+    /// Divides what there is: two cores of four or more for the generator, the last of two or three; a
+    /// single one is shared.
     pub fn divide() -> Self {
         let all = allowed();
         let own = match all.len() {
-            0..=2 => 0,
-            3 => 1,
+            0..=1 => 0,
+            2..=3 => 1,
             _ => 2,
         };
         let (server, generator) = all.split_at(all.len() - own);
         let generator = if own == 0 { server } else { generator };
         Self { server: server.to_vec(), generator: generator.to_vec() }
+    }
+
+    /// All of them for both.
+    pub fn shared() -> Self {
+        Self { server: allowed(), generator: allowed() }
     }
 
     /// Whether server and generator have none in common.

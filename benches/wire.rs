@@ -34,7 +34,7 @@ pub fn begin(port: u16) -> Result<TcpStream> {
 pub enum Seen {
     /// Nothing is complete yet.
     Waiting,
-    /// An answer with this status, and the connection stays.
+    /// An answer with this status; [`Connection::last`] says whether the connection stays.
     Answer(u16),
     /// The connection is no more.
     Broken,
@@ -44,6 +44,8 @@ pub enum Seen {
 pub struct Connection {
     /// Its socket.
     pub stream: TcpStream,
+    /// The server has said that it closes after this answer.
+    pub last: bool,
     unsent: Vec<u8>,
     got: Vec<u8>,
 }
@@ -51,7 +53,7 @@ pub struct Connection {
 impl Connection {
     /// Takes a socket that does not block.
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, unsent: Vec::new(), got: Vec::new() }
+        Self { stream, last: false, unsent: Vec::new(), got: Vec::new() }
     }
 
     /// Sends a request, or as much as can be sent now; the rest follows from [`Self::look`].
@@ -87,7 +89,8 @@ impl Connection {
                 Ok(0) => return Seen::Broken,
                 Ok(count) => {
                     self.got.extend_from_slice(&buffer[..count]);
-                    if let Some(status) = answer(&self.got) {
+                    if let Some((status, last)) = answer(&self.got) {
+                        self.last = last;
                         self.got.clear();
                         return Seen::Answer(status);
                     }
@@ -105,8 +108,8 @@ impl Connection {
     }
 }
 
-/// The status of an answer that is complete.
-fn answer(bytes: &[u8]) -> Option<u16> {
+/// The status of an answer that is complete, and whether the server closes after it.
+fn answer(bytes: &[u8]) -> Option<(u16, bool)> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let status = head.get(9..12)?.parse().ok()?;
@@ -121,7 +124,8 @@ fn answer(bytes: &[u8]) -> Option<u16> {
         Some(length) => body.len() >= length.parse().ok()?,
         None => body.ends_with(b"0\r\n\r\n") || field("transfer-encoding").is_none(),
     };
-    complete.then_some(status)
+    let last = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+    complete.then_some((status, last))
 }
 
 /// Which connections can be looked at; each is told of once for each change.

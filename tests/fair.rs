@@ -3,7 +3,7 @@
 
 use insula_model::breaker::BreakerState;
 use insula_tests::wait::eventually;
-use insula_tests::{Connection, Host, Setup, repo, wasm};
+use insula_tests::{Connection, Host, Setup, process, repo, wasm};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -112,6 +112,55 @@ fn a_full_machine_is_divided_by_requests() {
     let used = cores_used(&host, &["small", "large"], 6);
     let ratio = used[1] / used[0];
     assert!((ratio / 3.0 - 1.0).abs() < TOLERANCE, "{ratio} in place of 3: {used:?}");
+}
+
+/// Connections that one worker holds.
+fn on_one_worker(host: &Host, count: usize) -> Vec<Connection> {
+    let pids = host.worker_pids();
+    let mut by_worker: Vec<Vec<Connection>> = pids.iter().map(|_| Vec::new()).collect();
+    while by_worker[0].len() < count {
+        let mut connection = host.connect();
+        connection.get("nobody.localhost", "/");
+        let local = connection.stream.local_addr().unwrap();
+        let owner = process::owner(local, host.addr(), &pids).unwrap();
+        let at = pids.iter().position(|pid| *pid == owner).unwrap();
+        by_worker[at].push(connection);
+    }
+    by_worker.swap_remove(0)
+}
+
+#[test]
+fn connections_of_who_computes_move_to_a_core_that_is_idle() {
+    let _alone = alone();
+    let host = Host::start();
+    let file = host.file("burner.wasm", burner());
+    burn(&host, "burner", &file, &[]);
+    let (over, closed) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        for mut connection in on_one_worker(&host, 3) {
+            let (host, over, closed) = (&host, &over, &closed);
+            scope.spawn(move || {
+                while !over.load(Relaxed) {
+                    // No request is lost by it: the host says so with an answer.
+                    let answer = connection.get("burner.localhost", "/go");
+                    if answer.field("connection") == Some("close") {
+                        closed.store(true, Relaxed);
+                        connection = host.connect();
+                    }
+                }
+            });
+        }
+        eventually("requests run on both workers", || {
+            host.workers().iter().all(|worker| worker.running > 0).then_some(())
+        });
+    });
+    assert!(closed.load(Relaxed));
+    // Whoever has a core to himself stays where he is.
+    let mut alone = host.connect();
+    for _ in 0..20 {
+        assert_eq!(alone.get("burner.localhost", "/go").field("connection"), None);
+    }
 }
 
 #[test]

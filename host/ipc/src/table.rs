@@ -8,6 +8,8 @@
 //! Bounded by [`SLOTS_MAX`] × (workers + 1) cells of 128 bytes of address space; a page costs memory
 //! only once a tenant in it has had a request.
 
+pub mod balance;
+
 use crate::breaker::Breaker;
 use crate::shm::Shm;
 use insula_model::api::Counters;
@@ -79,6 +81,14 @@ mod worker {
     /// Bytes of memory that it alone holds, and the same with what it has given and nobody touched yet.
     pub(super) const RESIDENT: usize = 7;
     pub(super) const EXPECTED: usize = 8;
+    /// Guests on the second thread that could run now.
+    pub(super) const COMPUTING: usize = 9;
+    /// Weighted time of the tenant that ran there last.
+    pub(super) const VIRTUAL_NOW_NS: usize = 10;
+    /// Connections that other workers have sent to this one, and that have not come yet.
+    pub(super) const EXPECTS: usize = 11;
+    /// Of COMPUTING, those that wait for their turn.
+    pub(super) const WAITING: usize = 12;
 }
 
 /// Why a table could not be made or joined.
@@ -308,22 +318,16 @@ impl Table {
             }
         }
     }
-
-    /// Connections of the worker that holds fewest, among those that serve.
-    pub fn connections_min(&self) -> u64 {
-        (0..self.workers)
-            .map(|index| self.worker(index))
-            .filter(|cell| cell.0[worker::SERVING].load(Relaxed) == 1)
-            .map(|cell| cell.connections())
-            .min()
-            .unwrap_or(0)
-    }
 }
 
 impl WorkerCell<'_> {
     /// Open client connections.
     pub fn connections(&self) -> u64 {
         self.0[worker::CONNECTIONS].load(Relaxed)
+    }
+    /// Whether the worker takes connections.
+    pub fn serving(&self) -> bool {
+        self.0[worker::SERVING].load(Relaxed) == 1
     }
     /// Requests running.
     pub fn running(&self) -> u64 {

@@ -16,7 +16,7 @@ pub const TICK: Duration = Duration::from_micros(500);
 /// How long a guest may compute on a worker's event loop at once, in nanoseconds; up to one [`TICK`] more.
 pub const SLICE_NS: u64 = 500_000;
 /// Ticks without a running guest before the clock stops.
-const LINGER_TICKS: u64 = 100;
+const LINGER_TICKS: u64 = 10;
 
 /// The running clock.
 #[derive(Clone)]

@@ -9,8 +9,8 @@ use crate::paced::Paced;
 use crate::request_body::ClientBody;
 use crate::tenant::Tenant;
 use crate::worker::Worker;
-use http::Request;
-use http::header::HeaderValue;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -49,6 +49,10 @@ pub(crate) struct Peer {
     pub(crate) hops: u32,
     /// Ends the connection at once.
     pub(crate) kill: Rc<Notify>,
+    /// Lets the connection end after what is under way on it, for another worker to take the next.
+    leave: Notify,
+    /// Whose guest has computed for long: slot and weight.
+    pub(crate) went_long: Cell<Option<(u32, u32)>>,
     requests: Cell<u64>,
     last_end: Cell<Instant>,
 }
@@ -74,6 +78,8 @@ impl Peer {
             callee,
             hops,
             kill: Rc::new(Notify::new()),
+            leave: Notify::new(),
+            went_long: Cell::new(None),
             requests: Cell::new(0),
             last_end: Cell::new(Instant::now()),
         }
@@ -82,6 +88,24 @@ impl Peer {
     /// For one call of a tenant's to `callee`.
     pub(crate) fn inside(forwarded: HeaderValue, callee: Rc<Tenant>, hops: u32) -> Self {
         Self::new(forwarded, Some(callee), hops)
+    }
+
+    /// Has the client come back on another connection, if its guests compute for long and would sooner be
+    /// served elsewhere.
+    pub(crate) fn let_go<B>(&self, worker: &Worker, response: &mut Response<B>, version: Version) {
+        let Some((slot, weight)) = self.went_long.take().filter(|_| self.from.is_some()) else {
+            return;
+        };
+        if worker.table.send_away(worker.index, slot, weight).is_none() {
+            return;
+        }
+        worker.sent_away.set(worker.sent_away.get() + 1);
+        if version == Version::HTTP_2 {
+            self.leave.notify_one();
+        } else {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
     }
 
     /// A request begins on this connection.
@@ -134,6 +158,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
             // A client's broken connection is its own affair; nothing is learned from the error.
             _ = connection.as_mut() => return,
             () = peer.kill.notified() => return,
+            () = peer.leave.notified() => connection.as_mut().graceful_shutdown(),
             () = worker.drain.notified(), if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();

@@ -42,10 +42,14 @@ pub(crate) async fn dispatch(
     let id = worker.request_id();
     let id_value =
         HeaderValue::from_str(id.as_str()).unwrap_or(HeaderValue::from_static("unknown"));
-    Ok(answer(worker, peer, request, id, &id_value).await.unwrap_or_else(|no| match no {
+    let version = request.version();
+    let answered = answer(worker.clone(), peer.clone(), request, id, &id_value).await;
+    let mut response = answered.unwrap_or_else(|no| match no {
         No::Route(host) => respond::no_route(&host, &id_value),
         No::Fault(fault, retry_after_s) => respond::fault(fault, retry_after_s, &id_value),
-    }))
+    });
+    peer.let_go(&worker, &mut response, version);
+    Ok(response)
 }
 
 /// Why there is no answer of a guest's.
@@ -117,6 +121,9 @@ async fn answer(
         }
     };
     let mut head = invoke(&mut ticket, &mut running).await;
+    if ticket.went_away {
+        peer.went_long.set(Some(tenant.account.slot_and_weight()));
+    }
     // What no guest has seen may be tried once more, in an instance of its own.
     if let Err(Failed { refused: Some(request), fault }) = &mut head
         && (fault.fault != Fault::WorkerFull || worker.make_room())

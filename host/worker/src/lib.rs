@@ -17,6 +17,7 @@ mod connection;
 mod cores;
 mod dispatch;
 mod errand;
+mod hand;
 mod headers;
 mod job;
 mod link;

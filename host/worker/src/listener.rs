@@ -1,8 +1,8 @@
 //! Accepting: all workers wait on the one socket that the supervisor opened.
 //!
-//! The first to wake would take every connection, so a worker that holds some more than the one with the
-//! fewest ([`leaves`]) leaves a new connection to the others for [`LEAVE_TO_OTHERS`]; whoever is free takes it in
-//! microseconds, and if nobody does, this worker takes it after all. Bounded by
+//! The first to wake would take every connection, so a worker that has more to do than another
+//! ([`insula_ipc::table::balance`]) leaves a new connection to the others for [`LEAVE_TO_OTHERS`]; whoever is free takes
+//! it in microseconds, and if nobody does, this worker takes it after all. Bounded by
 //! [`CONNECTIONS_MAX`]; beyond it, connections wait in the kernel's backlog. Ends when draining.
 
 use crate::connection;
@@ -49,13 +49,6 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: TcpListener) -> std::io::R
     Ok(())
 }
 
-/// Whether a worker with `own` connections leaves the next one to others, of whom one has `fewest`. Leaving
-/// costs a wait for each connection, so where they come and go by the thousand, an eighth more is near
-/// enough; among few, each counts.
-fn leaves(own: u64, fewest: u64) -> bool {
-    own > fewest + fewest / 8
-}
-
 /// Takes one connection; or `burst` of them, if it left them to others and these did not come. Each time in a
 /// row that happens, it takes twice as many: where the others are busy, waiting for them would hold up
 /// every client.
@@ -65,7 +58,9 @@ async fn accept(worker: &Rc<Worker>, listener: &AsyncFd<TcpListener>, burst: &mu
         return;
     };
     let mut wanted = 1;
-    if leaves(worker.connections.get(), worker.table.connections_min()) {
+    let sent = worker.sent_away.get();
+    worker.sent_away.set(sent.saturating_sub(1));
+    if sent > 0 || worker.table.leaves(worker.index) {
         tokio::time::sleep(LEAVE_TO_OTHERS).await;
         wanted = *burst;
         *burst = BURST_MAX.min(*burst * 2);
@@ -80,6 +75,7 @@ async fn accept(worker: &Rc<Worker>, listener: &AsyncFd<TcpListener>, burst: &mu
             Ok(Ok((stream, from))) => match stream.set_nonblocking(true) {
                 Ok(()) if is_gone(&stream) => {}
                 Ok(()) => {
+                    worker.cell().took_connection();
                     spawn(worker, stream, from);
                     wanted -= 1;
                     if wanted == 0 || worker.connections.get() >= CONNECTIONS_MAX {

@@ -12,7 +12,7 @@
 //! Goyal, Vin and Cheng 1996); among a tenant's requests, turn by turn.
 //!
 //! Where other processes keep the core busy, a thread of that priority starves, in the middle of a guest
-//! if it comes to that. Then it is raised to an ordinary one for a while ([`lend_a_hand`]). Where the
+//! if it comes to that. Then it is raised to an ordinary one for a while ([`crate::hand`]). Where the
 //! kernel does not allow that, it is a nice one from the start, and the event loop runs these guests itself
 //! while it starves, a slice between two of its turns. Bounded by the permits of the requests that are in here, and cancelled ones by
 //! [`Long::zombies`]; ends with the process.
@@ -21,13 +21,11 @@ use crate::cores::{Lowest, share_a_core};
 use crate::errand::{BoxFuture, Errand, Return, Task, Work, lock};
 use crate::pressure::Pressure;
 use crate::share::{Idle, Share};
-use crate::worker::Worker;
 use insula_ipc::table::Table;
-use insula_sandbox::epoch::{Epoch, SLICE_NS, monotonic_ns, thread_cpu_ns};
+use insula_sandbox::epoch::{Epoch, monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::Gauge;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Wake, Waker};
@@ -40,18 +38,6 @@ const LONG_SLICE_NS: u64 = 1_000_000;
 /// Weighted time by which a tenant that comes back may be behind those that wait: what it did not use
 /// while it was away is not saved up.
 const LAG_NS: u64 = 1_000_000;
-/// How often the event loop looks whether the second thread starves: whether it had less than a tenth of
-/// this time.
-const CHECK: Duration = Duration::from_millis(30);
-/// Where the event loop itself keeps the core busy, it runs one slice after so many such looks.
-const FLOOR_CHECKS: u32 = 3;
-/// How long it rests if nothing may run although it helps.
-const REST: Duration = Duration::from_millis(1);
-/// How long it helps where others do.
-/// Twice as long each time in a row, up to [`HAND_MAX`]: each look at whether they have gone may leave a
-/// guest stuck in the middle of a slice for a second or two.
-const HAND: Duration = Duration::from_millis(500);
-const HAND_MAX: Duration = Duration::from_secs(4);
 
 struct Job {
     id: u64,
@@ -101,13 +87,13 @@ pub(crate) struct Shared {
     epoch: Epoch,
     queue: Mutex<Queue>,
     /// Counts the guests in here.
-    idle: Arc<Idle>,
+    pub(crate) idle: Arc<Idle>,
     pressure: Arc<Pressure>,
     /// Of them, those that nobody waits for any more.
     zombies: AtomicU64,
     /// The event loop runs these guests; the thread stands aside, or it would take up the very guest that
     /// it starves.
-    aside: AtomicBool,
+    pub(crate) aside: AtomicBool,
     lowest: OnceLock<Lowest>,
     thread: OnceLock<Thread>,
     /// Where the kernel tells what CPU time the thread has had.
@@ -115,7 +101,7 @@ pub(crate) struct Shared {
 }
 
 /// The event loop's side.
-pub(crate) struct Long(Arc<Shared>);
+pub(crate) struct Long(pub(crate) Arc<Shared>);
 
 impl Long {
     /// Starts the thread. It shares a core with the calling thread if there is one for each worker.
@@ -226,9 +212,20 @@ impl Shared {
             }
         }
         queue.ready.entry(slot).or_default().push_back(job);
+        self.count(queue, monotonic_ns());
     }
 
-    fn unpark(&self) {
+    /// Tells the other workers how many guests could run here.
+    fn count(&self, queue: &Queue, now_ns: u64) {
+        let could_run = |jobs: &&VecDeque<Job>| {
+            jobs.front().is_some_and(|job| job.share.paid_ns(&self.table) <= now_ns)
+        };
+        let ready: usize = queue.ready.values().filter(could_run).map(VecDeque::len).sum();
+        let running = queue.running.len() as u64;
+        self.table.worker(self.index).set_computing(running, ready as u64);
+    }
+
+    pub(crate) fn unpark(&self) {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
@@ -266,7 +263,7 @@ impl Shared {
     }
 
     /// Lets go of one that was cancelled; whether there was any.
-    fn drop_dead(&self) -> bool {
+    pub(crate) fn drop_dead(&self) -> bool {
         let dead = lock(&self.queue).dead.pop();
         let any = dead.is_some();
         if any {
@@ -306,15 +303,19 @@ impl Shared {
                 best = Some((used, *slot));
             }
         }
-        let (used, slot) = best.ok_or(soonest)?;
-        let job = queue.ready.get_mut(&slot).and_then(VecDeque::pop_front).ok_or(soonest)?;
-        queue.now = queue.now.max(used);
-        queue.running.push((job.id, false));
-        Ok(job)
+        let job = best.and_then(|(used, slot)| {
+            let job = queue.ready.get_mut(&slot).and_then(VecDeque::pop_front)?;
+            queue.now = queue.now.max(used);
+            self.table.worker(self.index).set_virtual_now_ns(used);
+            queue.running.push((job.id, false));
+            Some(job)
+        });
+        self.count(&queue, now_ns);
+        job.ok_or(soonest)
     }
 
     /// Runs one guest for a slice; none if no guest may run, with the time at which one may.
-    fn run_one(&self, slice_ns: u64, on_loop: bool) -> Result<(), Option<u64>> {
+    pub(crate) fn run_one(&self, slice_ns: u64, on_loop: bool) -> Result<(), Option<u64>> {
         let now_ns = monotonic_ns();
         let mut job = self.pick(now_ns, on_loop)?;
         job.gauge.slice_until_ns.store(now_ns + slice_ns, Relaxed);
@@ -350,6 +351,7 @@ impl Shared {
         let mut queue = lock(&self.queue);
         let at = queue.running.iter().position(|running| running.0 == job.id);
         let cancelled = at.is_some_and(|at| queue.running.swap_remove(at).1);
+        self.count(&queue, monotonic_ns());
         match stepped {
             Some(false) if !cancelled => {
                 if job.waker.woken.load(SeqCst) {
@@ -401,7 +403,7 @@ impl Shared {
     }
 
     /// Whether any guest runs or could, on the event loop if that is asked.
-    fn has_ready(&self, now_ns: u64, on_loop: bool) -> bool {
+    pub(crate) fn has_ready(&self, now_ns: u64, on_loop: bool) -> bool {
         let queue = lock(&self.queue);
         let may_run = |job: &Job| {
             let barred = on_loop && job.share.is_exiled(now_ns);
@@ -413,7 +415,7 @@ impl Shared {
     }
 
     /// Has the thread compete like any other for a while; whether the kernel allows that.
-    async fn raised_for(&self, time: Duration) -> bool {
+    pub(crate) async fn raised_for(&self, time: Duration) -> bool {
         let Some(lowest) = self.lowest.get().filter(|lowest| lowest.raise()) else { return false };
         tokio::time::sleep(time).await;
         lowest.lower();
@@ -421,65 +423,8 @@ impl Shared {
     }
 
     /// CPU time that the thread has had, up to this moment; none if the kernel does not say.
-    fn cpu_ns(&self) -> Option<u64> {
+    pub(crate) fn cpu_ns(&self) -> Option<u64> {
         let stat = std::fs::read_to_string(self.schedstat.get()?).ok()?;
         stat.split_whitespace().next()?.parse().ok()
     }
-}
-
-/// Sees to it that guests on the second thread get on, for as long as there are any.
-///
-/// The thread's CPU time decides whether it starves, and not what it has finished: one operation that
-/// cannot be interrupted may take longer than any look.
-pub(crate) async fn lend_a_hand(worker: Rc<Worker>) {
-    let shared = worker.long.0.clone();
-    let (mut starved, mut hand) = (0, HAND);
-    while shared.idle.long.load(Relaxed) > 0 {
-        let before = (monotonic_ns(), thread_cpu_ns(), shared.cpu_ns());
-        tokio::time::sleep(CHECK).await;
-        let wall_ns = monotonic_ns().saturating_sub(before.0);
-        let own_ns = thread_cpu_ns().saturating_sub(before.1);
-        let (Some(was_ns), Some(is_ns)) = (before.2, shared.cpu_ns()) else { continue };
-        let has_time = is_ns.saturating_sub(was_ns) > wall_ns / 10;
-        if has_time || !shared.has_ready(monotonic_ns(), false) {
-            (starved, hand) = (0, HAND);
-            continue;
-        }
-        starved += 1;
-        if own_ns > wall_ns / 2 {
-            // Short requests need the core; those that compute get a hundredth of it.
-            if starved >= FLOOR_CHECKS {
-                starved = 0;
-                shared.raised_for(REST).await;
-            }
-            continue;
-        }
-        let helped = hand;
-        hand = HAND_MAX.min(hand * 2);
-        if shared.raised_for(helped).await {
-            continue;
-        }
-        shared.aside.store(true, SeqCst);
-        // From the first slice: the guest may be stuck on the thread until then.
-        let mut until_ns = u64::MAX;
-        while monotonic_ns() < until_ns && shared.idle.long.load(Relaxed) > 0 {
-            if shared.drop_dead() {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            match shared.run_one(SLICE_NS, true) {
-                Ok(()) => {
-                    let helped_ns = u64::try_from(helped.as_nanos()).unwrap_or(u64::MAX);
-                    until_ns = until_ns.min(monotonic_ns() + helped_ns);
-                    tokio::task::yield_now().await;
-                }
-                // Waiting for something, for its quota, or for the thread's last slice to end.
-                Err(_) if !shared.has_ready(monotonic_ns(), true) => break,
-                Err(_) => tokio::time::sleep(REST).await,
-            }
-        }
-        shared.aside.store(false, SeqCst);
-        shared.unpark();
-    }
-    worker.hand.set(false);
 }

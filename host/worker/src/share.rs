@@ -4,8 +4,8 @@
 //! host calls and instantiation included, wherever it ran.
 //!
 //! A request's first slice is free: it runs at once, on the event loop. It is not free for a tenant that
-//! (a) has used up its quota, (b) ran for longer than any slice ([`OVERRUN_NS`]), which only operations
-//! that cannot be interrupted do, or (c) is more than [`BURST_NS`] ahead of its
+//! (a) has used up its quota, (b) spends its time in slices longer than any may be ([`OVERRUN_NS`]), which
+//! only operations that cannot be interrupted do, or (c) is more than [`BURST_NS`] ahead of its
 //! fair part while others are active and the worker was never idle meanwhile. Such requests run on the
 //! second thread from their first instruction; see [`crate::long`].
 
@@ -20,6 +20,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const OVERRUN_NS: u64 = 4_000_000;
 /// Ticks that it ignored, at least: where the clock itself is kept waiting, a long slice is no guest's fault.
 const OVERRUN_TICKS: u64 = 6;
+/// Time in such slices after which a tenant has no free ones, if it is also [`OVERRUN_PARTS`] of all its
+/// time since [`SUSPICION_NS`] ago at most: on a virtual machine, time that the kernel counts to a thread may
+/// have gone to another machine, so a single one proves nothing.
+const OVERRUN_SUM_NS: u64 = 20_000_000;
+/// A tenth.
+const OVERRUN_PARTS: u64 = 10;
 /// How long a tenant that may have overrun is measured.
 const SUSPICION_NS: u64 = 10_000_000_000;
 /// How long a tenant that overran has no free slices.
@@ -40,8 +46,35 @@ pub(crate) struct Share {
     pub(crate) qos: Qos,
     /// CPU time on the second thread, in nanoseconds.
     long_ns: Arc<AtomicU64>,
-    /// Until when it has no free slices and never runs on the event loop; either thread may say so.
-    exiled_until_ns: Arc<AtomicU64>,
+    overruns: Arc<Overruns>,
+}
+
+/// Slices that were too long, lately; either thread counts them.
+#[derive(Default)]
+struct Overruns {
+    since_ns: AtomicU64,
+    sum_ns: AtomicU64,
+    /// CPU time of the tenant on this worker, and what it was at `since_ns`.
+    cpu_ns: AtomicU64,
+    cpu_before_ns: AtomicU64,
+    /// Until when it has no free slices and never runs on the event loop.
+    exiled_until_ns: AtomicU64,
+}
+
+impl Overruns {
+    fn add(&self, cpu_ns: u64, now_ns: u64) {
+        let all_ns = self.cpu_ns.load(Relaxed);
+        if now_ns.saturating_sub(self.since_ns.load(Relaxed)) > SUSPICION_NS {
+            self.since_ns.store(now_ns, Relaxed);
+            self.sum_ns.store(0, Relaxed);
+            self.cpu_before_ns.store(all_ns, Relaxed);
+        }
+        let sum_ns = self.sum_ns.fetch_add(cpu_ns, Relaxed) + cpu_ns;
+        let all_ns = all_ns.saturating_sub(self.cpu_before_ns.load(Relaxed));
+        if sum_ns >= OVERRUN_SUM_NS && sum_ns.saturating_mul(OVERRUN_PARTS) >= all_ns {
+            self.exiled_until_ns.store(now_ns + EXILE_NS, Relaxed);
+        }
+    }
 }
 
 impl Share {
@@ -51,6 +84,7 @@ impl Share {
         let cell = table.cell(worker, self.slot);
         cell.add_cpu_ns(cpu_ns);
         cell.add_virtual_ns(weighted);
+        self.overruns.cpu_ns.fetch_add(cpu_ns, Relaxed);
         if let Some(limit_m) = self.limit_m {
             let cost = cpu_ns.saturating_mul(1_000) / u64::from(limit_m.max(1));
             table.pay_cpu(self.slot, now_ns, cost, QUOTA_WINDOW_NS);
@@ -68,16 +102,16 @@ impl Share {
         self.judge(cpu_ns, ticks, now_ns);
     }
 
-    /// Exiles it for a slice that cannot have been one.
+    /// Takes note of a slice that cannot have been one.
     fn judge(&self, cpu_ns: u64, ticks: u64, now_ns: u64) {
         if cpu_ns > OVERRUN_NS && ticks >= OVERRUN_TICKS {
-            self.exiled_until_ns.store(now_ns + EXILE_NS, Relaxed);
+            self.overruns.add(cpu_ns, now_ns);
         }
     }
 
     /// Whether it must not run on the event loop.
     pub(crate) fn is_exiled(&self, now_ns: u64) -> bool {
-        self.exiled_until_ns.load(Relaxed) > now_ns
+        self.overruns.exiled_until_ns.load(Relaxed) > now_ns
     }
 }
 
@@ -101,7 +135,7 @@ impl Account {
             limit_m: resources.cpu_limit_m,
             qos: resources.qos,
             long_ns: Arc::default(),
-            exiled_until_ns: Arc::default(),
+            overruns: Arc::default(),
         };
         Self {
             share: RefCell::new(share),
@@ -111,6 +145,12 @@ impl Account {
             active: Cell::new(false),
             suspect_until_ns: Cell::new(0),
         }
+    }
+
+    /// What tells other workers how this tenant fares.
+    pub(crate) fn slot_and_weight(&self) -> (u32, u32) {
+        let share = self.share.borrow();
+        (share.slot, share.weight)
     }
 
     fn weight(&self) -> u64 {
@@ -200,7 +240,8 @@ impl Fair {
         ticks: u64,
         now_ns: u64,
     ) {
-        self.add(account, cpu_ns.unwrap_or(wall_ns));
+        // Of a slice that was not measured, what is longer than any may be is not the guest's for certain.
+        self.add(account, cpu_ns.unwrap_or(wall_ns.min(OVERRUN_NS)));
         if wall_ns > OVERRUN_NS {
             // Wall time may be another process's doing, so the first time only has its next slices
             // measured, which costs two system calls each.

@@ -29,6 +29,8 @@ pub(crate) struct Ticket {
     pub(crate) bytes_out: u64,
     cpu: Duration,
     outcome: Option<Outcome>,
+    /// Whether the guest was on the second thread at any time.
+    pub(crate) went_away: bool,
     /// Its end decides whether the tenant's circuit breaker closes.
     probe: Option<Probe>,
     /// The guest, once it has begun.
@@ -50,6 +52,7 @@ impl Ticket {
             bytes_out: 0,
             cpu: Duration::ZERO,
             outcome: None,
+            went_away: false,
             probe,
             seat: Seat::Empty,
         }
@@ -124,12 +127,13 @@ impl Ticket {
     }
 
     fn send_away<T: Send + 'static>(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         seat: &mut Seat<T>,
         guest: BoxFuture<T>,
         stays: bool,
     ) -> Option<Poll<T>> {
+        self.went_away = true;
         let share = self.tenant.account.share.borrow().clone();
         let mut errand = self.worker.long.take(guest, share, self.gauge.clone(), stays);
         self.worker.look_after_long();

@@ -3,7 +3,8 @@
 //! Everything in here is on the event loop's thread: cells instead of locks. Bounded by what each part is bounded by.
 
 use crate::codes::Codes;
-use crate::long::{self, Long};
+use crate::hand;
+use crate::long::Long;
 use crate::outbound::Outbound;
 use crate::pressure::Pressure;
 use crate::router::Router;
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     pub(crate) jobs: Cell<u64>,
     pub(crate) connections: Cell<u64>,
     pub(crate) connection_closed: Notify,
+    /// Connections that were let go of for another worker to take, and have not come back yet.
+    pub(crate) sent_away: Cell<u32>,
     pub(crate) draining: Cell<bool>,
     /// Told once when draining starts.
     pub(crate) drain: Notify,
@@ -99,6 +102,7 @@ impl Worker {
             jobs: Cell::new(0),
             connections: Cell::new(0),
             connection_closed: Notify::new(),
+            sent_away: Cell::new(0),
             draining: Cell::new(false),
             drain: Notify::new(),
             to_supervisor,
@@ -216,7 +220,7 @@ impl Worker {
     /// A guest runs on the second thread: somebody is to see to it that it gets on.
     pub(crate) fn look_after_long(self: &Rc<Self>) {
         if !self.hand.replace(true) {
-            tokio::task::spawn_local(long::lend_a_hand(self.clone()));
+            tokio::task::spawn_local(hand::lend_a_hand(self.clone()));
         }
     }
 
