@@ -29,9 +29,14 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// A response body up to this size that is complete when the head is, goes out with it in one write.
 const WHOLE_BYTES_MAX: usize = 64 << 10;
+
+/// How long answers to requests that are refused wait, while a tenant has more of those in a second than its
+/// log is told of. Bounded by its connections' requests, which hold nothing meanwhile.
+const FLOOD_PAUSE: Duration = Duration::from_millis(25);
 
 /// Answers one request; never fails, because every failure is an answer.
 pub(crate) async fn dispatch(
@@ -91,10 +96,18 @@ async fn answer(
         return Err(refuse(&worker, &tenant, id, Fault::RequestBodyTooLarge, &detail).into());
     }
     // The permit before the code: loading is work, and admission bounds how much of it there is.
-    let mut ticket = admit(&worker, &tenant, peer.hops).await.map_err(|fault| {
-        let retry_after_s = retry_after_s(&worker, &tenant, fault);
-        No::Fault(shed(&worker, &tenant, id, fault), retry_after_s)
-    })?;
+    let mut ticket = match admit(&worker, &tenant, peer.hops).await {
+        Ok(ticket) => ticket,
+        Err(fault) => {
+            let retry_after_s = retry_after_s(&worker, &tenant, fault);
+            let fault = shed(&worker, &tenant, id, fault);
+            // A client that asks again at once would keep the worker busy with refusing it.
+            if tenant.is_flooded() {
+                tokio::time::sleep(FLOOD_PAUSE).await;
+            }
+            return Err(No::Fault(fault, retry_after_s));
+        }
+    };
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(unavailable) => {

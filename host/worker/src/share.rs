@@ -5,9 +5,11 @@
 //!
 //! A request's first slice is free: it runs at once, on the event loop. It is not free for a tenant that
 //! (a) has used up its quota, (b) spends its time in slices longer than any may be ([`OVERRUN_NS`]), which
-//! only operations that cannot be interrupted do, or (c) is more than [`BURST_NS`] ahead of its
-//! fair part while others are active and the worker was never idle meanwhile. Such requests run on the
-//! second thread from their first instruction; see [`crate::long`].
+//! only operations that cannot be interrupted do, or, while others are active, (c) is ahead of its fair
+//! part by more than its part of [`BURST_NS`] and the worker was never idle meanwhile, (d) has had requests lately
+//! that outlived their first slices, so this one gains nothing by it, or (e) is not known yet, at a time when
+//! newcomers have used up [`GIFT_NS`] with such requests. Such requests run on the second thread from their
+//! first instruction; see [`crate::long`].
 
 use insula_ipc::table::Table;
 use insula_model::{Qos, Resources};
@@ -30,8 +32,16 @@ const OVERRUN_PARTS: u64 = 10;
 const SUSPICION_NS: u64 = 10_000_000_000;
 /// How long a tenant that overran has no free slices.
 const EXILE_NS: u64 = 30_000_000_000;
-/// CPU time that a tenant may be ahead of its fair part before its slices are no longer free.
-const BURST_NS: u64 = 2_000_000;
+/// CPU time that all active tenants together may be ahead of their fair parts before slices are no longer
+/// free, each by its part of that: or the more there are, the longer all of them together would be served
+/// before others.
+const BURST_NS: u64 = 4_000_000;
+/// What each may be ahead at least: a request or two.
+const BURST_MIN_NS: u64 = 200_000;
+/// Time of first slices that were not enough, of tenants whose requests are not known yet: so much at once, and
+/// a part in [`GIFT_PARTS`] of all time.
+const GIFT_NS: u64 = 4_000_000;
+const GIFT_PARTS: u64 = 20;
 /// A tenant without a request for this long takes no part in what is fair.
 const ACTIVE_NS: u64 = 50_000_000;
 /// The window of a quota, as `cpu.max`'s period: what was not used longer ago is lost.
@@ -125,6 +135,8 @@ pub(crate) struct Account {
     last_ns: Cell<u64>,
     active: Cell<bool>,
     suspect_until_ns: Cell<u64>,
+    /// The part of its last requests that outlived a first slice, the later the more they count; none yet.
+    outlived: Cell<Option<f32>>,
 }
 
 impl Account {
@@ -144,7 +156,14 @@ impl Account {
             last_ns: Cell::new(0),
             active: Cell::new(false),
             suspect_until_ns: Cell::new(0),
+            outlived: Cell::new(None),
         }
+    }
+
+    /// A request has ended, after one slice or more.
+    pub(crate) fn learn(&self, outlived: bool) {
+        let now = f32::from(u8::from(outlived));
+        self.outlived.set(Some(self.outlived.get().map_or(now, |before| before.midpoint(now))));
     }
 
     /// What tells other workers how this tenant fares.
@@ -180,6 +199,8 @@ pub(crate) struct Fair {
     weights: Cell<u64>,
     active: RefCell<Vec<Rc<Account>>>,
     swept_ns: Cell<u64>,
+    /// What newcomers have used of [`GIFT_NS`], and when that was.
+    gifts_ns: Cell<(u64, u64)>,
     idle: Arc<Idle>,
     idles_seen: Cell<u64>,
 }
@@ -213,6 +234,19 @@ impl Fair {
         let active = self.active.borrow();
         let most = active.iter().map(|account| account.used.get());
         self.clock.set(most.fold(self.clock.get(), f64::max));
+        self.gifts_ns.set((0, 0));
+    }
+
+    /// A first slice of so long was not enough.
+    pub(crate) fn spent(&self, ns: u64) {
+        self.gifts_ns.set((self.gifts_ns.get().0.saturating_add(ns), self.gifts_ns.get().1));
+    }
+
+    fn has_gifts(&self, now_ns: u64) -> bool {
+        let (used_ns, then_ns) = self.gifts_ns.get();
+        let used_ns = used_ns.saturating_sub(now_ns.saturating_sub(then_ns) / GIFT_PARTS);
+        self.gifts_ns.set((used_ns, now_ns));
+        used_ns < GIFT_NS
     }
 
     /// Whether the tenant's next slice is free.
@@ -226,9 +260,16 @@ impl Fair {
         if share.paid_ns(table) > now_ns || share.is_exiled(now_ns) {
             return false;
         }
-        let alone = self.weights.get() <= u64::from(share.weight);
+        if self.weights.get() <= u64::from(share.weight) {
+            return true;
+        }
         let ahead = (account.used.get() - self.clock.get()) * f64::from(share.weight);
-        alone || ahead <= BURST_NS as f64
+        let burst = self.burst() * f64::from(share.weight);
+        let likely_short = match account.outlived.get() {
+            None => self.has_gifts(now_ns),
+            Some(part) => part < 0.5,
+        };
+        likely_short && ahead <= burst.max(BURST_MIN_NS as f64)
     }
 
     /// Charges a slice on the event loop; `cpu_ns` is known of a tenant under suspicion.
@@ -250,6 +291,11 @@ impl Fair {
         }
     }
 
+    /// On the clock: what each may be ahead, or behind.
+    fn burst(&self) -> f64 {
+        BURST_NS as f64 / self.weights.get().max(1) as f64
+    }
+
     fn add(&self, account: &Account, ns: u64) {
         let weight = f64::from(account.share.borrow().weight.max(1));
         account.used.set(account.used.get() + ns as f64 / weight);
@@ -266,8 +312,7 @@ impl Fair {
             account.used.set(account.used.get().max(self.clock.get()));
         }
         // What it did not use while it was active is not saved up for a flood.
-        let credit = BURST_NS as f64 / f64::from(account.share.borrow().weight.max(1));
-        account.used.set(account.used.get().max(self.clock.get() - credit));
+        account.used.set(account.used.get().max(self.clock.get() - self.burst()));
         let long = account.share.borrow().long_ns.load(Relaxed);
         let new = long.saturating_sub(account.long_seen_ns.replace(long));
         if new > 0 {

@@ -130,6 +130,11 @@ impl Tenant {
         told < SHED_LINES_MAX
     }
 
+    /// Whether so many requests are refused now that answers wait for a moment.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.shed.get().1 >= SHED_LINES_MAX
+    }
+
     /// A request ended: its circuit breaker may open or close for it.
     pub(crate) fn note(&self, table: &Table, outcome: Outcome, probe: Option<Probe>) {
         let (breaker, rule) =

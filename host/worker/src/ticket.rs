@@ -117,6 +117,7 @@ impl Ticket {
             Err(_) => None,
             Ok(Poll::Ready(finished)) => Some(Poll::Ready(finished)),
             Ok(Poll::Pending) if self.gauge.preempted.load(Relaxed) => {
+                self.worker.fair.spent(monotonic_ns().saturating_sub(now_ns));
                 self.send_away(cx, seat, guest, false)
             }
             Ok(Poll::Pending) => {
@@ -202,6 +203,7 @@ impl Drop for Ticket {
         let cell = self.worker.table.cell(self.worker.index, self.tenant.entry.slot);
         cell.record(outcome, &usage);
         cell.leave();
+        self.tenant.account.learn(self.gauge.outlived.load(Relaxed));
         self.tenant.note(&self.worker.table, outcome, self.probe);
         self.worker.running.set(self.worker.running.get() - 1);
         self.worker.cell().set_running(self.worker.running.get());
