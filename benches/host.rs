@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const START_MAX: Duration = Duration::from_secs(60);
+const JSON: &str = "application/json";
 
 /// The repository's root.
 pub fn root() -> &'static Path {
@@ -114,30 +115,32 @@ impl Host {
     pub fn api(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         let stream = UnixStream::connect(self.data.join("control.sock"))?;
         stream.set_read_timeout(Some(START_MAX))?;
-        exchange(stream, method, "insula", path, body)
+        exchange(stream, method, "insula", path, body, JSON)
     }
 
     /// One request to a tenant on a connection of its own.
     pub fn get(&self, tenant: &str) -> Result<u16> {
         let stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(START_MAX))?;
-        Ok(exchange(stream, "GET", &format!("{tenant}.localhost"), "/", b"")?.0)
+        Ok(exchange(stream, "GET", &format!("{tenant}.localhost"), "/", b"", JSON)?.0)
     }
 }
 
-fn exchange(
+/// One request on a connection that closes after it; status and body.
+pub(crate) fn exchange(
     mut stream: impl Read + Write,
     method: &str,
     host: &str,
     path: &str,
     body: &[u8],
+    kind: &str,
 ) -> Result<(u16, Vec<u8>)> {
     let length = body.len();
-    write!(
-        stream,
+    let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    )?;
+         Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

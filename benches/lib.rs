@@ -6,12 +6,20 @@
 
 pub mod clients;
 pub mod containers;
+pub mod embedded;
+pub mod groups;
 pub mod guests;
 pub mod host;
 pub mod load;
+pub mod machine;
+pub mod native;
 pub mod open_loop;
+pub mod peers;
 pub mod process;
 pub mod results;
+pub mod samples;
+pub mod session;
+pub mod shell;
 pub mod threads;
 pub mod wire;
 

@@ -18,7 +18,7 @@ impl Server {
     /// slows wasmtime's errors down in every program that embeds it.
     pub fn start(command: &mut Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let child = command
+        let child = detached(command)
             .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .spawn()
@@ -66,6 +66,13 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A command whose process a Ctrl-C at the terminal does not reach: this program ends it itself, when what
+/// it measures is put away.
+pub fn detached(command: &mut Command) -> &mut Command {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0)
 }
 
 /// A process and its descendants.
