@@ -11,6 +11,7 @@ pub mod host;
 pub mod load;
 pub mod open_loop;
 pub mod process;
+pub mod results;
 pub mod threads;
 pub mod wire;
 
