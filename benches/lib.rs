@@ -20,8 +20,11 @@ pub mod results;
 pub mod samples;
 pub mod session;
 pub mod shell;
+pub mod stats;
 pub mod threads;
 pub mod wire;
+
+pub use stats::median;
 
 use anyhow::{Context, Result};
 
@@ -32,13 +35,6 @@ where
 {
     std::env::var(name)
         .map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
-}
-
-/// The middle of some figures; of an even number, the upper one of the two.
-pub fn median(figures: &[f64]) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// `median (smallest to largest)`.
