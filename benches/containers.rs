@@ -26,7 +26,9 @@ pub fn build_peer() -> Result<PathBuf> {
         .args(["--target", &triple])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .current_dir(root());
-    ensure!(command.status()?.success(), "the containers' binary does not build");
+    let built = command.output().context("cargo cannot be started")?;
+    let said = String::from_utf8_lossy(&built.stderr);
+    ensure!(built.status.success(), "the containers' binary does not build: {said}");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     Ok(target.join(triple).join("release/examples/peer"))

@@ -19,13 +19,14 @@ fn one() -> bool {
     Path::new(ROOT).join("memory").is_dir()
 }
 
-fn two() -> bool {
+/// Whether this machine has v2 alone.
+pub fn is_two() -> bool {
     Path::new(ROOT).join("cgroup.controllers").is_file()
 }
 
 /// `v1`, `v2`, or `none`.
 pub fn version() -> &'static str {
-    if two() {
+    if is_two() {
         "v2"
     } else if one() {
         "v1"
@@ -39,7 +40,7 @@ pub fn available() -> Result<(), &'static str> {
     if !rustix::process::geteuid().is_root() {
         return Err("control groups need root");
     }
-    if !one() && !two() {
+    if !one() && !is_two() {
         return Err("no control groups with a memory controller");
     }
     Ok(())
@@ -64,7 +65,7 @@ impl Group {
     /// A new one; `insula-bench-PID/NAME`.
     pub fn new(name: &str) -> Result<Self> {
         let group = Self { name: format!("insula-bench-{}/{name}", std::process::id()) };
-        if two() {
+        if is_two() {
             let outer = Path::new(ROOT).join(format!("insula-bench-{}", std::process::id()));
             fs::create_dir_all(&outer)?;
             for above in [Path::new(ROOT), &outer] {
@@ -84,7 +85,7 @@ impl Group {
     }
 
     fn dirs(&self) -> Vec<PathBuf> {
-        if two() {
+        if is_two() {
             return vec![Path::new(ROOT).join(&self.name)];
         }
         let all = CONTROLLERS.iter().map(|one| Path::new(ROOT).join(one));
@@ -94,7 +95,7 @@ impl Group {
     /// Where members of a group below are listed that holds processes itself: v2 lets no group with
     /// controllers for those below it have any.
     fn rooms(&self) -> Vec<PathBuf> {
-        if !two() {
+        if !is_two() {
             return self.dirs();
         }
         let room = Path::new(ROOT).join(&self.name).join("room");
@@ -102,11 +103,13 @@ impl Group {
         vec![room]
     }
 
-    /// Puts a process into it.
-    pub fn add(&self, pid: u32) -> Result<()> {
-        self.rooms().iter().try_for_each(|dir| {
-            let file = dir.join("cgroup.procs");
-            fs::write(&file, pid.to_string()).with_context(|| format!("{}", file.display()))
+    /// Puts the calling thread, and what it starts from now on, into it; v1 only. A process that joined
+    /// after its start would have to wait for the kernel, some 10 ms.
+    pub fn enter(&self) -> Result<()> {
+        let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+        self.dirs().iter().try_for_each(|dir| {
+            let file = dir.join("tasks");
+            fs::write(&file, &thread).with_context(|| format!("{}", file.display()))
         })
     }
 
@@ -119,7 +122,7 @@ impl Group {
     /// Limits the CPU time of all in it together, in cores.
     pub fn limit_cores(&self, cores: u32) -> Result<()> {
         let period = 100_000;
-        if two() {
+        if is_two() {
             let file = Path::new(ROOT).join(&self.name).join("cpu.max");
             return Ok(fs::write(file, format!("{} {period}", cores * period))?);
         }
@@ -129,7 +132,7 @@ impl Group {
 
     /// CPU time of all that is or was in it, in microseconds.
     pub fn cpu_us(&self) -> Result<f64> {
-        if two() {
+        if is_two() {
             let text = fs::read_to_string(Path::new(ROOT).join(&self.name).join("cpu.stat"))?;
             return field(&text, "usage_usec").map(|us| us as f64).context("cpu.stat");
         }
@@ -139,7 +142,7 @@ impl Group {
 
     /// Memory that is charged to it.
     pub fn held(&self) -> Result<Held> {
-        let (dir, all, names) = if two() {
+        let (dir, all, names) = if is_two() {
             let names = ["file", "shmem", "file_mapped"];
             (Path::new(ROOT).join(&self.name), "memory.current", names)
         } else {

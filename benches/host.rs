@@ -1,7 +1,10 @@
 //! Starting the real `insula`, in a data directory of its own.
 
+use crate::groups::Group;
 use crate::process::Server;
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -63,8 +66,21 @@ impl Host {
 
     /// Starts a host on a data directory that stays.
     pub fn start_in(binary: &Path, workers: u32, data: &Path) -> Result<Self> {
-        let mut command = Command::new(binary);
+        Self::start_within(binary, workers, data, None)
+    }
+
+    /// The same in a control group, if one is given.
+    pub fn start_within(
+        binary: &Path,
+        workers: u32,
+        data: &Path,
+        group: Option<&Group>,
+    ) -> Result<Self> {
+        let mut command = Command::new("sh");
+        let entrance = group.map(Group::entrance).unwrap_or_default();
         command
+            .args(["-c", &format!("{entrance}exec \"$@\""), "sh"])
+            .arg(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--workers", &workers.to_string()])
             .arg("--data")
             .arg(data)
@@ -89,6 +105,25 @@ impl Host {
             std::thread::sleep(Duration::from_millis(2));
         }
         bail!("insula does not serve after {START_MAX:?}")
+    }
+
+    /// Uploads an artifact through the control API; its digest.
+    pub fn upload(&self, component: &[u8]) -> Result<String> {
+        let hex: String = Sha256::digest(component).iter().map(|b| format!("{b:02x}")).collect();
+        let digest = format!("sha256:{hex}");
+        let (status, answer) = self.api("PUT", &format!("/v1/artifacts/{digest}"), component)?;
+        ensure!(status < 300, "artifact: {status} {}", String::from_utf8_lossy(&answer));
+        Ok(digest)
+    }
+
+    /// Deploys an artifact that is there, with what the manifest says beyond the tenant's name.
+    pub fn deploy(&self, name: &str, digest: &str, manifest: &Value) -> Result<()> {
+        let mut manifest = manifest.clone();
+        manifest["name"] = json!(name);
+        let body = json!({ "manifest": manifest, "artifact": digest }).to_string();
+        let (status, answer) = self.api("PUT", &format!("/v1/tenants/{name}"), body.as_bytes())?;
+        ensure!(status < 300, "{name}: {status} {}", String::from_utf8_lossy(&answer));
+        Ok(())
     }
 
     /// Runs a client verb.

@@ -5,8 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod clients;
+pub mod cold;
+pub mod command;
 pub mod containers;
+pub mod doctor;
 pub mod embedded;
+pub mod first;
 pub mod groups;
 pub mod guests;
 pub mod host;
@@ -20,7 +24,9 @@ pub mod results;
 pub mod samples;
 pub mod session;
 pub mod shell;
+pub mod startup;
 pub mod stats;
+pub mod subject;
 pub mod threads;
 pub mod wire;
 

@@ -85,7 +85,8 @@ impl Session {
     pub fn peers(&mut self, ids: &[&str]) -> Result<Vec<Subject>> {
         let mut found = Vec::new();
         for id in ids {
-            let wanted = self.options.against.as_ref().is_none_or(|all| all.iter().any(|a| a == id));
+            let wanted =
+                self.options.against.as_ref().is_none_or(|all| all.iter().any(|a| a == id));
             if !wanted {
                 continue;
             }

@@ -40,8 +40,10 @@ impl Shell {
             .context("sh cannot be started")?;
         let words = child.stdin.take().context("its standard input")?;
         let answers = BufReader::new(child.stdout.take().context("its standard output")?);
-        let this =
-            Self { inside: Mutex::new(Inside { child, words, answers }), log: dir.join("shell.log") };
+        let this = Self {
+            inside: Mutex::new(Inside { child, words, answers }),
+            log: dir.join("shell.log"),
+        };
         if apart {
             this.try_run("[ ! -d /sys/fs/cgroup/unified ] || umount /sys/fs/cgroup/unified")?;
         }

@@ -25,8 +25,9 @@ impl Ctr {
         let file = place.text("config.toml");
         std::fs::write(&file, config)?;
         let log = place.path("daemon.log");
-        let daemon =
-            place.shell()?.stay(&["containerd", "--config", &file, "--log-level", "error"], &log)?;
+        let daemon = place
+            .shell()?
+            .stay(&["containerd", "--config", &file, "--log-level", "error"], &log)?;
         let this = Self { daemon, socket, running: Mutex::default(), place };
         this.place.wait_for(this.socket.as_ref(), &log)?;
         let image = image::make(&this.place.rootfs()?, this.place.dir.path())?;
@@ -50,14 +51,23 @@ impl Peer for Ctr {
     fn start(&self, tenant: &Tenant) -> Result<()> {
         let group = format!("{}/{}", self.place.group()?.path(), tenant.name);
         let (memory, cores) = (MEMORY_BYTES.to_string(), CORES.to_string());
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(tenant.name.clone());
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.name.clone());
         let [peer, role, port] = words(tenant);
         self.run(&[
-            "run", "--detach", "--net-host", "--cgroup", &group, "--memory-limit", &memory, "--cpus",
-            &cores, image::NAME, &tenant.name, &peer, &role, &port,
+            "run",
+            "--detach",
+            "--net-host",
+            "--cgroup",
+            &group,
+            "--memory-limit",
+            &memory,
+            "--cpus",
+            &cores,
+            image::NAME,
+            &tenant.name,
+            &peer,
+            &role,
+            &port,
         ])
     }
 

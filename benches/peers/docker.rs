@@ -25,9 +25,22 @@ impl Docker {
         let address = format!("unix://{}", socket.display());
         let daemon = place.shell()?.stay(
             &[
-                "dockerd", "--data-root", &data, "--exec-root", &state, "--pidfile", &pid, "--host",
-                &address, "--iptables=false", "--ip6tables=false", "--bridge=none", "--log-level",
-                "error", "--exec-opt", "native.cgroupdriver=cgroupfs",
+                "dockerd",
+                "--data-root",
+                &data,
+                "--exec-root",
+                &state,
+                "--pidfile",
+                &pid,
+                "--host",
+                &address,
+                "--iptables=false",
+                "--ip6tables=false",
+                "--bridge=none",
+                "--log-level",
+                "error",
+                "--exec-opt",
+                "native.cgroupdriver=cgroupfs",
             ],
             &log,
         )?;

@@ -23,8 +23,7 @@ pub(super) fn make(root: &Path, dir: &Path) -> Result<PathBuf> {
     });
     let config = serde_json::to_vec(&config)?;
     let config_name = format!("{}.json", hex(&config));
-    let manifest =
-        json!([{ "Config": config_name, "RepoTags": [NAME], "Layers": ["layer.tar"] }]);
+    let manifest = json!([{ "Config": config_name, "RepoTags": [NAME], "Layers": ["layer.tar"] }]);
     std::fs::write(dir.join(&config_name), config)?;
     std::fs::write(dir.join("manifest.json"), serde_json::to_vec(&manifest)?)?;
     let image = dir.join("image.tar");

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+pub(crate) use look::all;
 pub use look::look;
 
 /// What runs the native twin once for each tenant.
@@ -43,11 +44,19 @@ pub struct Tenant {
 
 /// What starts and removes tenants.
 pub trait Peer: Send + Sync {
+    /// Prepares the calling thread to start tenants.
+    fn enter(&self) -> Result<()> {
+        Ok(())
+    }
     /// Creates and starts a tenant; returns when the runtime says that it has. The tenant may answer
     /// sooner.
     fn start(&self, tenant: &Tenant) -> Result<()>;
     /// Stops a tenant and removes all of it.
     fn remove(&self, tenant: &Tenant) -> Result<()>;
+    /// The static binary of its tenants, where it is a file of the machine's own.
+    fn binary(&self) -> Option<PathBuf> {
+        None
+    }
     /// Where all that it takes is accounted, daemons included.
     fn group(&self) -> Option<&Group>;
 }
@@ -69,7 +78,8 @@ impl Place {
         };
         let dir = tempfile::Builder::new().prefix("insula-").tempdir()?;
         let shell = match id {
-            "exec" => None,
+            // A thread can be in a group of its own only with v1.
+            "exec" if group.is_none() || !crate::groups::is_two() => None,
             _ => Some(Shell::start(group.as_ref(), dir.path(), ["crun", "podman"].contains(&id))?),
         };
         Ok(Self { shell, group, dir, twin: twin.to_owned() })

@@ -6,6 +6,7 @@ use crate::groups::Group;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 pub(super) struct Oci {
@@ -53,15 +54,16 @@ impl Peer for Oci {
         let group = format!("{}/{}", self.place.group()?.path(), tenant.name);
         let config = config(tenant, &self.place.text("root"), &group);
         std::fs::write(bundle.join("config.json"), serde_json::to_vec(&config)?)?;
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(tenant.name.clone());
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.name.clone());
         self.run(&["run", "--detach", "--bundle", &bundle.to_string_lossy(), &tenant.name])
     }
 
     fn remove(&self, tenant: &Tenant) -> Result<()> {
         self.forget(&tenant.name)
+    }
+
+    fn binary(&self) -> Option<PathBuf> {
+        Some(self.place.path("root/peer"))
     }
 
     fn group(&self) -> Option<&Group> {

@@ -16,8 +16,16 @@ impl Podman {
     pub(super) fn new(place: Place) -> Result<Self> {
         let (data, state, tmp) = (place.text("data"), place.text("state"), place.text("tmp"));
         let flags = [
-            "--root", &data, "--runroot", &state, "--tmpdir", &tmp, "--cgroup-manager=cgroupfs",
-            "--events-backend=none", "--runtime=crun", "--log-level=error",
+            "--root",
+            &data,
+            "--runroot",
+            &state,
+            "--tmpdir",
+            &tmp,
+            "--cgroup-manager=cgroupfs",
+            "--events-backend=none",
+            "--runtime=crun",
+            "--log-level=error",
         ];
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let this = Self { flags, running: Mutex::default(), place };
@@ -44,15 +52,27 @@ impl Peer for Podman {
     fn start(&self, tenant: &Tenant) -> Result<()> {
         let (memory, cores) = (MEMORY_BYTES.to_string(), CORES.to_string());
         let group = self.place.group()?.path();
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(tenant.name.clone());
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.name.clone());
         let [peer, role, port] = words(tenant);
         self.run(&[
-            "run", "--detach", "--network=host", "--memory", &memory, "--cpus", &cores,
-            "--cgroup-parent", &group, "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024",
-            "--log-driver=none", "--name", &tenant.name, image::NAME, &peer, &role, &port,
+            "run",
+            "--detach",
+            "--network=host",
+            "--memory",
+            &memory,
+            "--cpus",
+            &cores,
+            "--cgroup-parent",
+            &group,
+            "--ulimit=nofile=1024:1024",
+            "--ulimit=nproc=1024:1024",
+            "--log-driver=none",
+            "--name",
+            &tenant.name,
+            image::NAME,
+            &peer,
+            &role,
+            &port,
         ])
     }
 
@@ -72,8 +92,9 @@ impl Drop for Podman {
             let _ = self.forget(&name);
         }
         // It leaves its storage mounted over itself.
-        let _ = self.place.shell().and_then(|shell| {
-            shell.run(&["umount", &self.place.text("data/overlay")])
-        });
+        let _ = self
+            .place
+            .shell()
+            .and_then(|shell| shell.run(&["umount", &self.place.text("data/overlay")]));
     }
 }
