@@ -1,4 +1,4 @@
-//! The native twin of `hello` (`benches/peer.rs`): found, or built.
+//! The native twin of `hello` (`benches/peer`): found, or built.
 
 use crate::containers;
 use anyhow::{Context, Result, ensure};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Names a twin that is built already.
 pub const VARIABLE: &str = "INSULA_BENCH_PEER";
 
-/// A static binary that plays the roles of `peer.rs`: the one that [`VARIABLE`] names, or one built from
+/// A static binary that plays the roles of `benches/peer`: the one that [`VARIABLE`] names, or one built from
 /// this repository.
 pub fn twin() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os(VARIABLE) {

@@ -123,6 +123,18 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Daemons leave name spaces and file systems mounted below their directories.
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        // The latest first: it may stand on an earlier one.
+        for point in points.filter(|point| Path::new(point).starts_with(self.dir.path())).rev() {
+            let _ = std::process::Command::new("umount").args(["--lazy", point]).output();
+        }
+    }
+}
+
 /// Gets a peer ready to start tenants: daemons run and images are there.
 pub fn launch(id: &str, twin: &Path) -> Result<Box<dyn Peer>> {
     let place = Place::new(id, twin)?;

@@ -91,10 +91,5 @@ impl Drop for Podman {
         for name in std::mem::take(running) {
             let _ = self.forget(&name);
         }
-        // It leaves its storage mounted over itself.
-        let _ = self
-            .place
-            .shell()
-            .and_then(|shell| shell.run(&["umount", &self.place.text("data/overlay")]));
     }
 }
