@@ -11,6 +11,9 @@ pub mod host;
 pub mod load;
 pub mod open_loop;
 pub mod process;
+// `benches/report` is for a report itself.
+#[path = "reporting/mod.rs"]
+pub mod report;
 pub mod results;
 pub mod stats;
 pub mod threads;
