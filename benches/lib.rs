@@ -20,6 +20,9 @@ pub mod native;
 pub mod open_loop;
 pub mod peers;
 pub mod process;
+// `benches/report` is for a report itself.
+#[path = "reporting/mod.rs"]
+pub mod report;
 pub mod results;
 pub mod samples;
 pub mod session;

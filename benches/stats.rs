@@ -9,7 +9,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// How often the bootstrap draws.
 const DRAWS: usize = 2_000;
 /// "Insula" in ASCII; any number would do.
-const SEED: u64 = 0x0049_6e73_756c_61;
+const SEED: u64 = 0x0000_496e_7375_6c61;
 
 /// A median and the 95% interval that the bootstrap gives it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,7 +85,7 @@ fn below(random: &mut ChaCha8Rng, bound: usize) -> usize {
 /// The median, without sorting the whole, since the bootstrap asks thousands of times.
 fn middle(figures: &mut [f64]) -> f64 {
     let half = figures.len() / 2;
-    let even = figures.len() % 2 == 0;
+    let even = figures.len().is_multiple_of(2);
     let (below, upper, _) = figures.select_nth_unstable_by(half, f64::total_cmp);
     if even {
         let lower = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
