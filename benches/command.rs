@@ -1,7 +1,7 @@
 //! What the command line calls.
 
 use crate::session::{Interrupted, Session};
-use crate::startup;
+use crate::{density, startup};
 use anyhow::Result;
 
 /// A benchmark.
@@ -9,16 +9,19 @@ use anyhow::Result;
 pub enum Which {
     /// Time to the first answer, and what creating and removing costs.
     Startup,
+    /// Memory of each tenant.
+    Density,
 }
 
 impl Which {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 1] = [Self::Startup];
+    pub const ALL: [Self; 2] = [Self::Startup, Self::Density];
 
     /// Its word on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Startup => "startup",
+            Self::Density => "density",
         }
     }
 }
@@ -30,6 +33,7 @@ pub fn run(session: &mut Session, which: &[Which]) -> Result<bool> {
     for one in which {
         let done = session.bench(one.name(), |session, bench| match one {
             Which::Startup => startup::run(session, bench),
+            Which::Density => density::run(session, bench),
         });
         let interrupted = done.as_ref().is_err_and(|error| error.is::<Interrupted>());
         complete &= done.is_ok();

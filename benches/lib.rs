@@ -8,6 +8,7 @@ pub mod clients;
 pub mod cold;
 pub mod command;
 pub mod containers;
+pub mod density;
 pub mod doctor;
 pub mod embedded;
 pub mod first;

@@ -103,6 +103,17 @@ fn cpu_seconds(pid: u32) -> Option<f64> {
     Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
+/// Resident pages of these processes, shared ones in proportion, and their page tables, in bytes.
+pub fn resident(pids: &[u32]) -> (u64, u64) {
+    let pages = pids.iter().filter_map(|pid| pss_kib(*pid)).sum::<u64>();
+    let tables = pids.iter().filter_map(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    (pages << 10, tables.sum::<u64>() << 10)
+}
+
 fn pss_kib(pid: u32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;

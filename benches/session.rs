@@ -1,7 +1,7 @@
 //! One run of `insula bench`: what was asked for, what has been found so far, and whether to go on.
 
 use crate::results::{Bench, Results, SCHEMA, Subject};
-use crate::{machine, peers};
+use crate::{machine, peers, report};
 use anyhow::{Context, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -144,18 +144,8 @@ impl Session {
         self.results.complete = complete;
         self.results.took_s = self.start.elapsed().as_secs_f64();
         let Some(out) = &self.options.out else { return Ok(()) };
-        write(&self.results, out)
+        report::write(&self.results, out)
     }
-}
-
-fn write(results: &Results, out: &Path) -> Result<()> {
-    std::fs::create_dir_all(out).with_context(|| format!("{}", out.display()))?;
-    let file = out.join("results.json");
-    let text = serde_json::to_vec_pretty(results)?;
-    // Whoever reads it while it is replaced sees the old or the new one.
-    let half = out.join("results.json.new");
-    std::fs::write(&half, text).with_context(|| format!("{}", half.display()))?;
-    std::fs::rename(&half, &file).with_context(|| format!("{}", file.display()))
 }
 
 fn insula(binary: &Path) -> Subject {

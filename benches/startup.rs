@@ -8,7 +8,7 @@ use crate::results::Bench;
 use crate::samples::{Figure, add, at_most, paired, ratio};
 use crate::session::Session;
 use crate::subject::{Subject, limits, limits_with_reuse};
-use crate::{cold, native, wire};
+use crate::{cold, wire};
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
     bench.method = METHOD.into();
     bench.settings.insert("rounds".into(), rounds.to_string());
     bench.settings.insert("workers".into(), "1".into());
-    let launched = launch(session)?;
+    let launched = peers::launch_all(session, "startup")?;
     let subject = prepare(session, rounds)?;
     let mut cases = vec![
         Case::Warm,
@@ -116,38 +116,6 @@ impl Case {
             Self::Cpu => FRESH,
         }
     }
-}
-
-/// Starts what the peers need. One that cannot is not measured, and said to be missing.
-fn launch(session: &mut Session) -> Result<Vec<(String, Box<dyn Peer>)>> {
-    let wanted = session.peers(&RUNTIMES)?;
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    session.step("startup: building the native twin", 0, 0)?;
-    let twin = match native::twin() {
-        Ok(twin) => twin,
-        Err(error) => {
-            wanted.iter().for_each(|peer| session.lost(&peer.id, &error));
-            return Ok(Vec::new());
-        }
-    };
-    let mut launched = Vec::new();
-    for peer in wanted {
-        session.step(&format!("startup: preparing {}", peer.name), 0, 0)?;
-        let tried = peers::launch(&peer.id, &twin).and_then(|driver| {
-            // The first of each is slower, and shows whether it works at all.
-            let tenant = Tenant { name: "insula-first".into(), port: first::free_port()? };
-            let answered = first::of_peer(driver.as_ref(), &tenant);
-            driver.remove(&tenant)?;
-            answered.map(|_| driver)
-        });
-        match tried {
-            Ok(driver) => launched.push((peer.id, driver)),
-            Err(error) => session.lost(&peer.id, &error),
-        }
-    }
-    Ok(launched)
 }
 
 fn of_peer(

@@ -73,6 +73,15 @@ impl Peer for Exec {
         Ok(())
     }
 
+    fn pids(&self) -> Vec<u32> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = |one: &Running| match one {
+            Running::Child(child) => child.id(),
+            Running::Of(pid) => *pid,
+        };
+        running.values().map(pid).collect()
+    }
+
     fn binary(&self) -> Option<PathBuf> {
         Some(self.place.twin.clone())
     }

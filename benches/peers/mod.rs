@@ -13,7 +13,9 @@ mod oci;
 mod podman;
 
 use crate::groups::Group;
+use crate::session::Session;
 use crate::shell::Shell;
+use crate::{first, native};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -53,6 +55,10 @@ pub trait Peer: Send + Sync {
     fn start(&self, tenant: &Tenant) -> Result<()>;
     /// Stops a tenant and removes all of it.
     fn remove(&self, tenant: &Tenant) -> Result<()>;
+    /// Its processes, where there is no group to ask.
+    fn pids(&self) -> Vec<u32> {
+        self.group().map(Group::pids).unwrap_or_default()
+    }
     /// The static binary of its tenants, where it is a file of the machine's own.
     fn binary(&self) -> Option<PathBuf> {
         None
@@ -146,6 +152,41 @@ pub fn launch(id: &str, twin: &Path) -> Result<Box<dyn Peer>> {
         "podman" => Box::new(podman::Podman::new(place)?),
         _ => anyhow::bail!("{id} starts no tenants"),
     })
+}
+
+/// Starts what the peers need that were asked for. One that cannot is not measured, and said to be missing.
+pub(crate) fn launch_all(
+    session: &mut Session,
+    bench: &str,
+) -> Result<Vec<(String, Box<dyn Peer>)>> {
+    let wanted = session.peers(&RUNTIMES)?;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    session.step(&format!("{bench}: building the native twin"), 0, 0)?;
+    let twin = match native::twin() {
+        Ok(twin) => twin,
+        Err(error) => {
+            wanted.iter().for_each(|peer| session.lost(&peer.id, &error));
+            return Ok(Vec::new());
+        }
+    };
+    let mut launched = Vec::new();
+    for peer in wanted {
+        session.step(&format!("{bench}: preparing {}", peer.name), 0, 0)?;
+        let tried = launch(&peer.id, &twin).and_then(|driver| {
+            // The first of each is slower, and shows whether it works at all.
+            let tenant = Tenant { name: "insula-first".into(), port: first::free_port()? };
+            let answered = first::of_peer(driver.as_ref(), &tenant);
+            driver.remove(&tenant)?;
+            answered.map(|_| driver)
+        });
+        match tried {
+            Ok(driver) => launched.push((peer.id, driver)),
+            Err(error) => session.lost(&peer.id, &error),
+        }
+    }
+    Ok(launched)
 }
 
 /// A tenant's command within its root.
