@@ -1,7 +1,7 @@
 //! What the command line calls.
 
 use crate::session::{Interrupted, Session};
-use crate::{density, startup};
+use crate::{density, startup, throughput};
 use anyhow::Result;
 
 /// A benchmark.
@@ -11,17 +11,20 @@ pub enum Which {
     Startup,
     /// Memory of each tenant.
     Density,
+    /// Requests per second, CPU time of each, latency.
+    Throughput,
 }
 
 impl Which {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 2] = [Self::Startup, Self::Density];
+    pub const ALL: [Self; 3] = [Self::Startup, Self::Density, Self::Throughput];
 
     /// Its word on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Startup => "startup",
             Self::Density => "density",
+            Self::Throughput => "throughput",
         }
     }
 }
@@ -34,6 +37,7 @@ pub fn run(session: &mut Session, which: &[Which]) -> Result<bool> {
         let done = session.bench(one.name(), |session, bench| match one {
             Which::Startup => startup::run(session, bench),
             Which::Density => density::run(session, bench),
+            Which::Throughput => throughput::run(session, bench),
         });
         let interrupted = done.as_ref().is_err_and(|error| error.is::<Interrupted>());
         complete &= done.is_ok();

@@ -32,6 +32,7 @@ pub mod startup;
 pub mod stats;
 pub mod subject;
 pub mod threads;
+pub mod throughput;
 pub mod wire;
 
 pub use stats::median;

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-pub(crate) use look::all;
 pub use look::look;
+pub(crate) use look::{all, wasmtime, workerd};
 
 /// What runs the native twin once for each tenant.
 pub const RUNTIMES: [&str; 7] = ["exec", "crun", "runc", "ctr", "docker", "podman", "runsc"];
