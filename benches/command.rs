@@ -1,7 +1,7 @@
 //! What the command line calls.
 
 use crate::session::{Interrupted, Session};
-use crate::{density, startup, throughput};
+use crate::{density, scale, startup, throughput};
 use anyhow::Result;
 
 /// A benchmark.
@@ -13,11 +13,13 @@ pub enum Which {
     Density,
     /// Requests per second, CPU time of each, latency.
     Throughput,
+    /// What more deployed tenants cost the others.
+    Scale,
 }
 
 impl Which {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 3] = [Self::Startup, Self::Density, Self::Throughput];
+    pub const ALL: [Self; 4] = [Self::Startup, Self::Density, Self::Throughput, Self::Scale];
 
     /// Its word on the command line.
     pub fn name(self) -> &'static str {
@@ -25,6 +27,7 @@ impl Which {
             Self::Startup => "startup",
             Self::Density => "density",
             Self::Throughput => "throughput",
+            Self::Scale => "scale",
         }
     }
 }
@@ -38,6 +41,7 @@ pub fn run(session: &mut Session, which: &[Which]) -> Result<bool> {
             Which::Startup => startup::run(session, bench),
             Which::Density => density::run(session, bench),
             Which::Throughput => throughput::run(session, bench),
+            Which::Scale => scale::run(session, bench),
         });
         let interrupted = done.as_ref().is_err_and(|error| error.is::<Interrupted>());
         complete &= done.is_ok();

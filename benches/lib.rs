@@ -26,6 +26,7 @@ pub mod process;
 pub mod report;
 pub mod results;
 pub mod samples;
+pub mod scale;
 pub mod session;
 pub mod shell;
 pub mod startup;
