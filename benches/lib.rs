@@ -18,6 +18,7 @@ pub mod host;
 pub mod load;
 pub mod machine;
 pub mod native;
+pub mod neighbours;
 pub mod open_loop;
 pub mod peers;
 pub mod process;
