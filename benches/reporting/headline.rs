@@ -7,6 +7,9 @@ use crate::stats;
 /// Ourselves, as [`crate::results::Subject::id`].
 pub(crate) const OURS: &str = "insula";
 
+/// How many others a sentence names; the tables have all.
+const OTHERS_MAX: usize = 4;
+
 /// A sentence in pieces; the second of each says whether it carries the point.
 pub(crate) type Sentence = Vec<(String, bool)>;
 
@@ -52,6 +55,7 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
         ];
     };
     let subject = words::with_case(results, (OURS, first.case));
+    let subject = if first.case.is_empty() { subject } else { subject + "," };
     let figure = words::capital(&first.ratio.figure);
     let mut said = vec![(format!("{topic}: "), true)];
     let x = first.ratio.x;
@@ -62,6 +66,7 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
             && series.x == x
     });
     let place = words::place(x, words::axis(bench, &first.ratio.figure));
+    let place = if place.is_empty() || first.case.is_empty() { place } else { place + "," };
     match ours.and_then(|series| Some((stats::estimate(&series.samples)?, &series.unit))) {
         Some((estimate, unit)) => {
             said.push((format!("{figure} of {subject}{place} is "), false));
@@ -76,16 +81,23 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
         }
         None => said.push((format!("{figure} of {subject}{place} is "), false)),
     }
-    for (index, one) in against.iter().enumerate() {
+    let named = against.len().min(OTHERS_MAX);
+    for (index, one) in against.iter().take(named).enumerate() {
         let before = match index {
             0 => "",
-            _ if index + 1 == against.len() => " and ",
+            _ if index + 1 == named => " and ",
             _ => ", ",
         };
         said.push((before.into(), false));
         let [median, low, high] = one.ours;
         said.push((multiple(median, &words::with_case(results, one.other)), true));
-        said.push((format!(" ({} to {})", words::times(low), words::times(high)), false));
+        // Not all came as far: where they did not, ours is taken at their place, too.
+        let there = if one.ratio.x == x {
+            String::new()
+        } else {
+            words::place(one.ratio.x, words::axis(bench, &one.ratio.figure))
+        };
+        said.push((format!("{there} ({} to {})", words::times(low), words::times(high)), false));
     }
     let better = if less_is_better(bench, &first.ratio.figure) { "less" } else { "more" };
     said.push((format!("; {better} is better."), false));
@@ -126,9 +138,6 @@ fn against(bench: &Bench) -> Vec<Against<'_>> {
             None => chosen.push(one.clone()),
         }
     }
-    // A sentence is about one place of the axis: that of its first.
-    let place = chosen.first().and_then(|one| one.ratio.x);
-    chosen.retain(|one| one.ratio.x == place);
     chosen
 }
 

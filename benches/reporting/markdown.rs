@@ -65,7 +65,7 @@ fn bench(page: &mut String, results: &Results, bench: &Bench, plots: &[Plot]) {
     let caption = format!(
         "{}: settings; it took {}",
         words::title(&bench.name),
-        words::value(bench.took_s, "s")
+        words::duration(bench.took_s)
     );
     table(page, &tables::pairs(caption, &bench.settings));
 }

@@ -41,7 +41,11 @@ fn run(results: &Results) -> String {
         found.next().map(|(_, value)| format!(", {value}"))
     };
     let machine: String = ["processor", "kernel"].into_iter().filter_map(machine).collect();
-    format!("Measured on {} in {}{machine}.", results.began, words::value(results.took_s, "s"))
+    format!(
+        "Measured on {}, in {}{machine}.",
+        words::time(&results.began),
+        words::duration(results.took_s)
+    )
 }
 
 /// Which benches were not part of the run; none if all were.

@@ -115,7 +115,7 @@ fn method(results: &Results) -> Markup {
             @for bench in &results.benches {
                 h3 { (words::title(&bench.name)) }
                 p { (bench.method) }
-                p { "It took " (words::value(bench.took_s, "s")) "." }
+                p { "It took " (words::duration(bench.took_s)) "." }
                 (table(&tables::pairs(format!("{}: settings", words::title(&bench.name)), &bench.settings)))
             }
         }

@@ -98,7 +98,8 @@ pub(crate) fn ratios(results: &Results, bench: &Bench) -> Table {
 pub(crate) fn figure(bench: &Bench, figure: &Figure<'_>) -> Table {
     let axis = figure.lines.iter().flat_map(|line| &line.points).any(|point| point.x.is_some());
     let better = if figure.less_is_better { "less is better" } else { "more is better" };
-    let caption = format!("{}: {}, {better}", words::title(&bench.name), figure.name);
+    let caption =
+        format!("{}: {}, {better}", words::title(&bench.name), words::abbreviated(figure.name));
     let mut head = vec!["Subject", "Case"];
     if axis {
         head.push(figure.axis.unwrap_or("at"));

@@ -31,7 +31,7 @@ impl Quiet {
         };
         let measured = format!(
             "{} against itself gives {} (95% interval {} to {}, {} rounds)",
-            control.figure,
+            capital(&control.figure),
             times(control.median),
             times(control.low),
             times(control.high),
@@ -137,6 +137,7 @@ fn scale(value: f64, unit: &str) -> (f64, &str) {
         other => return (1.0, other),
     };
     match size * seconds {
+        0.0 if unit == "us" => (1.0, "µs"),
         0.0 => (1.0, unit),
         short if short < 0.9995e-6 => (seconds / 1e-9, "ns"),
         short if short < 0.9995e-3 => (seconds / 1e-6, "µs"),
@@ -176,7 +177,44 @@ pub(crate) fn estimate(estimate: &Estimate, unit: &str) -> String {
 
 /// A ratio: `1/52` under a half, else `0.73` or `4.71`.
 pub(crate) fn times(ratio: f64) -> String {
-    if ratio > 0.0 && ratio < 0.495 { format!("1/{}", number(1.0 / ratio)) } else { number(ratio) }
+    if ratio > 0.0 && ratio < 0.495 {
+        return format!("1/{}", short(1.0 / ratio, 1));
+    }
+    short(ratio, 2)
+}
+
+/// A number with so many decimals below ten, and none from ten on or if it is whole.
+fn short(value: f64, decimals: usize) -> String {
+    let whole = (value - value.round()).abs() < 1e-9;
+    if !value.is_finite() || whole || value.abs() >= 9.95 {
+        return number(value.round());
+    }
+    format!("{value:.decimals$}")
+}
+
+/// `39 min 52 s`.
+pub(crate) fn duration(seconds: f64) -> String {
+    if seconds < 120.0 {
+        return value(seconds, "s");
+    }
+    let whole = seconds.round() as u64;
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    if hours > 0 {
+        format!("{hours} h {minutes} min")
+    } else {
+        format!("{minutes} min {seconds} s")
+    }
+}
+
+/// A time of RFC 3339 with less to stumble over; anything else as it is.
+pub(crate) fn time(began: &str) -> String {
+    match began.split_once('T') {
+        Some((day, time)) if time.ends_with('Z') => {
+            let time = time.trim_end_matches('Z');
+            format!("{day} at {} UTC", time.split('.').next().unwrap_or(time))
+        }
+        _ => began.to_owned(),
+    }
 }
 
 /// What the unit is, for the head of a plot or a column; empty where a figure is a bare count.
@@ -209,21 +247,36 @@ pub(crate) fn place(x: Option<f64>, axis: Option<&str>) -> String {
     }
 }
 
-/// The axis of a figure of a bench, which a ratio does not carry itself.
+/// The axis of a figure of a bench, which a ratio does not carry itself: that of its samples, or of the
+/// whole bench, for a figure that is computed from others.
 pub(crate) fn axis<'a>(bench: &'a Bench, figure: &str) -> Option<&'a str> {
-    bench
-        .series
-        .iter()
-        .filter(|series| series.figure == figure)
-        .find_map(|series| series.axis.as_deref())
+    let axes = || bench.series.iter().filter_map(|series| Some((series, series.axis.as_deref()?)));
+    let mut own = axes().filter(|(series, _)| series.figure == figure);
+    own.next().or_else(|| axes().next()).map(|(_, axis)| axis)
 }
 
-/// The first letter as a capital.
+/// The first letter as a capital, and those of abbreviations.
 pub(crate) fn capital(text: &str) -> String {
+    let text = abbreviated(text);
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| {
         first.to_uppercase().collect::<String>() + letters.as_str()
     })
+}
+
+/// Abbreviations in capitals.
+pub(crate) fn abbreviated(text: &str) -> String {
+    let words = text.split(' ').map(|word| match word {
+        "cpu" => "CPU",
+        "pss" => "PSS",
+        word => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The unit in which large figures are written, for round numbers in it.
+pub(crate) fn step(value: f64, unit: &str) -> f64 {
+    1.0 / scale(value, unit).0
 }
 
 /// All the benches there are, in the order of the report, with the names that people read.

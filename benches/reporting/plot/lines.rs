@@ -24,8 +24,11 @@ pub(super) fn lines(head: &Head, figure: &Figure<'_>) -> Result<Drawn> {
         point.samples.iter().copied().chain([point.estimate.low, point.estimate.high])
     });
     let up = Axis::holding(values, bottom, top);
-    let ticks: Vec<(f64, String)> =
-        up.ticks(6).into_iter().map(|tick| (tick, words::value(tick, figure.unit))).collect();
+    let ticks: Vec<(f64, String)> = up
+        .ticks(6, |value| words::step(value, figure.unit))
+        .into_iter()
+        .map(|tick| (tick, words::value(tick, figure.unit)))
+        .collect();
     let left = MARGIN + 6.0 + ticks.iter().map(|(_, text)| TICK.width(text)).fold(0.0, f64::max);
     let names: Vec<Vec<String>> = figure.lines.iter().map(name).collect();
     let widest = names
@@ -55,7 +58,7 @@ pub(super) fn lines(head: &Head, figure: &Figure<'_>) -> Result<Drawn> {
         for line in figure.lines.iter().rev() {
             self::line(canvas, line, &along, &up, (left, right))?;
         }
-        label(canvas, figure, &names, &up, (right, top, bottom))
+        label(canvas, figure, &names, &along, &up, (right, top, bottom))
     })?;
     Ok(Drawn { within, view, width: WIDTH, height })
 }
@@ -96,7 +99,7 @@ fn places(figure: &Figure<'_>, along: &Axis) -> Vec<(f64, String)> {
     };
     match fitting(measured) {
         (true, all) => all,
-        (false, _) => fitting(along.ticks(6)).1,
+        (false, _) => fitting(along.ticks(6, |_| 1.0)).1,
     }
 }
 
@@ -148,6 +151,7 @@ fn label(
     canvas: &Canvas<'_>,
     figure: &Figure<'_>,
     names: &[Vec<String>],
+    along: &Axis,
     up: &Axis,
     (right, top, bottom): (f64, f64, f64),
 ) -> Result<()> {
@@ -167,13 +171,20 @@ fn label(
         *place = place.max(free + tall(name) / 2.0);
         free = *place + tall(name) / 2.0 + 2.0;
     }
-    let mut free = bottom + 20.0;
+    let mut free = bottom + 6.0;
     for (_, place, _, name) in placed.iter_mut().rev() {
         *place = place.min(free - tall(name) / 2.0);
         free = *place - tall(name) / 2.0 - 2.0;
     }
     for (y, place, line, name) in placed {
         let ink = Ink::subject(line.colour);
+        // A line that ends early is led to its name.
+        if let Some(last) = line.points.iter().filter_map(|point| point.x).next_back() {
+            let last = along.at(last) + 6.0;
+            if last + 8.0 < right {
+                canvas.dashes(&[(last, y), (right - 2.0, y)], ink, 0.7)?;
+            }
+        }
         canvas.path(
             &[(right - 2.0, y), (right + 4.0, y), (right + 8.0, place), (right + 11.0, place)],
             ink,

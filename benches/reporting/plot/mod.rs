@@ -14,7 +14,7 @@ use crate::results::{Bench, Ratio, Results};
 use crate::stats::Estimate;
 use anyhow::Result;
 use canvas::{Align, Canvas, Font, INK, Ink, MUTED};
-use rows::Row;
+use rows::{Row, Under};
 use std::collections::BTreeSet;
 
 /// In every plot, so that an older one is known for ours.
@@ -125,13 +125,14 @@ pub(super) fn all(results: &Results) -> Result<Vec<(usize, Vec<Plot>)>> {
 }
 
 fn of(results: &Results, bench: &Bench, taken: &mut BTreeSet<String>) -> Result<Vec<Plot>> {
-    let mut plots: Vec<Plot> = ratios(results, bench, taken)?.into_iter().collect();
+    let mut plots = Vec::new();
     for figure in figures::to_draw(&figures::of(results, bench)) {
         let title = figure.title();
         let drawn = if figure.runs_along_an_axis() { along(&figure)? } else { beside(&figure)? };
         let slug = slug(&format!("{} {title}", bench.name), taken);
         plots.push(Plot { slug, described: described(&figure), title, drawn });
     }
+    plots.extend(ratios(results, bench, taken)?);
     Ok(plots)
 }
 
@@ -153,13 +154,19 @@ fn better(less: bool) -> &'static str {
 }
 
 fn along(figure: &Figure<'_>) -> Result<Drawn> {
-    let unit = words::unit(figure.unit);
-    let under = format!(
-        "{unit}{}{}; line: median, band: its 95% interval, dots: samples",
-        if unit.is_empty() || unit == "count" { "" } else { ", " },
-        better(figure.less_is_better)
-    );
-    lines::lines(&Head::new(&figure.title(), under.trim_start_matches("count")), figure)
+    let unit = match words::unit(figure.unit) {
+        "count" => String::new(),
+        unit => format!("{unit}, "),
+    };
+    let points = figure.lines.iter().flat_map(|line| &line.points);
+    let log = if is_log(points.flat_map(|point| point.samples)) { "log scale, " } else { "" };
+    let better = better(figure.less_is_better);
+    let under = format!("{unit}{log}{better}; line: median; band: its 95% interval; dots: samples");
+    lines::lines(&Head::new(&figure.title(), &under), figure)
+}
+
+fn is_log<'a>(values: impl Iterator<Item = &'a f64>) -> bool {
+    axis::Axis::holding(values.copied(), 0.0, 1.0).is_log()
 }
 
 fn beside(figure: &Figure<'_>) -> Result<Drawn> {
@@ -170,8 +177,7 @@ fn beside(figure: &Figure<'_>) -> Result<Drawn> {
         let order = one.estimate.median.total_cmp(&other.estimate.median);
         if figure.less_is_better { order } else { order.reverse() }
     });
-    let values = rows.iter().flat_map(|row| row.samples).copied();
-    let log = axis::Axis::holding(values, 0.0, 1.0).is_log();
+    let log = is_log(rows.iter().flat_map(|row| row.samples));
     let dots = if rows::shows_percentiles(&rows) {
         "dots: percentiles 1 to 99"
     } else {
@@ -182,12 +188,12 @@ fn beside(figure: &Figure<'_>) -> Result<Drawn> {
         if log { "log scale, " } else { "" },
         better(figure.less_is_better)
     );
-    rows::rows(
-        &Head::new(&figure.title(), &under),
-        &rows,
-        |value| words::value(value, figure.unit),
-        None,
-    )
+    let axis = Under {
+        tick: &|value| words::value(value, figure.unit),
+        unit: &|value| words::step(value, figure.unit),
+        equal: None,
+    };
+    rows::rows(&Head::new(&figure.title(), &under), &rows, &axis)
 }
 
 fn points<'a>(figure: &Figure<'a>, line: &Line<'a>) -> Vec<Row<'a>> {
@@ -256,7 +262,11 @@ fn ratios(results: &Results, bench: &Bench, taken: &mut BTreeSet<String>) -> Res
     let under = format!(
         "paired by round; dot: median; line: its 95% interval; triangle: the project's bar; grey line: equal{more}"
     );
-    let drawn = rows::rows(&Head::new(&title, &under), &rows, words::times, Some(1.0))?;
+    let drawn = rows::rows(
+        &Head::new(&title, &under),
+        &rows,
+        &Under { tick: &words::times, unit: &|_| 1.0, equal: Some(1.0) },
+    )?;
     let described = rows
         .iter()
         .map(|row| format!("{}: {}.", row.label, row.said))
