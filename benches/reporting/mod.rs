@@ -135,7 +135,8 @@ fn replace(out: &Path, name: &str, text: &str) -> Result<()> {
         // Temporary files are for their owner alone; a report is for everybody.
         let readable = std::fs::Permissions::from_mode(0o644);
         file.as_file().set_permissions(readable)?;
-        file.persist(&path)?;
+        // Without the file in the error, which would keep it for as long as anybody holds the error.
+        file.persist(&path).map_err(|failed| failed.error)?;
         Ok(())
     };
     write().with_context(|| format!("writing {}", path.display()))
