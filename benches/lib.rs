@@ -5,18 +5,34 @@
 #![forbid(unsafe_code)]
 
 pub mod clients;
+pub mod cold;
+pub mod command;
 pub mod containers;
+pub mod density;
+pub mod doctor;
+pub mod embedded;
+pub mod first;
+pub mod groups;
 pub mod guests;
 pub mod host;
 pub mod load;
+pub mod machine;
+pub mod native;
 pub mod open_loop;
+pub mod peers;
 pub mod process;
 // `benches/report` is for a report itself.
 #[path = "reporting/mod.rs"]
 pub mod report;
 pub mod results;
+pub mod samples;
+pub mod session;
+pub mod shell;
+pub mod startup;
 pub mod stats;
+pub mod subject;
 pub mod threads;
+pub mod throughput;
 pub mod wire;
 
 pub use stats::median;
