@@ -138,7 +138,10 @@ fn parts<'a>(figure: &Figure<'a>) -> Vec<Figure<'a>> {
             cases.push(line.case);
         }
     }
-    if figure.lines.len() <= LINES_MAX || cases.len() < 2 || !figure.runs_along_an_axis() {
+    let shared = |case: &&&str| figure.lines.iter().filter(|line| line.case == **case).count() > 1;
+    // Cases that only one subject has are no parts: nothing would stand beside anything.
+    let parted = cases.iter().filter(shared).count() > 1;
+    if figure.lines.len() <= LINES_MAX || !parted || !figure.runs_along_an_axis() {
         return vec![figure.clone()];
     }
     let part = |case: &'a str| {

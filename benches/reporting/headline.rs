@@ -1,7 +1,7 @@
 //! The three sentences that open a report, computed from what was measured.
 
 use super::words::{self, Quiet};
-use crate::results::{Bench, Ratio, Results};
+use crate::results::{Bench, Ratio, Results, Series};
 use crate::stats;
 
 /// Ourselves, as [`crate::results::Subject::id`].
@@ -58,28 +58,21 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
     let subject = if first.case.is_empty() { subject } else { subject + "," };
     let figure = words::capital(&first.ratio.figure);
     let mut said = vec![(format!("{topic}: "), true)];
-    let x = first.ratio.x;
-    let ours = bench.series.iter().find(|series| {
-        series.subject == OURS
-            && series.case == first.case
-            && series.figure == first.ratio.figure
-            && series.x == x
-    });
-    let place = words::place(x, words::axis(bench, &first.ratio.figure));
+    let ours = series(bench, (OURS, first.case), first.ratio);
+    let axis = words::axis(bench, &first.ratio.figure);
+    let x = ours.and_then(|series| series.x).or(first.ratio.x);
+    let place = words::place(x, axis);
     let place = if place.is_empty() || first.case.is_empty() { place } else { place + "," };
-    match ours.and_then(|series| Some((stats::estimate(&series.samples)?, &series.unit))) {
-        Some((estimate, unit)) => {
-            said.push((format!("{figure} of {subject}{place} is "), false));
-            said.push((words::value(estimate.median, unit), true));
-            said.push((
-                format!(
-                    " (95% interval {}), which is ",
-                    words::range(estimate.low, estimate.high, unit)
-                ),
-                false,
-            ));
-        }
-        None => said.push((format!("{figure} of {subject}{place} is "), false)),
+    said.push((format!("{figure} of {subject}{place} is "), false));
+    if let Some((estimate, series)) =
+        ours.and_then(|series| Some((stats::estimate(&series.samples)?, series)))
+    {
+        let count = series.samples.len();
+        let range = words::range(estimate.low, estimate.high, &series.unit);
+        let range = words::interval(&range, count, "sample");
+        let kind = if words::enough(count) { "95% interval " } else { "" };
+        said.push((words::value(estimate.median, &series.unit), true));
+        said.push((format!(" ({kind}{range}), which is "), false));
     }
     let named = against.len().min(OTHERS_MAX);
     for (index, one) in against.iter().take(named).enumerate() {
@@ -91,13 +84,12 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
         said.push((before.into(), false));
         let [median, low, high] = one.ours;
         said.push((multiple(median, &words::with_case(results, one.other)), true));
-        // Not all came as far: where they did not, ours is taken at their place, too.
-        let there = if one.ratio.x == x {
-            String::new()
-        } else {
-            words::place(one.ratio.x, words::axis(bench, &one.ratio.figure))
-        };
-        said.push((format!("{there} ({} to {})", words::times(low), words::times(high)), false));
+        // Not all come as far.
+        let theirs =
+            series(bench, one.other, one.ratio).and_then(|series| series.x).or(one.ratio.x);
+        let there = if theirs == x { String::new() } else { words::place(theirs, axis) };
+        let interval = words::ratio_interval(low, high, one.ratio.rounds);
+        said.push((format!("{there} ({interval})"), false));
     }
     let better = if less_is_better(bench, &first.ratio.figure) { "less" } else { "more" };
     said.push((format!("; {better} is better."), false));
@@ -105,6 +97,16 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
         said.push((" The machine was too noisy for this bench: see its control.".into(), true));
     }
     said
+}
+
+/// The samples of one side of a ratio: at its place, or as far out as they go if it names none.
+fn series<'a>(bench: &'a Bench, whose: (&str, &str), ratio: &Ratio) -> Option<&'a Series> {
+    let series = bench.series.iter().filter(|series| {
+        (series.subject.as_str(), series.case.as_str()) == whose
+            && series.figure == ratio.figure
+            && (ratio.x.is_none() || series.x == ratio.x)
+    });
+    series.max_by(|one, other| one.x.unwrap_or(0.0).total_cmp(&other.x.unwrap_or(0.0)))
 }
 
 /// `1/52 of crun`, `4.71 times wasmtime serve`.

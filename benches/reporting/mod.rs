@@ -28,7 +28,8 @@ const METHOD: [&str; 3] = [
     "Medians stand with the 95% interval that a percentile bootstrap gives them (2,000 draws, a fixed seed, no \
      assumption about the distribution). A ratio is taken within each round, since what disturbs one of two \
      neighbours in time disturbs the other as well; its figure is the median of the rounds' ratios. A ratio \
-     under a half is written as a fraction: 1/40 means a fortieth.",
+     under a half is written as a fraction: 1/40 means a fortieth. Fewer than five samples have no 95% interval; \
+     then their number is said, with the smallest and the largest.",
     "The control measures the same thing against itself, in the same way. If its interval does not contain 1, \
      something else than the subjects differed, and the report says that the machine was too noisy. A bar is \
      held or missed by the median; where the interval reaches over the bar, that is said as well.",
@@ -36,11 +37,16 @@ const METHOD: [&str; 3] = [
 
 /// When, for how long and on what, in a sentence.
 fn run(results: &Results) -> String {
-    let machine = |name: &str| {
-        let mut found = results.machine.iter().filter(|(key, _)| key.to_lowercase().contains(name));
-        found.next().map(|(_, value)| format!(", {value}"))
+    let machine = |(name, before, after): (&str, &str, &str)| {
+        let value = results.machine.get(name)?;
+        let before = if value.starts_with(before) { "" } else { before };
+        Some(format!(", {before}{value}{after}"))
     };
-    let machine: String = ["processor", "kernel"].into_iter().filter_map(machine).collect();
+    let machine: String =
+        [("processor", "", ""), ("cores", "", " cores"), ("kernel", "Linux ", "")]
+            .into_iter()
+            .filter_map(machine)
+            .collect();
     format!(
         "Measured on {}, in {}{machine}.",
         words::time(&results.began),

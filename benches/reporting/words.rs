@@ -10,7 +10,7 @@ pub(crate) enum Quiet {
     Yes,
     /// It does not: something else than the subjects differed.
     No,
-    /// There was no control.
+    /// There was no control, or it had too few rounds.
     Unknown,
 }
 
@@ -18,6 +18,7 @@ impl Quiet {
     pub(crate) fn of(bench: &Bench) -> Self {
         match &bench.control {
             None => Self::Unknown,
+            Some(ratio) if !enough(ratio.rounds) => Self::Unknown,
             Some(ratio) if ratio.low <= 1.0 && 1.0 <= ratio.high => Self::Yes,
             Some(_) => Self::No,
         }
@@ -37,6 +38,14 @@ impl Quiet {
             times(control.high),
             number(control.rounds as f64),
         );
+        if !enough(control.rounds) {
+            return format!(
+                "Control: too few rounds to say how noisy the machine was. {} against itself gives {} ({}).",
+                capital(&control.figure),
+                times(control.median),
+                ratio_interval(control.low, control.high, control.rounds)
+            );
+        }
         match Self::of(bench) {
             Self::No => format!(
                 "Control: too noisy. {measured}, and that does not contain 1: the machine changed \
@@ -53,7 +62,9 @@ pub(crate) fn verdict(ratio: &Ratio, bar: &Bar, quiet: Quiet) -> String {
         if bar.at_most { value <= bar.limit } else { value >= bar.limit }
     };
     let mut said = if within(ratio.median) { "held" } else { "MISSED" }.to_owned();
-    if within(ratio.low) != within(ratio.high) {
+    if !enough(ratio.rounds) {
+        said.push_str(", but from too few rounds to be sure");
+    } else if within(ratio.low) != within(ratio.high) {
         said.push_str(", but the interval crosses the bar");
     }
     if quiet == Quiet::No {
@@ -170,9 +181,32 @@ pub(crate) fn range(low: f64, high: f64, unit: &str) -> String {
     format!("{} to {}", number(below), with_unit(number(high * factor), said))
 }
 
+/// Under so many samples not even their whole range is a 95% interval of the median.
+const SAMPLES_MIN: usize = 5;
+
+/// Whether an interval can be given for so many samples or rounds.
+pub(crate) fn enough(count: usize) -> bool {
+    count >= SAMPLES_MIN
+}
+
+/// An interval in words, or what stands for one where there are too few samples; `what` names those.
+pub(crate) fn interval(range: &str, count: usize, what: &str) -> String {
+    match count {
+        0 | 1 => format!("1 {what}"),
+        few if !enough(few) => format!("{range}, {few} {what}s"),
+        _ => range.to_owned(),
+    }
+}
+
 /// `0.42 ms (0.40 to 0.45 ms)`.
-pub(crate) fn estimate(estimate: &Estimate, unit: &str) -> String {
-    format!("{} ({})", value(estimate.median, unit), range(estimate.low, estimate.high, unit))
+pub(crate) fn estimate(estimate: &Estimate, unit: &str, count: usize) -> String {
+    let range = range(estimate.low, estimate.high, unit);
+    format!("{} ({})", value(estimate.median, unit), interval(&range, count, "sample"))
+}
+
+/// The interval of a ratio.
+pub(crate) fn ratio_interval(low: f64, high: f64, rounds: usize) -> String {
+    interval(&format!("{} to {}", times(low), times(high)), rounds, "round")
 }
 
 /// A ratio: `1/52` under a half, else `0.73` or `4.71`.

@@ -7,7 +7,8 @@ use crate::report::figures::{Figure, Line, Point};
 use crate::report::words;
 use anyhow::Result;
 
-const HEIGHT: f64 = 216.0;
+/// At least so high, and higher if the names at the right need it.
+const HEIGHT_MIN: f64 = 216.0;
 /// The widest that the names at the ends of lines may be.
 const NAMES_MAX: f64 = 128.0;
 const NAME_LINE: f64 = 14.0;
@@ -17,7 +18,9 @@ const DOTS_MAX: usize = 60;
 /// Draws a figure that has an axis.
 pub(super) fn lines(head: &Head, figure: &Figure<'_>) -> Result<Drawn> {
     let top = head.height() + 6.0;
-    let bottom = top + HEIGHT;
+    let names: Vec<Vec<String>> = figure.lines.iter().map(name).collect();
+    let tall: f64 = names.iter().map(|name| name.len() as f64 * NAME_LINE + 4.0).sum();
+    let bottom = top + tall.max(HEIGHT_MIN);
     let height = bottom + 44.0;
     let points = || figure.lines.iter().flat_map(|line| &line.points);
     let values = points().flat_map(|point| {
@@ -30,7 +33,6 @@ pub(super) fn lines(head: &Head, figure: &Figure<'_>) -> Result<Drawn> {
         .map(|tick| (tick, words::value(tick, figure.unit)))
         .collect();
     let left = MARGIN + 6.0 + ticks.iter().map(|(_, text)| TICK.width(text)).fold(0.0, f64::max);
-    let names: Vec<Vec<String>> = figure.lines.iter().map(name).collect();
     let widest = names
         .iter()
         .zip(&figure.lines)

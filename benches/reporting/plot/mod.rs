@@ -206,7 +206,7 @@ fn points<'a>(figure: &Figure<'a>, line: &Line<'a>) -> Vec<Row<'a>> {
         .iter()
         .map(|point| Row {
             label: format!("{who}{}", words::place(point.x, figure.axis)),
-            said: words::estimate(&point.estimate, figure.unit),
+            said: words::estimate(&point.estimate, figure.unit, point.samples.len()),
             ink: Ink::subject(line.colour),
             ours: line.subject == OURS,
             samples: point.samples,
@@ -232,10 +232,9 @@ fn ratios(results: &Results, bench: &Bench, taken: &mut BTreeSet<String>) -> Res
             tables::named(results, bench, ratio)
         },
         said: format!(
-            "{} ({} to {}){}",
+            "{} ({}){}",
             words::times(ratio.median),
-            words::times(ratio.low),
-            words::times(ratio.high),
+            words::ratio_interval(ratio.low, ratio.high, ratio.rounds),
             ratio.bar.as_ref().map_or_else(String::new, |bar| format!(
                 ", bar {}: {}",
                 words::times(bar.limit),
@@ -281,7 +280,7 @@ fn described(figure: &Figure<'_>) -> String {
         let points = line.points.iter().map(|point| {
             format!(
                 "{}{}",
-                words::estimate(&point.estimate, figure.unit),
+                words::estimate(&point.estimate, figure.unit, point.samples.len()),
                 words::place(point.x, figure.axis)
             )
         });
