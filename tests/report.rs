@@ -3,72 +3,14 @@
 
 #[path = "report/fixture.rs"]
 mod fixture;
+#[path = "report/written.rs"]
+mod written;
 
 use fixture::{at, barred, ratio, results, series};
 use insula_benches::report;
 use insula_benches::results::{Results, SCHEMA};
-use std::collections::BTreeMap;
 use std::path::Path;
-use tempfile::TempDir;
-
-/// A written report: its directory, and every file of it.
-struct Written {
-    dir: TempDir,
-    files: BTreeMap<String, String>,
-}
-
-impl Written {
-    fn of(results: &Results) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        report::write(results, dir.path()).unwrap();
-        let files = files(dir.path());
-        Self { dir, files }
-    }
-
-    fn page(&self) -> &str {
-        &self.files["index.html"]
-    }
-
-    fn markdown(&self) -> &str {
-        &self.files["report.md"]
-    }
-
-    /// The words of the page, without its plots and its marks.
-    fn read(&self) -> String {
-        let mut page = self.page().to_owned();
-        for (from, to) in [("<style>", "</style>"), ("<svg", "</svg>"), ("<", ">")] {
-            while let Some(start) = page.find(from) {
-                let end = start + page[start..].find(to).unwrap() + to.len();
-                page.replace_range(start..end, if from == "<" { "\u{1}" } else { "" });
-            }
-        }
-        let page = page.replace('\u{1}', "").replace("&lt;", "<").replace("&gt;", ">");
-        page.replace("&quot;", "\"").replace("&amp;", "&")
-    }
-
-    fn plots(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.files.iter().filter(|(name, _)| name.ends_with(".svg"))
-    }
-}
-
-fn files(dir: &Path) -> BTreeMap<String, String> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    entries
-        .filter(|entry| entry.file_type().unwrap().is_file())
-        .map(|entry| {
-            let text = std::fs::read_to_string(entry.path()).unwrap();
-            (entry.file_name().into_string().unwrap(), text)
-        })
-        .collect()
-}
-
-fn says(text: &str, words: &str) {
-    assert!(text.contains(words), "{words:?} is not in:\n{text}");
-}
-
-fn says_not(text: &str, words: &str) {
-    assert!(!text.contains(words), "{words:?} is in:\n{text}");
-}
+use written::{Written, files, says, says_not};
 
 #[test]
 fn three_sentences_open_the_page() {
@@ -100,8 +42,8 @@ fn what_was_not_measured_is_said_and_not_guessed() {
     some.benches[0].ratios.clear();
     let written = Written::of(&some);
     for text in [&written.read(), written.markdown()] {
-        says(text, "Start-up was not measured in this run.");
-        says(text, "Memory was not measured in this run.");
+        says(text, "Start-up: not measured in this run.");
+        says(text, "Memory: not measured in this run.");
         says(text, "no other subject was measured, so there is nothing to compare with.");
         says(text, "Not part of this run: insula bench startup, insula bench density,");
         says(text, "podman is not installed");
@@ -439,4 +381,84 @@ fn a_crowded_figure_is_parted_by_case() {
         says(plot, "connections");
         says(plot, "Docker");
     }
+}
+
+/// What only one place of an axis has stands beside the others at that place, not among the lines.
+#[test]
+fn what_was_measured_at_one_place_stands_beside_the_others_there() {
+    let mut some = results();
+    let bench = &mut some.benches[2];
+    bench.series.clear();
+    for case in ["fresh", "reuse", "defaults, fresh", "tuned, fresh"] {
+        for subject in ["insula", "crun"] {
+            for x in [1.0, 16.0] {
+                bench.series.push(at(
+                    series(subject, case, "p50", "us", &[x; 5]),
+                    x,
+                    "connections",
+                ));
+            }
+        }
+    }
+    bench.series.push(at(series("docker", "echo", "p50", "us", &[8.0; 5]), 16.0, "connections"));
+    bench.series.push(at(series("hyper", "", "p50", "us", &[9.0; 5]), 1.0, "connections"));
+    bench.series.push(at(series("hyper", "", "p50", "us", &[7.0; 5]), 16.0, "connections"));
+    let written = Written::of(&some);
+    let fresh = &written.files["throughput-p50-fresh.svg"];
+    says(fresh, "crun, tuned: ");
+    says(fresh, "plain hyper: ");
+    says_not(fresh, "Docker");
+    let reuse = &written.files["throughput-p50-reuse.svg"];
+    says(reuse, "plain hyper: ");
+    says_not(reuse, "tuned");
+    let beside = &written.files["throughput-p50-at-16-connections.svg"];
+    says(beside, "Docker, echo");
+    says(beside, "plain hyper");
+    says(beside, "Insula, tuned, fresh");
+    says_not(beside, "Docker, echo at 16");
+    let count = written.plots().filter(|(name, _)| name.starts_with("throughput-p50")).count();
+    assert_eq!(count, 3);
+}
+
+#[test]
+fn too_few_samples_have_no_interval() {
+    let mut some = results();
+    for bench in &mut some.benches {
+        bench.series.iter_mut().for_each(|series| series.samples.truncate(2));
+        bench.ratios.iter_mut().for_each(|ratio| ratio.rounds = 2);
+        bench.control.as_mut().unwrap().rounds = 2;
+    }
+    some.benches[1].series.iter_mut().for_each(|series| series.samples.truncate(1));
+    let written = Written::of(&some);
+    let read = written.read();
+    says(
+        &read,
+        "is 450 µs (400 to 500 µs, 2 samples), which is 1/50 of crun (1/53 to 1/48, 2 rounds)",
+    );
+    says(&read, "KiB (1 sample)");
+    says(&read, "Control: too few rounds to say how noisy the machine was.");
+    says(
+        written.markdown(),
+        "| held, but from too few rounds to be sure | at most 1/40 | 1/50 | too few | 2 |",
+    );
+    says(&written.files["startup-first-answer.svg"], "or all of fewer than 5 samples");
+}
+
+/// Bars that are no ratios are notes that begin and end in a certain way.
+#[test]
+fn bars_in_notes_are_counted_and_listed_with_the_others() {
+    let mut some = results();
+    some.benches[1].notes = vec![
+        "bar: deployed: 0.9 KiB; at most 1 KiB holds".into(),
+        "bar: live: 50 KiB; at most 40 KiB is missed".into(),
+    ];
+    let written = Written::of(&some);
+    let read = written.read();
+    says(
+        &read,
+        "Of 5 bars that the project has set itself and this run measured, 3 are held and 2 missed.",
+    );
+    says(&read, "held: Memory and density: deployed: 0.9 KiB; at most 1 KiB holds");
+    says(&read, "MISSED: Memory and density: live: 50 KiB; at most 40 KiB is missed");
+    says(written.markdown(), "- **MISSED**: Memory and density: live: 50 KiB");
 }

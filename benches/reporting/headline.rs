@@ -25,16 +25,17 @@ struct Against<'a> {
 
 /// Start-up, memory, and what neighbours do, or throughput where neighbours were not measured.
 pub(crate) fn sentences(results: &Results) -> Vec<Sentence> {
-    let third = if bench(results, "neighbours").is_some_and(|bench| !against(bench).is_empty()) {
-        "neighbours"
-    } else if bench(results, "throughput").is_some() {
-        "throughput"
-    } else {
-        "neighbours"
-    };
+    let (third, topic) =
+        if bench(results, "neighbours").is_some_and(|bench| !against(bench).is_empty()) {
+            ("neighbours", words::title("neighbours"))
+        } else if bench(results, "throughput").is_some() {
+            ("throughput", words::title("throughput"))
+        } else {
+            ("neighbours", "Throughput and noisy neighbours")
+        };
     [("startup", "Start-up"), ("density", "Memory")]
         .into_iter()
-        .chain([(third, words::title(third))])
+        .chain([(third, topic)])
         .map(|(name, topic)| sentence(results, name, topic))
         .collect()
 }
@@ -45,7 +46,7 @@ fn bench<'a>(results: &'a Results, name: &str) -> Option<&'a Bench> {
 
 fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
     let Some(bench) = bench(results, name) else {
-        return vec![(format!("{topic} was not measured in this run."), true)];
+        return vec![(format!("{topic}: not measured in this run."), true)];
     };
     let against = against(bench);
     let Some(first) = against.first() else {

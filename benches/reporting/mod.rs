@@ -104,7 +104,8 @@ pub fn read(path: &Path) -> Result<Results> {
         .with_context(|| format!("{} is not what schema {SCHEMA} says", file.display()))
 }
 
-/// Without what is not a number: JSON cannot hold it, and it would not be read again.
+/// Without what is not a number, which JSON cannot hold; and every number with so many digits as are read
+/// again exactly, so that the data makes the same report however often.
 fn readable(results: &Results) -> Results {
     let mut results = results.clone();
     let finite =
@@ -113,6 +114,7 @@ fn readable(results: &Results) -> Results {
         for series in &mut bench.series {
             let before = series.samples.len();
             series.samples.retain(|sample| sample.is_finite());
+            series.samples.iter_mut().for_each(round);
             let lost = before - series.samples.len();
             if lost > 0 {
                 bench.notes.push(format!(
@@ -128,8 +130,18 @@ fn readable(results: &Results) -> Results {
             bench.notes.push(format!("{lost} ratios were not a number and are left out"));
         }
         bench.control = bench.control.take().filter(finite);
+        round(&mut bench.took_s);
+        for ratio in bench.ratios.iter_mut().chain(&mut bench.control) {
+            [&mut ratio.median, &mut ratio.low, &mut ratio.high].into_iter().for_each(round);
+        }
     }
+    round(&mut results.took_s);
     results
+}
+
+/// To twelve digits: nobody measures more, and JSON's quick way of reading numbers is exact up to fifteen.
+fn round(value: &mut f64) {
+    *value = format!("{value:.11e}").parse().unwrap_or(*value);
 }
 
 /// Puts a file in its place in one step.

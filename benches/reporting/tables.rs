@@ -132,7 +132,7 @@ pub(crate) fn figure(bench: &Bench, figure: &Figure<'_>) -> Table {
     let mut table = Table::new(caption, &head, 2);
     for line in &figure.lines {
         for point in &line.points {
-            let case = if line.case.is_empty() { "–" } else { line.case };
+            let case = if line.case.is_empty() { "–" } else { line.case.as_str() };
             let mut row = vec![line.name.to_owned(), case.to_owned()];
             if axis {
                 row.push(point.x.map_or_else(|| "–".into(), words::number));

@@ -105,7 +105,7 @@ pub(crate) fn results() -> Results {
     );
     let tenants = |subject, case, per: f64| {
         [1.0, 10.0, 100.0, 1000.0].map(|x| {
-            let samples = [0.98, 1.0, 1.02].map(|factor| factor * (per + 300.0 / x));
+            let samples = [0.98, 0.99, 1.0, 1.01, 1.02].map(|factor| factor * (per + 300.0 / x));
             at(series(subject, case, "memory per tenant", "KiB", &samples), x, "tenants")
         })
     };

@@ -72,7 +72,7 @@ fn font(line: &Line<'_>) -> Font {
 /// What stands at the end of a line.
 fn name(line: &Line<'_>) -> Vec<String> {
     let mut said = font(line).wrap(line.name, NAMES_MAX);
-    said.extend(font(line).wrap(line.case, NAMES_MAX));
+    said.extend(font(line).wrap(&line.case, NAMES_MAX));
     said
 }
 

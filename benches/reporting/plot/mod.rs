@@ -161,8 +161,19 @@ fn along(figure: &Figure<'_>) -> Result<Drawn> {
     let points = figure.lines.iter().flat_map(|line| &line.points);
     let log = if is_log(points.flat_map(|point| point.samples)) { "log scale, " } else { "" };
     let better = better(figure.less_is_better);
-    let under = format!("{unit}{log}{better}; line: median; band: its 95% interval; dots: samples");
+    let under =
+        format!("{unit}{log}{better}; line: median; band: its {}; dots: samples", of_what(figure));
     lines::lines(&Head::new(&figure.title(), &under), figure)
+}
+
+/// What a band or a bar around a median is.
+fn of_what(figure: &Figure<'_>) -> &'static str {
+    let mut points = figure.lines.iter().flat_map(|line| &line.points);
+    if points.all(|point| words::enough(point.samples.len())) {
+        "95% interval"
+    } else {
+        "95% interval, or all of fewer than 5 samples"
+    }
 }
 
 fn is_log<'a>(values: impl Iterator<Item = &'a f64>) -> bool {
@@ -184,9 +195,10 @@ fn beside(figure: &Figure<'_>) -> Result<Drawn> {
         "dots: every sample"
     };
     let under = format!(
-        "{}{}; {dots}; tick: median; bar: its 95% interval",
+        "{}{}; {dots}; tick: median; bar: its {}",
         if log { "log scale, " } else { "" },
-        better(figure.less_is_better)
+        better(figure.less_is_better),
+        of_what(figure)
     );
     let axis = Under {
         tick: &|value| words::value(value, figure.unit),
