@@ -69,7 +69,7 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
         ours.and_then(|series| Some((stats::estimate(&series.samples)?, series)))
     {
         let count = series.samples.len();
-        let range = words::range(estimate.low, estimate.high, &series.unit);
+        let range = words::around(&estimate, &series.unit);
         let range = words::interval(&range, count, "sample");
         let kind = if words::enough(count) { "95% interval " } else { "" };
         said.push((words::value(estimate.median, &series.unit), true));

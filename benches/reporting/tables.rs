@@ -145,7 +145,7 @@ pub(crate) fn figure(bench: &Bench, figure: &Figure<'_>) -> Table {
             row.extend([
                 words::value(point.estimate.median, figure.unit),
                 if words::enough(point.samples.len()) {
-                    words::range(point.estimate.low, point.estimate.high, figure.unit)
+                    words::around(&point.estimate, figure.unit)
                 } else {
                     TOO_FEW.into()
                 },

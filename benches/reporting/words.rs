@@ -173,12 +173,22 @@ pub(crate) fn value(value: f64, unit: &str) -> String {
 
 /// `0.40 to 0.45 ms`.
 pub(crate) fn range(low: f64, high: f64, unit: &str) -> String {
-    let (factor, said) = scale(high, unit);
-    let below = low * factor;
-    if low != 0.0 && below < 0.01 {
+    range_about(high, low, high, unit)
+}
+
+/// The same in the unit in which another value is written, so that both can be compared at a glance.
+pub(crate) fn range_about(about: f64, low: f64, high: f64, unit: &str) -> String {
+    let (factor, said) = scale(about, unit);
+    let (below, above) = (low * factor, high * factor);
+    if low != 0.0 && below < 0.01 || above >= 100_000.0 && said != "/s" && !said.is_empty() {
         return format!("{} to {}", value(low, unit), value(high, unit));
     }
-    format!("{} to {}", number(below), with_unit(number(high * factor), said))
+    format!("{} to {}", number(below), with_unit(number(above), said))
+}
+
+/// The interval of an estimate, in the unit of its median.
+pub(crate) fn around(estimate: &Estimate, unit: &str) -> String {
+    range_about(estimate.median, estimate.low, estimate.high, unit)
 }
 
 /// Under so many samples not even their whole range is a 95% interval of the median.
@@ -200,7 +210,7 @@ pub(crate) fn interval(range: &str, count: usize, what: &str) -> String {
 
 /// `0.42 ms (0.40 to 0.45 ms)`.
 pub(crate) fn estimate(estimate: &Estimate, unit: &str, count: usize) -> String {
-    let range = range(estimate.low, estimate.high, unit);
+    let range = around(estimate, unit);
     format!("{} ({})", value(estimate.median, unit), interval(&range, count, "sample"))
 }
 

@@ -11,7 +11,9 @@ use anyhow::Result;
 const HEIGHT_MIN: f64 = 216.0;
 /// The widest that the names at the ends of lines may be.
 const NAMES_MAX: f64 = 128.0;
-const NAME_LINE: f64 = 14.0;
+const NAME_LINE: f64 = 13.0;
+/// Between two names, so that it is seen where one ends.
+const NAME_GAP: f64 = 5.0;
 /// Of each point at most as many samples are drawn.
 const DOTS_MAX: usize = 60;
 
@@ -19,7 +21,7 @@ const DOTS_MAX: usize = 60;
 pub(super) fn lines(head: &Head, figure: &Figure<'_>) -> Result<Drawn> {
     let top = head.height() + 6.0;
     let names: Vec<Vec<String>> = figure.lines.iter().map(name).collect();
-    let tall: f64 = names.iter().map(|name| name.len() as f64 * NAME_LINE + 4.0).sum();
+    let tall: f64 = names.iter().map(|name| name.len() as f64 * NAME_LINE + NAME_GAP).sum();
     let bottom = top + tall.max(HEIGHT_MIN);
     let height = bottom + 44.0;
     let points = || figure.lines.iter().flat_map(|line| &line.points);
@@ -171,12 +173,12 @@ fn label(
     let mut free = top - 8.0;
     for (_, place, _, name) in &mut placed {
         *place = place.max(free + tall(name) / 2.0);
-        free = *place + tall(name) / 2.0 + 2.0;
+        free = *place + tall(name) / 2.0 + NAME_GAP;
     }
     let mut free = bottom + 6.0;
     for (_, place, _, name) in placed.iter_mut().rev() {
         *place = place.min(free - tall(name) / 2.0);
-        free = *place - tall(name) / 2.0 - 2.0;
+        free = *place - tall(name) / 2.0 - NAME_GAP;
     }
     for (y, place, line, name) in placed {
         let ink = Ink::subject(line.colour);

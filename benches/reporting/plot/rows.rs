@@ -155,7 +155,7 @@ fn marks(canvas: &Canvas<'_>, row: &Row<'_>, axis: &Axis, dots: f64) -> Result<(
     for (index, sample) in shown.iter().enumerate() {
         // Golden ratio: neighbours in time lie far apart, and no two on each other.
         let aside = ((index as f64 * 0.618_034) % 1.0 - 0.5) * 15.0;
-        canvas.dot((axis.at(*sample), dots + aside), 2.1, row.ink, 0.38)?;
+        canvas.dot((axis.at(*sample), dots + aside), 2.1, row.ink, 0.5)?;
     }
     let Estimate { median, low, high } = row.estimate;
     let (low, high) = (axis.at(low), axis.at(high));
