@@ -90,7 +90,8 @@ fn no_estimate_where_there_is_nothing_to_estimate() {
     assert_eq!(paired(&[1.0], &[]), None);
 }
 
-/// Draws from a skewed population whose median is known: of 200 intervals at 95%, about 190 hold it.
+/// Draws from a skewed population whose median is known: of 200 intervals at 95%, about 190 hold it,
+/// those that are drawn and those that are computed.
 #[test]
 fn intervals_hold_the_truth_as_often_as_they_say() {
     let mut state = 7_u64;
@@ -102,12 +103,26 @@ fn intervals_hold_the_truth_as_often_as_they_say() {
         -unit.ln()
     };
     let truth = std::f64::consts::LN_2;
-    let held = (0..200)
-        .filter(|_| {
-            let drawn: Vec<f64> = (0..31).map(|_| exponential()).collect();
-            let interval = estimate(&drawn).unwrap();
-            interval.low <= truth && truth <= interval.high
-        })
-        .count();
-    assert!((180..=199).contains(&held), "{held} of 200");
+    for size in [31, 800] {
+        let held = (0..200)
+            .filter(|_| {
+                let drawn: Vec<f64> = (0..size).map(|_| exponential()).collect();
+                let interval = estimate(&drawn).unwrap();
+                interval.low <= truth && truth <= interval.high
+            })
+            .count();
+        assert!((180..=199).contains(&held), "{held} of 200 with {size} samples");
+    }
+}
+
+/// On both sides of the number of samples from which on intervals are computed, they are as wide.
+#[test]
+fn computed_intervals_follow_on_from_drawn_ones() {
+    let width = |size: u32| {
+        let spread: Vec<f64> = (0..size).map(|index| f64::from(index) / f64::from(size)).collect();
+        let interval = estimate(&spread).unwrap();
+        interval.high - interval.low
+    };
+    let (drawn, computed) = (width(298), width(302));
+    assert!((drawn / computed - 1.0).abs() < 0.1, "{drawn} and {computed}");
 }

@@ -4,6 +4,7 @@ use super::headline::OURS;
 use super::words;
 use crate::results::{Bench, Results};
 use crate::stats::{self, Estimate};
+use std::collections::BTreeSet;
 
 /// How many lines one plot over an axis can carry before nobody can tell them apart.
 const LINES_MAX: usize = 6;
@@ -13,8 +14,8 @@ const LINES_MAX: usize = 6;
 pub(crate) struct Figure<'a> {
     /// What is measured.
     pub(crate) name: &'a str,
-    /// Of which case all lines are, if the figure was too full for one plot.
-    pub(crate) facet: Option<&'a str>,
+    /// What all lines have in common, if the figure was too full for one plot.
+    pub(crate) facet: Option<String>,
     /// Unit of every sample.
     pub(crate) unit: &'a str,
     /// Whether less is better.
@@ -33,7 +34,7 @@ pub(crate) struct Line<'a> {
     /// Its name for people.
     pub(crate) name: &'a str,
     /// Which of its cases.
-    pub(crate) case: &'a str,
+    pub(crate) case: String,
     /// Its colour, the same everywhere; see [`colour`].
     pub(crate) colour: usize,
     /// Which of its subject's cases within this figure.
@@ -65,7 +66,7 @@ impl Figure<'_> {
     /// What stands over its plot.
     pub(crate) fn title(&self) -> String {
         let name = words::capital(self.name);
-        self.facet.map_or_else(|| name.clone(), |facet| format!("{name}: {facet}"))
+        self.facet.as_ref().map_or_else(|| name.clone(), |facet| format!("{name}: {facet}"))
     }
 }
 
@@ -111,7 +112,7 @@ pub(crate) fn of<'a>(results: &'a Results, bench: &'a Bench) -> Vec<Figure<'a>> 
         lines.push(Line {
             subject: &series.subject,
             name: words::name(results, &series.subject),
-            case: &series.case,
+            case: series.case.clone(),
             colour: colour(results, &series.subject),
             variant,
             points: vec![point],
@@ -125,32 +126,88 @@ pub(crate) fn of<'a>(results: &'a Results, bench: &'a Bench) -> Vec<Figure<'a>> 
     figures
 }
 
-/// The same figures, those with too many lines over their axis parted by case. A line without a case
-/// belongs to every part, since that is what the others are held against.
+/// The same figures as they are drawn: one that is too full is parted.
 pub(crate) fn to_draw<'a>(figures: &[Figure<'a>]) -> Vec<Figure<'a>> {
     figures.iter().flat_map(parts).collect()
 }
 
+/// A full figure along an axis becomes one that has what was measured at one place only, beside all others
+/// at that place, and one for each word that several subjects' cases have in common.
 fn parts<'a>(figure: &Figure<'a>) -> Vec<Figure<'a>> {
-    let mut cases: Vec<&str> = Vec::new();
-    for line in &figure.lines {
-        if !line.case.is_empty() && !cases.contains(&line.case) {
-            cases.push(line.case);
+    if figure.lines.len() <= LINES_MAX || !figure.runs_along_an_axis() {
+        return vec![on_its_own(figure)];
+    }
+    let alone = |line: &Line<'_>| line.points.len() == 1;
+    let mut places: Vec<f64> = figure
+        .lines
+        .iter()
+        .filter(|line| alone(line))
+        .filter_map(|line| line.points.first()?.x)
+        .collect();
+    places.sort_by(f64::total_cmp);
+    places.dedup();
+    let mut along = figure.clone();
+    along.lines.retain(|line| !alone(line));
+    let beside = places.into_iter().map(|place| at(figure, place));
+    by_words(along).into_iter().chain(beside).collect()
+}
+
+/// Where there is no course, but all was measured at one place, the title names the place once for all.
+fn on_its_own<'a>(figure: &Figure<'a>) -> Figure<'a> {
+    let mut places = figure.lines.iter().flat_map(|line| &line.points).map(|point| point.x);
+    match places.next() {
+        Some(Some(place)) if places.all(|other| other == Some(place)) => at(figure, place),
+        _ => figure.clone(),
+    }
+}
+
+/// All that was measured at one place.
+fn at<'a>(figure: &Figure<'a>, place: f64) -> Figure<'a> {
+    let mut part = figure.clone();
+    part.facet = Some(words::place(Some(place), figure.axis).trim_start().to_owned());
+    for line in &mut part.lines {
+        line.points.retain(|point| point.x == Some(place));
+        for point in &mut line.points {
+            point.x = None;
         }
     }
-    if figure.lines.len() <= LINES_MAX || cases.len() < 2 || !figure.runs_along_an_axis() {
-        return vec![figure.clone()];
-    }
-    let part = |case: &'a str| {
-        let mut part = figure.clone();
-        part.facet = Some(case);
-        part.lines.retain(|line| line.case == case || line.case.is_empty());
-        for line in &mut part.lines {
-            // The title says the case, and within the part each subject has one line.
-            line.case = "";
-            line.variant = 0;
-        }
-        part
+    part.lines.retain(|line| !line.points.is_empty());
+    part
+}
+
+/// Parts by what the cases of several subjects have in common. A line without a case belongs to all of
+/// them, since that is what the others are held against.
+fn by_words(figure: Figure<'_>) -> Vec<Figure<'_>> {
+    let words = |line: &Line<'_>| -> Vec<String> {
+        line.case.split(", ").filter(|word| !word.is_empty()).map(Into::into).collect()
     };
-    cases.into_iter().map(part).collect()
+    let mut parts = Vec::new();
+    let mut rest = figure.clone();
+    for word in figure.lines.iter().flat_map(words) {
+        let (with, without): (Vec<_>, Vec<_>) =
+            rest.lines.iter().cloned().partition(|line| words(line).contains(&word));
+        let subjects: BTreeSet<&str> = with.iter().map(|line| line.subject).collect();
+        let all = with.iter().all(|line| line.case == word);
+        if subjects.len() < 2 || figure.lines.len() <= LINES_MAX {
+            continue;
+        }
+        let mut part = Figure { facet: Some(word.clone()), lines: with, ..figure.clone() };
+        for line in &mut part.lines {
+            let left: Vec<String> =
+                words(line).into_iter().filter(|other| *other != word).collect();
+            line.case = left.join(", ");
+            line.variant = if all { 0 } else { line.variant };
+        }
+        part.lines.extend(figure.lines.iter().filter(|line| line.case.is_empty()).cloned());
+        parts.push(part);
+        rest.lines = without;
+    }
+    // What is left is a part of its own, unless it is only what all parts have.
+    if parts.is_empty() || rest.lines.iter().any(|line| !line.case.is_empty()) {
+        if !parts.is_empty() {
+            rest.facet = Some("others".into());
+        }
+        parts.push(rest);
+    }
+    parts
 }

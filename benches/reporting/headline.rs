@@ -1,11 +1,14 @@
 //! The three sentences that open a report, computed from what was measured.
 
 use super::words::{self, Quiet};
-use crate::results::{Bench, Ratio, Results};
+use crate::results::{Bench, Ratio, Results, Series};
 use crate::stats;
 
 /// Ourselves, as [`crate::results::Subject::id`].
 pub(crate) const OURS: &str = "insula";
+
+/// How many others a sentence names; the tables have all.
+const OTHERS_MAX: usize = 4;
 
 /// A sentence in pieces; the second of each says whether it carries the point.
 pub(crate) type Sentence = Vec<(String, bool)>;
@@ -22,16 +25,17 @@ struct Against<'a> {
 
 /// Start-up, memory, and what neighbours do, or throughput where neighbours were not measured.
 pub(crate) fn sentences(results: &Results) -> Vec<Sentence> {
-    let third = if bench(results, "neighbours").is_some_and(|bench| !against(bench).is_empty()) {
-        "neighbours"
-    } else if bench(results, "throughput").is_some() {
-        "throughput"
-    } else {
-        "neighbours"
-    };
+    let (third, topic) =
+        if bench(results, "neighbours").is_some_and(|bench| !against(bench).is_empty()) {
+            ("neighbours", words::title("neighbours"))
+        } else if bench(results, "throughput").is_some() {
+            ("throughput", words::title("throughput"))
+        } else {
+            ("neighbours", "Throughput and noisy neighbours")
+        };
     [("startup", "Start-up"), ("density", "Memory")]
         .into_iter()
-        .chain([(third, words::title(third))])
+        .chain([(third, topic)])
         .map(|(name, topic)| sentence(results, name, topic))
         .collect()
 }
@@ -42,7 +46,7 @@ fn bench<'a>(results: &'a Results, name: &str) -> Option<&'a Bench> {
 
 fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
     let Some(bench) = bench(results, name) else {
-        return vec![(format!("{topic} was not measured in this run."), true)];
+        return vec![(format!("{topic}: not measured in this run."), true)];
     };
     let against = against(bench);
     let Some(first) = against.first() else {
@@ -52,40 +56,41 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
         ];
     };
     let subject = words::with_case(results, (OURS, first.case));
+    let subject = if first.case.is_empty() { subject } else { subject + "," };
     let figure = words::capital(&first.ratio.figure);
     let mut said = vec![(format!("{topic}: "), true)];
-    let x = first.ratio.x;
-    let ours = bench.series.iter().find(|series| {
-        series.subject == OURS
-            && series.case == first.case
-            && series.figure == first.ratio.figure
-            && series.x == x
-    });
-    let place = words::place(x, words::axis(bench, &first.ratio.figure));
-    match ours.and_then(|series| Some((stats::estimate(&series.samples)?, &series.unit))) {
-        Some((estimate, unit)) => {
-            said.push((format!("{figure} of {subject}{place} is "), false));
-            said.push((words::value(estimate.median, unit), true));
-            said.push((
-                format!(
-                    " (95% interval {}), which is ",
-                    words::range(estimate.low, estimate.high, unit)
-                ),
-                false,
-            ));
-        }
-        None => said.push((format!("{figure} of {subject}{place} is "), false)),
+    let ours = series(bench, (OURS, first.case), first.ratio);
+    let axis = words::axis(bench, &first.ratio.figure);
+    let x = ours.and_then(|series| series.x).or(first.ratio.x);
+    let place = words::place(x, axis);
+    let place = if place.is_empty() || first.case.is_empty() { place } else { place + "," };
+    said.push((format!("{figure} of {subject}{place} is "), false));
+    if let Some((estimate, series)) =
+        ours.and_then(|series| Some((stats::estimate(&series.samples)?, series)))
+    {
+        let count = series.samples.len();
+        let range = words::around(&estimate, &series.unit);
+        let range = words::interval(&range, count, "sample");
+        let kind = if words::enough(count) { "95% interval " } else { "" };
+        said.push((words::value(estimate.median, &series.unit), true));
+        said.push((format!(" ({kind}{range}), which is "), false));
     }
-    for (index, one) in against.iter().enumerate() {
+    let named = against.len().min(OTHERS_MAX);
+    for (index, one) in against.iter().take(named).enumerate() {
         let before = match index {
             0 => "",
-            _ if index + 1 == against.len() => " and ",
+            _ if index + 1 == named => " and ",
             _ => ", ",
         };
         said.push((before.into(), false));
         let [median, low, high] = one.ours;
         said.push((multiple(median, &words::with_case(results, one.other)), true));
-        said.push((format!(" ({} to {})", words::times(low), words::times(high)), false));
+        // Not all come as far.
+        let theirs =
+            series(bench, one.other, one.ratio).and_then(|series| series.x).or(one.ratio.x);
+        let there = if theirs == x { String::new() } else { words::place(theirs, axis) };
+        let interval = words::ratio_interval(low, high, one.ratio.rounds);
+        said.push((format!("{there} ({interval})"), false));
     }
     let better = if less_is_better(bench, &first.ratio.figure) { "less" } else { "more" };
     said.push((format!("; {better} is better."), false));
@@ -93,6 +98,16 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
         said.push((" The machine was too noisy for this bench: see its control.".into(), true));
     }
     said
+}
+
+/// The samples of one side of a ratio: at its place, or as far out as they go if it names none.
+fn series<'a>(bench: &'a Bench, whose: (&str, &str), ratio: &Ratio) -> Option<&'a Series> {
+    let series = bench.series.iter().filter(|series| {
+        (series.subject.as_str(), series.case.as_str()) == whose
+            && series.figure == ratio.figure
+            && (ratio.x.is_none() || series.x == ratio.x)
+    });
+    series.max_by(|one, other| one.x.unwrap_or(0.0).total_cmp(&other.x.unwrap_or(0.0)))
 }
 
 /// `1/52 of crun`, `4.71 times wasmtime serve`.
@@ -126,9 +141,6 @@ fn against(bench: &Bench) -> Vec<Against<'_>> {
             None => chosen.push(one.clone()),
         }
     }
-    // A sentence is about one place of the axis: that of its first.
-    let place = chosen.first().and_then(|one| one.ratio.x);
-    chosen.retain(|one| one.ratio.x == place);
     chosen
 }
 

@@ -29,6 +29,15 @@ pub(super) fn report(results: &Results, plots: &[(usize, Vec<Plot>)]) -> String 
     if tables::bars_held(results).1 > 0 {
         page.push_str("## Bars\n\n");
         table(&mut page, &tables::bars(results));
+        for (note, held) in tables::bars_noted(results) {
+            let _ = writeln!(
+                page,
+                "- {}: {}",
+                if held { "held" } else { "**MISSED**" },
+                words_of(&note)
+            );
+        }
+        page.push('\n');
     }
     for (bench, (_, plots)) in results.benches.iter().zip(plots) {
         self::bench(&mut page, results, bench, plots);
@@ -53,10 +62,11 @@ fn bench(page: &mut String, results: &Results, bench: &Bench, plots: &[Plot]) {
         let _ = writeln!(page, "![{}]({})\n", words_of(&plot.title), plot.file());
     }
     let _ = writeln!(page, "{}\n", words_of(&bench.method));
-    for note in &bench.notes {
+    let notes = tables::notes(bench);
+    for note in &notes {
         let _ = writeln!(page, "- {}", words_of(note));
     }
-    if !bench.notes.is_empty() {
+    if !notes.is_empty() {
         page.push('\n');
     }
     for one in tables::of(results, bench) {
@@ -65,7 +75,7 @@ fn bench(page: &mut String, results: &Results, bench: &Bench, plots: &[Plot]) {
     let caption = format!(
         "{}: settings; it took {}",
         words::title(&bench.name),
-        words::value(bench.took_s, "s")
+        words::duration(bench.took_s)
     );
     table(page, &tables::pairs(caption, &bench.settings));
 }

@@ -28,7 +28,8 @@ const METHOD: [&str; 3] = [
     "Medians stand with the 95% interval that a percentile bootstrap gives them (2,000 draws, a fixed seed, no \
      assumption about the distribution). A ratio is taken within each round, since what disturbs one of two \
      neighbours in time disturbs the other as well; its figure is the median of the rounds' ratios. A ratio \
-     under a half is written as a fraction: 1/40 means a fortieth.",
+     under a half is written as a fraction: 1/40 means a fortieth. Fewer than five samples have no 95% interval; \
+     then their number is said, with the smallest and the largest.",
     "The control measures the same thing against itself, in the same way. If its interval does not contain 1, \
      something else than the subjects differed, and the report says that the machine was too noisy. A bar is \
      held or missed by the median; where the interval reaches over the bar, that is said as well.",
@@ -36,12 +37,21 @@ const METHOD: [&str; 3] = [
 
 /// When, for how long and on what, in a sentence.
 fn run(results: &Results) -> String {
-    let machine = |name: &str| {
-        let mut found = results.machine.iter().filter(|(key, _)| key.to_lowercase().contains(name));
-        found.next().map(|(_, value)| format!(", {value}"))
+    let machine = |(name, before, after): (&str, &str, &str)| {
+        let value = results.machine.get(name)?;
+        let before = if value.starts_with(before) { "" } else { before };
+        Some(format!(", {before}{value}{after}"))
     };
-    let machine: String = ["processor", "kernel"].into_iter().filter_map(machine).collect();
-    format!("Measured on {} in {}{machine}.", results.began, words::value(results.took_s, "s"))
+    let machine: String =
+        [("processor", "", ""), ("cores", "", " cores"), ("kernel", "Linux ", "")]
+            .into_iter()
+            .filter_map(machine)
+            .collect();
+    format!(
+        "Measured on {}, in {}{machine}.",
+        words::time(&results.began),
+        words::duration(results.took_s)
+    )
 }
 
 /// Which benches were not part of the run; none if all were.
@@ -94,7 +104,8 @@ pub fn read(path: &Path) -> Result<Results> {
         .with_context(|| format!("{} is not what schema {SCHEMA} says", file.display()))
 }
 
-/// Without what is not a number: JSON cannot hold it, and it would not be read again.
+/// Without what is not a number, which JSON cannot hold; and every number with so many digits as are read
+/// again exactly, so that the data makes the same report however often.
 fn readable(results: &Results) -> Results {
     let mut results = results.clone();
     let finite =
@@ -103,6 +114,7 @@ fn readable(results: &Results) -> Results {
         for series in &mut bench.series {
             let before = series.samples.len();
             series.samples.retain(|sample| sample.is_finite());
+            series.samples.iter_mut().for_each(round);
             let lost = before - series.samples.len();
             if lost > 0 {
                 bench.notes.push(format!(
@@ -118,8 +130,18 @@ fn readable(results: &Results) -> Results {
             bench.notes.push(format!("{lost} ratios were not a number and are left out"));
         }
         bench.control = bench.control.take().filter(finite);
+        round(&mut bench.took_s);
+        for ratio in bench.ratios.iter_mut().chain(&mut bench.control) {
+            [&mut ratio.median, &mut ratio.low, &mut ratio.high].into_iter().for_each(round);
+        }
     }
+    round(&mut results.took_s);
     results
+}
+
+/// To twelve digits: nobody measures more, and JSON's quick way of reading numbers is exact up to fifteen.
+fn round(value: &mut f64) {
+    *value = format!("{value:.11e}").parse().unwrap_or(*value);
 }
 
 /// Puts a file in its place in one step.
@@ -131,7 +153,8 @@ fn replace(out: &Path, name: &str, text: &str) -> Result<()> {
         // Temporary files are for their owner alone; a report is for everybody.
         let readable = std::fs::Permissions::from_mode(0o644);
         file.as_file().set_permissions(readable)?;
-        file.persist(&path)?;
+        // Without the file in the error, which would keep it for as long as anybody holds the error.
+        file.persist(&path).map_err(|failed| failed.error)?;
         Ok(())
     };
     write().with_context(|| format!("writing {}", path.display()))

@@ -82,9 +82,8 @@ fn bench(index: usize, bench: &Bench, plots: &[Plot]) -> Markup {
             p.control.noisy[Quiet::of(bench) == Quiet::No] { (Quiet::sentence(bench)) }
             div.plots { @for plot in plots { figure { (PreEscaped(plot.inline())) } } }
             @if plots.is_empty() { p { "Nothing was measured." } }
-            @if !bench.notes.is_empty() {
-                ul.notes { @for note in &bench.notes { li { (note) } } }
-            }
+            @let notes = tables::notes(bench);
+            @if !notes.is_empty() { ul.notes { @for note in notes { li { (note) } } } }
         }
     }
 }
@@ -96,6 +95,7 @@ fn all_tables(results: &Results) -> Markup {
             @if tables::bars_held(results).1 > 0 {
                 h3 #bars { "Bars" }
                 (table(&tables::bars(results)))
+                (bars_noted(results))
             }
             @for bench in &results.benches {
                 details open {
@@ -103,6 +103,18 @@ fn all_tables(results: &Results) -> Markup {
                     @for one in tables::of(results, bench) { (table(&one)) }
                 }
             }
+        }
+    }
+}
+
+fn bars_noted(results: &Results) -> Markup {
+    let noted = tables::bars_noted(results);
+    html! {
+        @if !noted.is_empty() {
+            p { "Bars that are no ratios:" }
+            ul.notes { @for (note, held) in noted { li {
+                @if held { "held" } @else { strong.missed { "MISSED" } } ": " (note)
+            } } }
         }
     }
 }
@@ -115,7 +127,7 @@ fn method(results: &Results) -> Markup {
             @for bench in &results.benches {
                 h3 { (words::title(&bench.name)) }
                 p { (bench.method) }
-                p { "It took " (words::value(bench.took_s, "s")) "." }
+                p { "It took " (words::duration(bench.took_s)) "." }
                 (table(&tables::pairs(format!("{}: settings", words::title(&bench.name)), &bench.settings)))
             }
         }

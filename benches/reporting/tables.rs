@@ -6,6 +6,9 @@ use crate::results::{Bench, Ratio, Results};
 use crate::stats;
 use std::collections::BTreeMap;
 
+/// What stands for an interval where there can be none.
+const TOO_FEW: &str = "too few";
+
 /// Rows of words under a head.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
@@ -26,13 +29,33 @@ impl Table {
     }
 }
 
+/// What begins a note about a bar that is no ratio, and ends one that is missed.
+const BAR_NOTE: (&str, &str) = ("bar: ", "is missed");
+
+/// The bars that are no ratios, from the notes of all benches, and whether each is held.
+pub(crate) fn bars_noted(results: &Results) -> Vec<(String, bool)> {
+    let notes = results.benches.iter().flat_map(|bench| {
+        bench
+            .notes
+            .iter()
+            .filter_map(|note| Some((words::title(&bench.name), note.strip_prefix(BAR_NOTE.0)?)))
+    });
+    notes.map(|(title, note)| (format!("{title}: {note}"), !note.ends_with(BAR_NOTE.1))).collect()
+}
+
+/// A bench's notes about anything but bars.
+pub(crate) fn notes(bench: &Bench) -> Vec<&str> {
+    bench.notes.iter().map(String::as_str).filter(|note| !note.starts_with(BAR_NOTE.0)).collect()
+}
+
 /// How many bars are held, and of how many; only of those that were measured.
 pub(crate) fn bars_held(results: &Results) -> (usize, usize) {
     let barred = results.benches.iter().flat_map(|bench| &bench.ratios);
-    let barred = barred.filter_map(|ratio| Some((ratio, ratio.bar.as_ref()?)));
-    barred.fold((0, 0), |(held, all), (ratio, bar)| {
-        (held + usize::from(words::held(ratio, bar)), all + 1)
-    })
+    let ratios = barred.filter_map(|ratio| Some(words::held(ratio, ratio.bar.as_ref()?)));
+    let noted = bars_noted(results);
+    ratios
+        .chain(noted.iter().map(|(_, held)| *held))
+        .fold((0, 0), |(held, all), one| (held + usize::from(one), all + 1))
 }
 
 /// The bars in a sentence.
@@ -98,7 +121,8 @@ pub(crate) fn ratios(results: &Results, bench: &Bench) -> Table {
 pub(crate) fn figure(bench: &Bench, figure: &Figure<'_>) -> Table {
     let axis = figure.lines.iter().flat_map(|line| &line.points).any(|point| point.x.is_some());
     let better = if figure.less_is_better { "less is better" } else { "more is better" };
-    let caption = format!("{}: {}, {better}", words::title(&bench.name), figure.name);
+    let caption =
+        format!("{}: {}, {better}", words::title(&bench.name), words::abbreviated(figure.name));
     let mut head = vec!["Subject", "Case"];
     if axis {
         head.push(figure.axis.unwrap_or("at"));
@@ -108,7 +132,7 @@ pub(crate) fn figure(bench: &Bench, figure: &Figure<'_>) -> Table {
     let mut table = Table::new(caption, &head, 2);
     for line in &figure.lines {
         for point in &line.points {
-            let case = if line.case.is_empty() { "–" } else { line.case };
+            let case = if line.case.is_empty() { "–" } else { line.case.as_str() };
             let mut row = vec![line.name.to_owned(), case.to_owned()];
             if axis {
                 row.push(point.x.map_or_else(|| "–".into(), words::number));
@@ -120,7 +144,11 @@ pub(crate) fn figure(bench: &Bench, figure: &Figure<'_>) -> Table {
             };
             row.extend([
                 words::value(point.estimate.median, figure.unit),
-                words::range(point.estimate.low, point.estimate.high, figure.unit),
+                if words::enough(point.samples.len()) {
+                    words::around(&point.estimate, figure.unit)
+                } else {
+                    TOO_FEW.into()
+                },
                 between(0.1, 0.9),
                 between(0.0, 1.0),
                 words::number(point.samples.len() as f64),
@@ -172,6 +200,9 @@ pub(crate) fn missing(results: &Results) -> Vec<(&str, &str, Option<&str>)> {
 }
 
 fn interval(ratio: &Ratio) -> String {
+    if !words::enough(ratio.rounds) {
+        return TOO_FEW.into();
+    }
     format!("{} to {}", words::times(ratio.low), words::times(ratio.high))
 }
 

@@ -61,13 +61,16 @@ impl Axis {
         self.from + (self.to - self.from) * f64::from(place) / f64::from(FINE)
     }
 
-    /// Values to write beside it: round ones, `about` as many as said.
-    pub(super) fn ticks(&self, about: usize) -> Vec<f64> {
+    /// Values to write beside it, `about` as many as said: round ones in a unit of that size.
+    pub(super) fn ticks(&self, about: usize, unit: impl Fn(f64) -> f64) -> Vec<f64> {
         match &self.scale {
-            Scale::Even(scale) => {
-                scale.key_points(about).into_iter().filter(|tick| self.holds(*tick)).collect()
+            Scale::Even(_) => {
+                let unit = unit(self.high);
+                let scaled: RangedCoordf64 = (self.low / unit..self.high / unit).into();
+                let ticks = scaled.key_points(about).into_iter().map(|tick| tick * unit);
+                ticks.filter(|tick| self.holds(*tick)).collect()
             }
-            Scale::Log(_) => self.round(about),
+            Scale::Log(_) => self.round(about, unit),
         }
     }
 
@@ -77,20 +80,31 @@ impl Axis {
 
     /// Powers of ten, with 2 and 5 times as much between them where there are few, and only every
     /// second or third where there are many.
-    fn round(&self, about: usize) -> Vec<f64> {
-        let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
+    fn round(&self, about: usize, unit: impl Fn(f64) -> f64) -> Vec<f64> {
+        let (first, last) = (self.low.log10().floor() as i32 - 1, self.high.log10().ceil() as i32);
         let between = |factors: &[f64]| -> Vec<f64> {
-            (first..=last)
-                .flat_map(|power| factors.iter().map(move |factor| factor * 10_f64.powi(power)))
+            let all = (first..=last)
+                .flat_map(|power| factors.iter().map(move |factor| factor * 10_f64.powi(power)));
+            // A unit that is not a power of ten, such as MiB, has round numbers of its own.
+            let mut all: Vec<f64> = all
+                .map(|value| {
+                    let unit = unit(value);
+                    let inner = value / unit;
+                    let power = 10_f64.powf((inner.log10() + 0.02).floor());
+                    let lead = factors.iter().rev().find(|lead| **lead <= inner / power + 0.05);
+                    unit * power * lead.copied().unwrap_or(1.0)
+                })
                 .filter(|tick| self.holds(*tick))
-                .collect()
+                .collect();
+            all.dedup_by(|one, other| (*one / *other - 1.0).abs() < 1e-6);
+            all
         };
         let decades = between(&[1.0]);
         if decades.len() > about {
             let step = decades.len().div_ceil(about);
             return decades.into_iter().step_by(step).collect();
         }
-        [&[1.0, 2.0, 5.0][..], &[1.0, 3.0]]
+        [&[1.0, 2.0, 5.0][..], &[1.0, 5.0]]
             .into_iter()
             .map(between)
             .find(|ticks| ticks.len() <= about + 1)

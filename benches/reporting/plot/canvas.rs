@@ -240,7 +240,7 @@ impl Font {
                 _ => 0.585,
             })
             .sum();
-        em * self.size * if self.bold { 1.07 } else { 1.0 }
+        em * self.size * if self.bold { 1.12 } else { 1.0 }
     }
 
     /// The words in lines that are at most this wide; a single word may be wider.

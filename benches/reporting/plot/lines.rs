@@ -7,27 +7,34 @@ use crate::report::figures::{Figure, Line, Point};
 use crate::report::words;
 use anyhow::Result;
 
-const HEIGHT: f64 = 216.0;
+/// At least so high, and higher if the names at the right need it.
+const HEIGHT_MIN: f64 = 216.0;
 /// The widest that the names at the ends of lines may be.
 const NAMES_MAX: f64 = 128.0;
-const NAME_LINE: f64 = 14.0;
+const NAME_LINE: f64 = 13.0;
+/// Between two names, so that it is seen where one ends.
+const NAME_GAP: f64 = 5.0;
 /// Of each point at most as many samples are drawn.
 const DOTS_MAX: usize = 60;
 
 /// Draws a figure that has an axis.
 pub(super) fn lines(head: &Head, figure: &Figure<'_>) -> Result<Drawn> {
     let top = head.height() + 6.0;
-    let bottom = top + HEIGHT;
+    let names: Vec<Vec<String>> = figure.lines.iter().map(name).collect();
+    let tall: f64 = names.iter().map(|name| name.len() as f64 * NAME_LINE + NAME_GAP).sum();
+    let bottom = top + tall.max(HEIGHT_MIN);
     let height = bottom + 44.0;
     let points = || figure.lines.iter().flat_map(|line| &line.points);
     let values = points().flat_map(|point| {
         point.samples.iter().copied().chain([point.estimate.low, point.estimate.high])
     });
     let up = Axis::holding(values, bottom, top);
-    let ticks: Vec<(f64, String)> =
-        up.ticks(6).into_iter().map(|tick| (tick, words::value(tick, figure.unit))).collect();
+    let ticks: Vec<(f64, String)> = up
+        .ticks(6, |value| words::step(value, figure.unit))
+        .into_iter()
+        .map(|tick| (tick, words::value(tick, figure.unit)))
+        .collect();
     let left = MARGIN + 6.0 + ticks.iter().map(|(_, text)| TICK.width(text)).fold(0.0, f64::max);
-    let names: Vec<Vec<String>> = figure.lines.iter().map(name).collect();
     let widest = names
         .iter()
         .zip(&figure.lines)
@@ -55,7 +62,7 @@ pub(super) fn lines(head: &Head, figure: &Figure<'_>) -> Result<Drawn> {
         for line in figure.lines.iter().rev() {
             self::line(canvas, line, &along, &up, (left, right))?;
         }
-        label(canvas, figure, &names, &up, (right, top, bottom))
+        label(canvas, figure, &names, &along, &up, (right, top, bottom))
     })?;
     Ok(Drawn { within, view, width: WIDTH, height })
 }
@@ -67,7 +74,7 @@ fn font(line: &Line<'_>) -> Font {
 /// What stands at the end of a line.
 fn name(line: &Line<'_>) -> Vec<String> {
     let mut said = font(line).wrap(line.name, NAMES_MAX);
-    said.extend(font(line).wrap(line.case, NAMES_MAX));
+    said.extend(font(line).wrap(&line.case, NAMES_MAX));
     said
 }
 
@@ -96,7 +103,7 @@ fn places(figure: &Figure<'_>, along: &Axis) -> Vec<(f64, String)> {
     };
     match fitting(measured) {
         (true, all) => all,
-        (false, _) => fitting(along.ticks(6)).1,
+        (false, _) => fitting(along.ticks(6, |_| 1.0)).1,
     }
 }
 
@@ -148,6 +155,7 @@ fn label(
     canvas: &Canvas<'_>,
     figure: &Figure<'_>,
     names: &[Vec<String>],
+    along: &Axis,
     up: &Axis,
     (right, top, bottom): (f64, f64, f64),
 ) -> Result<()> {
@@ -165,15 +173,22 @@ fn label(
     let mut free = top - 8.0;
     for (_, place, _, name) in &mut placed {
         *place = place.max(free + tall(name) / 2.0);
-        free = *place + tall(name) / 2.0 + 2.0;
+        free = *place + tall(name) / 2.0 + NAME_GAP;
     }
-    let mut free = bottom + 20.0;
+    let mut free = bottom + 6.0;
     for (_, place, _, name) in placed.iter_mut().rev() {
         *place = place.min(free - tall(name) / 2.0);
-        free = *place - tall(name) / 2.0 - 2.0;
+        free = *place - tall(name) / 2.0 - NAME_GAP;
     }
     for (y, place, line, name) in placed {
         let ink = Ink::subject(line.colour);
+        // A line that ends early is led to its name.
+        if let Some(last) = line.points.iter().filter_map(|point| point.x).next_back() {
+            let last = along.at(last) + 6.0;
+            if last + 8.0 < right {
+                canvas.dashes(&[(last, y), (right - 2.0, y)], ink, 0.7)?;
+            }
+        }
         canvas.path(
             &[(right - 2.0, y), (right + 4.0, y), (right + 8.0, place), (right + 11.0, place)],
             ink,

@@ -14,7 +14,7 @@ use crate::results::{Bench, Ratio, Results};
 use crate::stats::Estimate;
 use anyhow::Result;
 use canvas::{Align, Canvas, Font, INK, Ink, MUTED};
-use rows::Row;
+use rows::{Row, Under};
 use std::collections::BTreeSet;
 
 /// In every plot, so that an older one is known for ours.
@@ -125,13 +125,14 @@ pub(super) fn all(results: &Results) -> Result<Vec<(usize, Vec<Plot>)>> {
 }
 
 fn of(results: &Results, bench: &Bench, taken: &mut BTreeSet<String>) -> Result<Vec<Plot>> {
-    let mut plots: Vec<Plot> = ratios(results, bench, taken)?.into_iter().collect();
+    let mut plots = Vec::new();
     for figure in figures::to_draw(&figures::of(results, bench)) {
         let title = figure.title();
         let drawn = if figure.runs_along_an_axis() { along(&figure)? } else { beside(&figure)? };
         let slug = slug(&format!("{} {title}", bench.name), taken);
         plots.push(Plot { slug, described: described(&figure), title, drawn });
     }
+    plots.extend(ratios(results, bench, taken)?);
     Ok(plots)
 }
 
@@ -153,13 +154,30 @@ fn better(less: bool) -> &'static str {
 }
 
 fn along(figure: &Figure<'_>) -> Result<Drawn> {
-    let unit = words::unit(figure.unit);
-    let under = format!(
-        "{unit}{}{}; line: median, band: its 95% interval, dots: samples",
-        if unit.is_empty() || unit == "count" { "" } else { ", " },
-        better(figure.less_is_better)
-    );
-    lines::lines(&Head::new(&figure.title(), under.trim_start_matches("count")), figure)
+    let unit = match words::unit(figure.unit) {
+        "count" => String::new(),
+        unit => format!("{unit}, "),
+    };
+    let points = figure.lines.iter().flat_map(|line| &line.points);
+    let log = if is_log(points.flat_map(|point| point.samples)) { "log scale, " } else { "" };
+    let better = better(figure.less_is_better);
+    let under =
+        format!("{unit}{log}{better}; line: median; band: its {}; dots: samples", of_what(figure));
+    lines::lines(&Head::new(&figure.title(), &under), figure)
+}
+
+/// What a band or a bar around a median is.
+fn of_what(figure: &Figure<'_>) -> &'static str {
+    let mut points = figure.lines.iter().flat_map(|line| &line.points);
+    if points.all(|point| words::enough(point.samples.len())) {
+        "95% interval"
+    } else {
+        "95% interval, or all of fewer than 5 samples"
+    }
+}
+
+fn is_log<'a>(values: impl Iterator<Item = &'a f64>) -> bool {
+    axis::Axis::holding(values.copied(), 0.0, 1.0).is_log()
 }
 
 fn beside(figure: &Figure<'_>) -> Result<Drawn> {
@@ -170,24 +188,24 @@ fn beside(figure: &Figure<'_>) -> Result<Drawn> {
         let order = one.estimate.median.total_cmp(&other.estimate.median);
         if figure.less_is_better { order } else { order.reverse() }
     });
-    let values = rows.iter().flat_map(|row| row.samples).copied();
-    let log = axis::Axis::holding(values, 0.0, 1.0).is_log();
+    let log = is_log(rows.iter().flat_map(|row| row.samples));
     let dots = if rows::shows_percentiles(&rows) {
         "dots: percentiles 1 to 99"
     } else {
         "dots: every sample"
     };
     let under = format!(
-        "{}{}; {dots}; tick: median; bar: its 95% interval",
+        "{}{}; {dots}; tick: median; bar: its {}",
         if log { "log scale, " } else { "" },
-        better(figure.less_is_better)
+        better(figure.less_is_better),
+        of_what(figure)
     );
-    rows::rows(
-        &Head::new(&figure.title(), &under),
-        &rows,
-        |value| words::value(value, figure.unit),
-        None,
-    )
+    let axis = Under {
+        tick: &|value| words::value(value, figure.unit),
+        unit: &|value| words::step(value, figure.unit),
+        equal: None,
+    };
+    rows::rows(&Head::new(&figure.title(), &under), &rows, &axis)
 }
 
 fn points<'a>(figure: &Figure<'a>, line: &Line<'a>) -> Vec<Row<'a>> {
@@ -200,7 +218,7 @@ fn points<'a>(figure: &Figure<'a>, line: &Line<'a>) -> Vec<Row<'a>> {
         .iter()
         .map(|point| Row {
             label: format!("{who}{}", words::place(point.x, figure.axis)),
-            said: words::estimate(&point.estimate, figure.unit),
+            said: words::estimate(&point.estimate, figure.unit, point.samples.len()),
             ink: Ink::subject(line.colour),
             ours: line.subject == OURS,
             samples: point.samples,
@@ -226,10 +244,9 @@ fn ratios(results: &Results, bench: &Bench, taken: &mut BTreeSet<String>) -> Res
             tables::named(results, bench, ratio)
         },
         said: format!(
-            "{} ({} to {}){}",
+            "{} ({}){}",
             words::times(ratio.median),
-            words::times(ratio.low),
-            words::times(ratio.high),
+            words::ratio_interval(ratio.low, ratio.high, ratio.rounds),
             ratio.bar.as_ref().map_or_else(String::new, |bar| format!(
                 ", bar {}: {}",
                 words::times(bar.limit),
@@ -256,7 +273,11 @@ fn ratios(results: &Results, bench: &Bench, taken: &mut BTreeSet<String>) -> Res
     let under = format!(
         "paired by round; dot: median; line: its 95% interval; triangle: the project's bar; grey line: equal{more}"
     );
-    let drawn = rows::rows(&Head::new(&title, &under), &rows, words::times, Some(1.0))?;
+    let drawn = rows::rows(
+        &Head::new(&title, &under),
+        &rows,
+        &Under { tick: &words::times, unit: &|_| 1.0, equal: Some(1.0) },
+    )?;
     let described = rows
         .iter()
         .map(|row| format!("{}: {}.", row.label, row.said))
@@ -271,7 +292,7 @@ fn described(figure: &Figure<'_>) -> String {
         let points = line.points.iter().map(|point| {
             format!(
                 "{}{}",
-                words::estimate(&point.estimate, figure.unit),
+                words::estimate(&point.estimate, figure.unit, point.samples.len()),
                 words::place(point.x, figure.axis)
             )
         });

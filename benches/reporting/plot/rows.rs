@@ -18,7 +18,7 @@ const ROW_GAP: f64 = 30.0;
 pub(super) struct Row<'a> {
     /// Who.
     pub(super) label: String,
-    /// The figure in words.
+    /// The figure in words, beside who, or under it if there is no room.
     pub(super) said: String,
     /// The colour.
     pub(super) ink: Ink,
@@ -37,48 +37,67 @@ pub(super) fn shows_percentiles(rows: &[Row<'_>]) -> bool {
     rows.iter().any(|row| row.samples.len() > DOTS_MAX)
 }
 
-/// Draws rows along one axis; `tick` says the values that are written under it, `equal` is where a line
-/// stands that all are to be held against.
-pub(super) fn rows(
-    head: &Head,
-    rows: &[Row<'_>],
-    tick: impl Fn(f64) -> String,
-    equal: Option<f64>,
-) -> Result<Drawn> {
-    let top = head.height();
-    let mut height = top;
-    let mut places: Vec<(f64, bool)> = Vec::new();
-    for row in rows {
-        let label = Font { bold: row.ours, ..LABEL };
-        // Who and the figure share a line if they can.
-        let apart = label.width(&row.label) + LABEL.width(&row.said) + 14.0 > WIDTH - 2.0 * MARGIN;
-        places.push((height + LINE / 2.0, apart));
-        height += if apart { LINE } else { 0.0 } + TO_DOTS + ROW_GAP;
+/// What stands under the rows.
+pub(super) struct Under<'a> {
+    /// A value in words.
+    pub(super) tick: &'a dyn Fn(f64) -> String,
+    /// The size of the unit in which a value is written.
+    pub(super) unit: &'a dyn Fn(f64) -> f64,
+    /// Where a line stands that all rows are to be held against.
+    pub(super) equal: Option<f64>,
+}
+
+impl std::fmt::Debug for Under<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Under").field("equal", &self.equal).finish_non_exhaustive()
     }
-    let end = height - ROW_GAP + 14.0;
-    height = end + 22.0;
+}
+
+/// Where a row's words and its dots are.
+struct Place {
+    label: Vec<String>,
+    top: f64,
+    /// Whether the figure has a line of its own.
+    apart: bool,
+    dots: f64,
+}
+
+/// Draws rows along one axis.
+pub(super) fn rows(head: &Head, rows: &[Row<'_>], under: &Under<'_>) -> Result<Drawn> {
+    let mut height = head.height();
+    let places: Vec<Place> = rows
+        .iter()
+        .map(|row| {
+            let place = place(row, height);
+            height = place.dots + ROW_GAP;
+            place
+        })
+        .collect();
+    let end = height - ROW_GAP + 17.0;
+    height = end + 24.0;
     let values = rows
         .iter()
         .flat_map(|row| {
             let Estimate { median, low, high } = row.estimate;
             row.samples.iter().copied().chain([median, low, high]).chain(row.limit)
         })
-        .chain(equal);
+        .chain(under.equal);
     let axis = Axis::holding(values, MARGIN + 4.0, WIDTH - MARGIN - 4.0);
     let (within, view) = draw((WIDTH, height), |canvas| {
         head.draw(canvas)?;
-        let ticks = labelled(&axis, &tick);
-        for (row, (place, apart)) in rows.iter().zip(&places) {
-            let dots = place + TO_DOTS + if *apart { LINE } else { 0.0 };
+        let ticks = labelled(&axis, under);
+        for (row, place) in rows.iter().zip(&places) {
+            let across = |x: f64| [(x, place.dots - 11.0), (x, place.dots + 11.0)];
             for (value, _) in &ticks {
-                let x = axis.at(*value);
-                canvas.line((x, dots - 11.0), (x, dots + 11.0), GRID, 1.0)?;
+                let [from, to] = across(axis.at(*value));
+                canvas.line(from, to, GRID, 1.0)?;
             }
-            if let Some(equal) = equal {
-                let x = axis.at(equal);
-                canvas.line((x, dots - 11.0), (x, dots + 11.0), MUTED, 1.2)?;
+            if let Some(equal) = under.equal {
+                let [from, to] = across(axis.at(equal));
+                canvas.line(from, to, MUTED, 1.2)?;
             }
-            self::row(canvas, row, &axis, (*place, dots), *apart)?;
+            words(canvas, row, place)?;
+            marks(canvas, row, &axis, place.dots)?;
         }
         canvas.line((MARGIN, end), (WIDTH - MARGIN, end), MUTED, 1.0)?;
         for (value, text) in ticks {
@@ -91,20 +110,39 @@ pub(super) fn rows(
     Ok(Drawn { within, view, width: WIDTH, height })
 }
 
-fn row(
-    canvas: &Canvas<'_>,
-    row: &Row<'_>,
-    axis: &Axis,
-    (place, dots): (f64, f64),
-    apart: bool,
-) -> Result<()> {
-    let label = Font { bold: row.ours, ..LABEL };
-    let ink = if row.ours { row.ink } else { INK };
-    canvas.text((MARGIN, place), &row.label, label, ink, Align::Left)?;
-    let said = if apart { place + LINE } else { place };
-    let (x, align) = if apart { (MARGIN, Align::Left) } else { (WIDTH - MARGIN, Align::Right) };
-    canvas.text((x, said), &row.said, LABEL, INK, align)?;
+fn font(row: &Row<'_>) -> Font {
+    Font { bold: row.ours, ..LABEL }
+}
 
+fn place(row: &Row<'_>, top: f64) -> Place {
+    let width = WIDTH - 2.0 * MARGIN;
+    let label = font(row).wrap(&row.label, width);
+    let last = label.last().map_or(0.0, |line| font(row).width(line));
+    let apart = label.len() > 1 || last + LABEL.width(&row.said) + 14.0 > width;
+    let lines = label.len().max(1) - usize::from(!apart);
+    Place {
+        label,
+        top: top + LINE / 2.0,
+        apart,
+        dots: top + LINE / 2.0 + lines as f64 * LINE + TO_DOTS,
+    }
+}
+
+fn words(canvas: &Canvas<'_>, row: &Row<'_>, place: &Place) -> Result<()> {
+    let ink = if row.ours { row.ink } else { INK };
+    let mut y = place.top;
+    for line in &place.label {
+        canvas.text((MARGIN, y), line, font(row), ink, Align::Left)?;
+        y += LINE;
+    }
+    if place.apart {
+        canvas.text((MARGIN, y), &row.said, LABEL, INK, Align::Left)
+    } else {
+        canvas.text((WIDTH - MARGIN, y - LINE), &row.said, LABEL, INK, Align::Right)
+    }
+}
+
+fn marks(canvas: &Canvas<'_>, row: &Row<'_>, axis: &Axis, dots: f64) -> Result<()> {
     let percentiles: Vec<f64>;
     let shown = if row.samples.len() > DOTS_MAX {
         percentiles = (1..100)
@@ -117,7 +155,7 @@ fn row(
     for (index, sample) in shown.iter().enumerate() {
         // Golden ratio: neighbours in time lie far apart, and no two on each other.
         let aside = ((index as f64 * 0.618_034) % 1.0 - 0.5) * 15.0;
-        canvas.dot((axis.at(*sample), dots + aside), 2.1, row.ink, 0.38)?;
+        canvas.dot((axis.at(*sample), dots + aside), 2.1, row.ink, 0.5)?;
     }
     let Estimate { median, low, high } = row.estimate;
     let (low, high) = (axis.at(low), axis.at(high));
@@ -140,20 +178,34 @@ fn row(
     Ok(())
 }
 
-/// The values that fit under the axis, with their words.
-fn labelled(axis: &Axis, tick: impl Fn(f64) -> String) -> Vec<(f64, String)> {
-    let all: Vec<(f64, String)> =
-        axis.ticks(7).into_iter().map(|value| (value, tick(value))).collect();
-    let mut kept: Vec<(f64, String)> = Vec::new();
-    let mut free = f64::NEG_INFINITY;
-    for (value, text) in all {
-        let (middle, half) = (kept_within(axis.at(value), &text), TICK.width(&text) / 2.0);
-        if middle - half >= free {
-            free = middle + half + 8.0;
-            kept.push((value, text));
+/// The values under the axis with their words: as many as fit.
+fn labelled(axis: &Axis, under: &Under<'_>) -> Vec<(f64, String)> {
+    // Fewer ticks rather than some of many: what is left out of a series would be missed in it.
+    let tries = [7, 5, 4, 3, 2].into_iter().map(|about| {
+        let ticks = axis.ticks(about, under.unit);
+        let all = ticks.len();
+        let mut free = f64::NEG_INFINITY;
+        let words = ticks.into_iter().map(|value| (value, (under.tick)(value)));
+        let kept: Vec<(f64, String)> = words
+            .filter(|(value, text)| {
+                let (middle, half) = (kept_within(axis.at(*value), text), TICK.width(text) / 2.0);
+                let fits = middle - half >= free;
+                if fits {
+                    free = middle + half + 8.0;
+                }
+                fits
+            })
+            .collect();
+        (kept.len() == all, kept)
+    });
+    let mut last = Vec::new();
+    for (fits, kept) in tries {
+        last = kept;
+        if fits {
+            break;
         }
     }
-    kept
+    last
 }
 
 /// The middle of a text so that neither end of it leaves the paper.
