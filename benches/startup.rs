@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(20);
+const AWAKE: Duration = Duration::from_millis(1);
 const FIRST: Figure = Figure::less("first answer", "ms");
 const CPU: Figure = Figure::less("cpu to create and remove", "us");
 const METHOD: &str = "Milliseconds to the first answer with status 200, on a new connection. \
@@ -21,7 +22,7 @@ For containers and processes from the moment at which the command (or the API ca
 asked every 100 µs meanwhile, so an answer counts although its runtime has not yet said that it started. \
 For Insula from the request that needs the tenant, or from the start of `insula deploy`. One worker; each \
 tenant has its own bytes, so that nothing of it was loaded before, and the host was restarted after they \
-were deployed. Cases take turns with 20 ms between, in an order that rotates, and is reversed in every second round. The disk is warm unless said \
+were deployed. A plain server that runs already shows what a request on a new connection takes at least. Cases take turns with 20 ms between, the last of which the measuring core is kept awake, in an order that rotates, and is reversed in every second round. The disk is warm unless said \
 otherwise; with a cold disk the pages of Insula's compiled code, or of the static binary, were put out of \
 the page cache first, and nothing else, so the runtimes themselves are always warm. \
 CPU time is that of the subject's control group, daemons included, from the start of a tenant to its removal, \
@@ -35,6 +36,7 @@ const LIVE: &str = "live";
 const NEW: &str = "deploy of new bytes";
 const KNOWN: &str = "deploy of known bytes";
 const FRESH: &str = "fresh instance and its request";
+const RUNNING: &str = "runs already";
 const COLD_BINARY: &str = "cold disk";
 
 /// One thing that is measured once in each round.
@@ -45,6 +47,8 @@ enum Case {
     Warm,
     /// The same as [`Case::Warm`], for the control.
     Again,
+    /// A plain server that runs already: what a request on a new connection takes at least.
+    Running,
     Cold,
     Loaded,
     Live,
@@ -71,6 +75,10 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
         Case::Known,
         Case::Cpu,
     ];
+    let floor = floor(session, &launched)?;
+    if floor.is_some() {
+        cases.push(Case::Running);
+    }
     for (at, (_, peer)) in launched.iter().enumerate() {
         cases.push(Case::Peer(at, false));
         if peer.binary().is_some() {
@@ -82,12 +90,17 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
         for turn in 0..cases.len() {
             let Some(case) = cases.get(place(turn, round, cases.len())).copied() else { continue };
             session.step("startup", round * cases.len() + turn, rounds * cases.len())?;
-            // All start from an idle machine, whoever came before.
-            std::thread::sleep(PAUSE);
+            cool(case, &launched, &subject, round)?;
+            calm();
             match case {
                 Case::Peer(at, is_cold) => {
                     let (id, peer) = launched.get(at).context("a peer")?;
                     of_peer(bench, id, peer.as_ref(), round, is_cold)?;
+                }
+                Case::Running => {
+                    let port = floor.context("a server")?;
+                    let sample = first::answer(port, "hello", Instant::now())?;
+                    add(bench, FIRST, "hyper", RUNNING, None, sample);
                 }
                 Case::Again => again.push(of_insula(session, &subject, case, round)?),
                 Case::Cpu => {
@@ -103,6 +116,47 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
         compare(bench, &again);
     }
     Ok(())
+}
+
+/// Starts a plain server, if there are plain processes; its port. The peer ends it.
+fn floor(session: &mut Session, launched: &[(String, Box<dyn Peer>)]) -> Result<Option<u16>> {
+    let exec = launched.iter().find(|(id, _)| id == "exec");
+    let Some((_, peer)) = exec.filter(|_| session.has("hyper")) else { return Ok(None) };
+    let tenant = Tenant { name: "insula-floor".into(), port: first::free_port()? };
+    first::of_peer(peer.as_ref(), &tenant)?;
+    Ok(Some(tenant.port))
+}
+
+/// Puts out of the page cache what a case is to read from the disk.
+fn cool(
+    case: Case,
+    launched: &[(String, Box<dyn Peer>)],
+    subject: &Subject,
+    round: usize,
+) -> Result<()> {
+    match case {
+        Case::Peer(at, true) => {
+            let binary = launched.get(at).and_then(|(_, peer)| peer.binary());
+            cold::forget(&binary.context("a binary")?)
+        }
+        Case::Cold => {
+            let digest = Subject::digest(&distinct(HELLO, &format!("cold-{round:04}")));
+            let count = cold::forget_named(subject.data(), &digest)?;
+            ensure!(count > 0, "no compiled code of that tenant");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All start from a machine on which nothing else goes on, whoever came before, and from a core that is
+/// awake: waking one takes a virtual machine longer than a request.
+fn calm() {
+    std::thread::sleep(PAUSE);
+    let awake = Instant::now();
+    while awake.elapsed() < AWAKE {
+        std::hint::spin_loop();
+    }
 }
 
 /// Whose turn it is: each round begins with another case, and every second one runs backwards, so that no
@@ -124,6 +178,7 @@ impl Case {
             Self::New => NEW,
             Self::Known => KNOWN,
             Self::Cpu => FRESH,
+            Self::Running => RUNNING,
         }
     }
 }
@@ -135,9 +190,6 @@ fn of_peer(
     round: usize,
     is_cold: bool,
 ) -> Result<()> {
-    if let Some(binary) = peer.binary().filter(|_| is_cold) {
-        cold::forget(&binary)?;
-    }
     let kind = if is_cold { 'c' } else { 'w' };
     let tenant = Tenant { name: format!("insula-{kind}{round:04}"), port: first::free_port()? };
     let before = peer.group().map(|group| group.cpu_us()).transpose()?;
@@ -184,13 +236,7 @@ fn of_insula(session: &Session, subject: &Subject, case: Case, round: usize) -> 
         Case::Again => format!("again-{round:04}"),
         Case::Loaded => "loaded".into(),
         Case::Live => "live".into(),
-        Case::Cold => {
-            let name = format!("cold-{round:04}");
-            let digest = Subject::digest(&distinct(HELLO, &name));
-            let count = cold::forget_named(subject.data(), &digest)?;
-            ensure!(count > 0, "no compiled code of {name}");
-            name
-        }
+        Case::Cold => format!("cold-{round:04}"),
         _ => {
             let name = format!("{}-{round:04}", if case == Case::New { "new" } else { "known" });
             // Known are the bytes of a tenant that was deployed before.
@@ -232,6 +278,9 @@ fn compare(bench: &mut Bench, again: &[f64]) {
         ratios.push(ratio(bench, FIRST, ("insula", COLD), (id, COLD_BINARY), None, None));
     }
     ratios.push(ratio(bench, FIRST, ("insula", LOADED), ("exec", ""), None, at_most(1.0 / 20.0)));
+    for case in [LOADED, LIVE] {
+        ratios.push(ratio(bench, FIRST, ("insula", case), ("hyper", RUNNING), None, None));
+    }
     for case in [LIVE, NEW, KNOWN] {
         for id in ["exec", "crun", "docker"] {
             ratios.push(ratio(bench, FIRST, ("insula", case), (id, ""), None, None));
