@@ -22,14 +22,17 @@ pub fn build_peer() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--release", "-p", "insula-benches", "--example", "peer"])
+        .args(["build", "--release", "-p", "insula-peer"])
         .args(["--target", &triple])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .current_dir(root());
-    ensure!(command.status()?.success(), "the containers' binary does not build");
+    crate::host::without_package(&mut command);
+    let built = command.output().context("cargo cannot be started")?;
+    let said = String::from_utf8_lossy(&built.stderr);
+    ensure!(built.status.success(), "the containers' binary does not build: {said}");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join(triple).join("release/examples/peer"))
+    Ok(target.join(triple).join("release/insula-peer"))
 }
 
 /// One container that runs.
@@ -96,7 +99,7 @@ impl Containers {
         &self.running
     }
 
-    /// Starts one that plays a role of `peer.rs`.
+    /// Starts one that plays a role of `benches/peer`.
     pub fn start(&mut self, role: &[&str], limits: Limits) -> Result<()> {
         let name = format!("{}-{:03}", self.group, self.running.len());
         let bundle = self.dir.path().join(&name);

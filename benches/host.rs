@@ -1,7 +1,10 @@
 //! Starting the real `insula`, in a data directory of its own.
 
+use crate::groups::Group;
 use crate::process::Server;
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const START_MAX: Duration = Duration::from_secs(60);
+const JSON: &str = "application/json";
 
 /// The repository's root.
 pub fn root() -> &'static Path {
@@ -25,19 +29,23 @@ pub fn binary() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "--bin", "insula"]).current_dir(root());
-    // `cargo bench` tells benchmarks about their own package. A build that inherited it would look
-    // changed to Cargo, since a dependency's build script depends on these.
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| text.starts_with(start)) {
-            command.env_remove(&name);
-        }
-    }
+    without_package(&mut command);
     let built = command.status()?;
     ensure!(built.success(), "insula does not build");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     Ok(target.join("release/insula"))
+}
+
+/// `cargo bench` and `cargo test` tell what they run about its own package. A build that inherited it
+/// would look changed to Cargo, since a dependency's build script depends on these.
+pub(crate) fn without_package(cargo: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| text.starts_with(start)) {
+            cargo.env_remove(&name);
+        }
+    }
 }
 
 /// A running host.
@@ -62,8 +70,21 @@ impl Host {
 
     /// Starts a host on a data directory that stays.
     pub fn start_in(binary: &Path, workers: u32, data: &Path) -> Result<Self> {
-        let mut command = Command::new(binary);
+        Self::start_within(binary, workers, data, None)
+    }
+
+    /// The same in a control group, if one is given.
+    pub fn start_within(
+        binary: &Path,
+        workers: u32,
+        data: &Path,
+        group: Option<&Group>,
+    ) -> Result<Self> {
+        let mut command = Command::new("sh");
+        let entrance = group.map(Group::entrance).unwrap_or_default();
         command
+            .args(["-c", &format!("{entrance}exec \"$@\""), "sh"])
+            .arg(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--workers", &workers.to_string()])
             .arg("--data")
             .arg(data)
@@ -90,6 +111,25 @@ impl Host {
         bail!("insula does not serve after {START_MAX:?}")
     }
 
+    /// Uploads an artifact through the control API; its digest.
+    pub fn upload(&self, component: &[u8]) -> Result<String> {
+        let hex: String = Sha256::digest(component).iter().map(|b| format!("{b:02x}")).collect();
+        let digest = format!("sha256:{hex}");
+        let (status, answer) = self.api("PUT", &format!("/v1/artifacts/{digest}"), component)?;
+        ensure!(status < 300, "artifact: {status} {}", String::from_utf8_lossy(&answer));
+        Ok(digest)
+    }
+
+    /// Deploys an artifact that is there, with what the manifest says beyond the tenant's name.
+    pub fn deploy(&self, name: &str, digest: &str, manifest: &Value) -> Result<()> {
+        let mut manifest = manifest.clone();
+        manifest["name"] = json!(name);
+        let body = json!({ "manifest": manifest, "artifact": digest }).to_string();
+        let (status, answer) = self.api("PUT", &format!("/v1/tenants/{name}"), body.as_bytes())?;
+        ensure!(status < 300, "{name}: {status} {}", String::from_utf8_lossy(&answer));
+        Ok(())
+    }
+
     /// Runs a client verb.
     pub fn cli(&self, args: &[&str]) -> Result<String> {
         let output =
@@ -114,30 +154,32 @@ impl Host {
     pub fn api(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         let stream = UnixStream::connect(self.data.join("control.sock"))?;
         stream.set_read_timeout(Some(START_MAX))?;
-        exchange(stream, method, "insula", path, body)
+        exchange(stream, method, "insula", path, body, JSON)
     }
 
     /// One request to a tenant on a connection of its own.
     pub fn get(&self, tenant: &str) -> Result<u16> {
         let stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(START_MAX))?;
-        Ok(exchange(stream, "GET", &format!("{tenant}.localhost"), "/", b"")?.0)
+        Ok(exchange(stream, "GET", &format!("{tenant}.localhost"), "/", b"", JSON)?.0)
     }
 }
 
-fn exchange(
+/// One request on a connection that closes after it; status and body.
+pub(crate) fn exchange(
     mut stream: impl Read + Write,
     method: &str,
     host: &str,
     path: &str,
     body: &[u8],
+    kind: &str,
 ) -> Result<(u16, Vec<u8>)> {
     let length = body.len();
-    write!(
-        stream,
+    let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    )?;
+         Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
     stream.write_all(body)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

@@ -5,14 +5,39 @@
 #![forbid(unsafe_code)]
 
 pub mod clients;
+pub mod cold;
+pub mod command;
 pub mod containers;
+pub mod density;
+pub mod doctor;
+pub mod embedded;
+pub mod first;
+pub mod groups;
 pub mod guests;
 pub mod host;
 pub mod load;
+pub mod machine;
+pub mod native;
+pub mod neighbours;
 pub mod open_loop;
+pub mod peers;
 pub mod process;
+// `benches/report` is for a report itself.
+#[path = "reporting/mod.rs"]
+pub mod report;
+pub mod results;
+pub mod samples;
+pub mod scale;
+pub mod session;
+pub mod shell;
+pub mod startup;
+pub mod stats;
+pub mod subject;
 pub mod threads;
+pub mod throughput;
 pub mod wire;
+
+pub use stats::median;
 
 use anyhow::{Context, Result};
 
@@ -23,13 +48,6 @@ where
 {
     std::env::var(name)
         .map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
-}
-
-/// The middle of some figures; of an even number, the upper one of the two.
-pub fn median(figures: &[f64]) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// `median (smallest to largest)`.

@@ -18,7 +18,7 @@ impl Server {
     /// slows wasmtime's errors down in every program that embeds it.
     pub fn start(command: &mut Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let child = command
+        let child = detached(command)
             .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .spawn()
@@ -68,6 +68,13 @@ impl Drop for Server {
     }
 }
 
+/// A command whose process a Ctrl-C at the terminal does not reach: this program ends it itself, when what
+/// it measures is put away.
+pub fn detached(command: &mut Command) -> &mut Command {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0)
+}
+
 /// A process and its descendants.
 pub fn family(root: u32) -> Vec<u32> {
     let mut found = vec![root];
@@ -94,6 +101,17 @@ fn cpu_seconds(pid: u32) -> Option<f64> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
     Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+}
+
+/// Resident pages of these processes, shared ones in proportion, and their page tables, in bytes.
+pub fn resident(pids: &[u32]) -> (u64, u64) {
+    let pages = pids.iter().filter_map(|pid| pss_kib(*pid)).sum::<u64>();
+    let tables = pids.iter().filter_map(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    (pages << 10, tables.sum::<u64>() << 10)
 }
 
 fn pss_kib(pid: u32) -> Option<u64> {

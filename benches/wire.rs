@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
 
 /// Longest answer that is read; all that the benchmarks ask for are far shorter.
-const ANSWER_MAX: usize = 64 << 10;
+const ANSWER_MAX: usize = 256 << 10;
 
 /// A request without a body, as bytes.
 pub fn get(tenant: &str, path: &str) -> Vec<u8> {

@@ -9,6 +9,7 @@
 
 mod apply;
 mod artifact;
+mod bench;
 mod build;
 mod client;
 mod client_errors;
@@ -92,6 +93,7 @@ enum Verb {
     Namespace(namespace::Args),
     Run(run::Args),
     Validate(validate::Args),
+    Bench(bench::Args),
     Openapi(openapi::Args),
     Completions(completions::Args),
 }
@@ -143,6 +145,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Namespace(args) => return namespace::run(args).await,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
+        Verb::Bench(args) => return bench::run(args).await,
         Verb::Openapi(args) => openapi::run(args).await?,
         Verb::Completions(args) => completions::run(&args)?,
     }

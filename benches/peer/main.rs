@@ -4,10 +4,10 @@
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response, header};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -15,6 +15,8 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 use tokio::net::TcpListener;
+
+type Body = Either<Incoming, Full<Bytes>>;
 
 /// Nothing of a benchmark that was killed stays longer.
 const LIFE: Duration = Duration::from_secs(3600);
@@ -77,8 +79,13 @@ fn serve(port: usize) -> Result<()> {
     })
 }
 
-async fn answer(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = Response::new(Full::new(Bytes::from_static(b"Hello from Insula!\n")));
+/// As `guests/hello` answers a GET, and `guests/echo` a POST.
+async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let mut response = if request.method() == Method::POST {
+        Response::new(Either::Left(request.into_body()))
+    } else {
+        Response::new(Either::Right(Full::new(Bytes::from_static(b"Hello from Insula!\n"))))
+    };
     let kind = header::HeaderValue::from_static("text/plain");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)

@@ -1,0 +1,95 @@
+//! podman: no daemon, but a monitor for each container.
+
+use super::{CORES, MEMORY_BYTES, Peer, Place, Tenant, image, words};
+use crate::groups::Group;
+use anyhow::Result;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+pub(super) struct Podman {
+    flags: Vec<String>,
+    running: Mutex<HashSet<String>>,
+    place: Place,
+}
+
+impl Podman {
+    pub(super) fn new(place: Place) -> Result<Self> {
+        let (data, state, tmp) = (place.text("data"), place.text("state"), place.text("tmp"));
+        let flags = [
+            "--root",
+            &data,
+            "--runroot",
+            &state,
+            "--tmpdir",
+            &tmp,
+            "--cgroup-manager=cgroupfs",
+            "--events-backend=none",
+            "--runtime=crun",
+            "--log-level=error",
+        ];
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let this = Self { flags, running: Mutex::default(), place };
+        let image = image::make(&this.place.rootfs()?, this.place.dir.path())?;
+        this.run(&["load", "--quiet", "--input", &image.to_string_lossy()])?;
+        Ok(this)
+    }
+
+    fn run(&self, words: &[&str]) -> Result<()> {
+        let flags = self.flags.iter().map(String::as_str);
+        let all: Vec<&str> =
+            std::iter::once("podman").chain(flags).chain(words.iter().copied()).collect();
+        self.place.shell()?.run(&all)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        self.run(&["rm", "--force", "--time", "0", name])?;
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        Ok(())
+    }
+}
+
+impl Peer for Podman {
+    fn start(&self, tenant: &Tenant) -> Result<()> {
+        let (memory, cores) = (MEMORY_BYTES.to_string(), CORES.to_string());
+        let group = self.place.group()?.path();
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.name.clone());
+        let [peer, role, port] = words(tenant);
+        self.run(&[
+            "run",
+            "--detach",
+            "--network=host",
+            "--memory",
+            &memory,
+            "--cpus",
+            &cores,
+            "--cgroup-parent",
+            &group,
+            "--ulimit=nofile=1024:1024",
+            "--ulimit=nproc=1024:1024",
+            "--log-driver=none",
+            "--name",
+            &tenant.name,
+            image::NAME,
+            &peer,
+            &role,
+            &port,
+        ])
+    }
+
+    fn remove(&self, tenant: &Tenant) -> Result<()> {
+        self.forget(&tenant.name)
+    }
+
+    fn group(&self) -> Option<&Group> {
+        self.place.group.as_ref()
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for name in std::mem::take(running) {
+            let _ = self.forget(&name);
+        }
+    }
+}
