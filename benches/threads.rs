@@ -1,8 +1,11 @@
 //! Where the benchmarks' own threads run, and how urgently.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use thread_priority::{
-    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
     set_thread_priority_and_policy, thread_native_id,
 };
 
@@ -62,4 +65,42 @@ pub fn urgent() -> bool {
         let priority = ThreadPriority::Crossplatform(lowest);
         set_thread_priority_and_policy(thread_native_id(), priority, policy).is_ok()
     })
+}
+
+/// A thread on each core that spins, and takes nothing that anybody wants (SCHED_IDLE); they end when this is
+/// dropped.
+pub struct Spinners {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Spinners {
+    /// Starts them; one that cannot have that priority ends at once.
+    pub fn start<'a>(cores: impl Iterator<Item = &'a usize>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let spin = |core: usize| {
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || {
+                let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+                let own = thread_native_id();
+                let lowest = set_thread_priority_and_policy(own, ThreadPriority::Min, policy);
+                if bind(&[core]) && lowest.is_ok() {
+                    while !over.load(Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                }
+            })
+        };
+        let threads = cores.copied().map(spin).collect();
+        Self { over, threads }
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }

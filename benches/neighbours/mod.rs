@@ -31,7 +31,8 @@ const ANSWERED: Figure = Figure::more("answered beside", "%").along(AXIS);
 
 const METHOD: &str = "An open-loop client asks a victim (hello) at a constant rate, chosen beforehand so that its host uses half a core, \
 15,000 a second at most; latency counts from the moment at which a request was due. It runs alone, then beside aggressors of a class, \
-in turn; each p99 beside is divided by the p99 alone just before it. spin computes without end; grow allocates and touches 32 MiB again \
+in turn; each p99 beside is divided by the p99 alone just before it. machine is no tenant at all but a thread of the lowest priority on \
+each core, which takes nothing that anybody wants: what the victim notices of it is the machine's. spin computes without end; grow allocates and touches 32 MiB again \
 and again; churn is asked as fast as it answers, in a fresh instance each time (a container starts a process each time); hostcalls reads \
 the clock without end; fill fills 64 MiB in operations that nothing interrupts; slow has clients that send and read a little at a time. \
 The victim asks for half a core and the aggressors for nothing: cpu.request with Insula, cpu.shares 512 and 2 under crun. Other container \

@@ -4,6 +4,7 @@ use super::Settings;
 use crate::clients::Clients;
 use crate::containers::{Containers, Limits};
 use crate::host::Host;
+use crate::threads::Spinners;
 use crate::{embedded, guests, wire};
 use anyhow::{Context, Result, bail, ensure};
 use std::borrow::Cow;
@@ -37,12 +38,23 @@ pub enum Class {
     Fill,
     /// Have clients that send and read a little at a time.
     Slow,
+    /// No tenant at all: a thread of the lowest priority on each core, which takes nothing that anybody wants.
+    /// What the victim notices of it, it notices of the machine: a virtual one whose cores are all busy is
+    /// itself kept waiting.
+    Machine,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Spin, Self::Grow, Self::Churn, Self::Hostcalls, Self::Fill, Self::Slow];
+    pub const ALL: [Self; 7] = [
+        Self::Machine,
+        Self::Spin,
+        Self::Grow,
+        Self::Churn,
+        Self::Hostcalls,
+        Self::Fill,
+        Self::Slow,
+    ];
 
     /// Its word.
     pub fn name(self) -> &'static str {
@@ -53,6 +65,7 @@ impl Class {
             Self::Hostcalls => "hostcalls",
             Self::Fill => "fill",
             Self::Slow => "slow",
+            Self::Machine => "machine",
         }
     }
 
@@ -69,7 +82,7 @@ impl Class {
             Self::Grow => ("grow", GROW_MIB),
             Self::Churn => ("churn", 0),
             Self::Fill => ("fill", FILL_MIB),
-            Self::Hostcalls | Self::Slow => return None,
+            Self::Hostcalls | Self::Slow | Self::Machine => return None,
         };
         Some([role.to_owned(), number.to_string()])
     }
@@ -78,7 +91,7 @@ impl Class {
         Ok(Cow::Borrowed(match self {
             Self::Spin => embedded::SPIN,
             Self::Grow => embedded::GROW,
-            Self::Churn => embedded::HELLO,
+            Self::Churn | Self::Machine => embedded::HELLO,
             Self::Hostcalls => embedded::HOSTCALLS,
             Self::Slow => embedded::ECHO,
             Self::Fill => return Ok(Cow::Owned(guests::filler(FILL_MIB)?)),
@@ -96,7 +109,7 @@ impl Class {
         match self {
             Self::Spin | Self::Hostcalls | Self::Grow => endless(GROW_MIB).to_vec(),
             Self::Fill => endless(FILL_MIB + ROOM_MIB).to_vec(),
-            Self::Churn | Self::Slow => vec![],
+            Self::Churn | Self::Slow | Self::Machine => vec![],
         }
     }
 }
@@ -183,6 +196,10 @@ impl Subject for Hosted<'_> {
     fn attack(&self, aggressors: usize) -> Result<Box<dyn Aggression + '_>> {
         let cores = &self.settings.cores.generator;
         let tenants = (0..aggressors).map(aggressor);
+        if matches!(self.class, Class::Machine) {
+            let server = &self.settings.cores.server;
+            return Ok(Box::new(Spinners::start(server.iter().chain(cores))));
+        }
         if matches!(self.class, Class::Slow) {
             let each = SLOW * self.settings.connections;
             return Ok(Box::new(Clients::slow(self.host.port, tenants.collect(), each, cores)));
@@ -206,6 +223,13 @@ impl Subject for Hosted<'_> {
             }
         }
         bail!("requests still run although their clients have gone")
+    }
+}
+
+impl Aggression for Spinners {
+    fn end(self: Box<Self>) -> Result<String> {
+        drop(self);
+        Ok(String::new())
     }
 }
 

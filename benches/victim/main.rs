@@ -5,7 +5,7 @@
 //! cargo bench -p insula-benches --bench victim
 //! ```
 //! From the environment: `ROUNDS` and `SECONDS` (5 and 4); `AGGRESSORS` (1,10,100); `CLASSES`
-//! (spin,grow,churn,hostcalls,fill,slow); `CONNECTIONS` of each aggressor (1); `SHARES` (`victim`: the
+//! (machine,spin,grow,churn,hostcalls,fill,slow); `CONNECTIONS` of each aggressor (1); `SHARES` (`victim`: the
 //! victim asks for half a core and the aggressors for nothing; `equal`: nobody asks for anything);
 //! `AGAINST` (`both`, `insula`, `crun`); `RATE` of arrivals (measured), and `RATE_MAX` (15000), beyond which
 //! the generator would itself use much of the machine; `CLIENT_NICE`, the niceness of the aggressors'
@@ -27,7 +27,8 @@ use std::time::Duration;
 /// What the environment asks for; the classes, and the rate of arrivals, 0 if it is to be measured.
 fn read() -> Result<(Settings, Vec<Class>, f64)> {
     let numbers: String = setting("AGGRESSORS", "1,10,100".to_owned())?;
-    let names: String = setting("CLASSES", "spin,grow,churn,hostcalls,fill,slow".to_owned())?;
+    let names: String =
+        setting("CLASSES", "machine,spin,grow,churn,hostcalls,fill,slow".to_owned())?;
     let shares: String = setting("SHARES", "victim".to_owned())?;
     ensure!(["victim", "equal"].contains(&shares.as_str()), "SHARES={shares}");
     let numbers: Result<Vec<usize>, _> = numbers.split(',').map(str::parse).collect();
