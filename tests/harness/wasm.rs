@@ -13,10 +13,43 @@ pub fn handler(module: &str) -> Vec<u8> {
     component("", "", &format!("(core module $m {module}) (core instance $i (instantiate $m))"))
 }
 
+/// `error-code` of `wasi:http/types`, for a text of its types to say in one word: `@ERROR_CODE@`.
+const ERROR_CODE: &str = r#"  (type $dns (record (field "rcode" (option string)) (field "info-code" (option u16))))
+  (export "DNS-error-payload" (type $dns-payload (eq $dns)))
+  (type $tls (record (field "alert-id" (option u8)) (field "alert-message" (option string))))
+  (export "TLS-alert-received-payload" (type $tls-payload (eq $tls)))
+  (type $size (record (field "field-name" (option string)) (field "field-size" (option u32))))
+  (export "field-size-payload" (type $size-payload (eq $size)))
+  (type $ec (variant
+    (case "DNS-timeout") (case "DNS-error" $dns-payload) (case "destination-not-found")
+    (case "destination-unavailable") (case "destination-IP-prohibited")
+    (case "destination-IP-unroutable") (case "connection-refused")
+    (case "connection-terminated") (case "connection-timeout") (case "connection-read-timeout")
+    (case "connection-write-timeout") (case "connection-limit-reached")
+    (case "TLS-protocol-error") (case "TLS-certificate-error")
+    (case "TLS-alert-received" $tls-payload) (case "HTTP-request-denied")
+    (case "HTTP-request-length-required") (case "HTTP-request-body-size" (option u64))
+    (case "HTTP-request-method-invalid") (case "HTTP-request-URI-invalid")
+    (case "HTTP-request-URI-too-long") (case "HTTP-request-header-section-size" (option u32))
+    (case "HTTP-request-header-size" (option $size-payload))
+    (case "HTTP-request-trailer-section-size" (option u32))
+    (case "HTTP-request-trailer-size" $size-payload) (case "HTTP-response-incomplete")
+    (case "HTTP-response-header-section-size" (option u32))
+    (case "HTTP-response-header-size" $size-payload)
+    (case "HTTP-response-body-size" (option u64))
+    (case "HTTP-response-trailer-section-size" (option u32))
+    (case "HTTP-response-trailer-size" $size-payload)
+    (case "HTTP-response-transfer-coding" (option string))
+    (case "HTTP-response-content-coding" (option string)) (case "HTTP-response-timeout")
+    (case "HTTP-upgrade-failed") (case "HTTP-protocol-error") (case "loop-detected")
+    (case "configuration-error") (case "internal-error" (option string))))
+  (export "error-code" (type $error-code (eq $ec)))"#;
+
 /// A component that is served: `imports` come before `wasi:http/types`, of which it needs `types`;
 /// `cores` define the core instance `$i` that exports `handle`.
 #[track_caller]
 pub fn component(imports: &str, types: &str, cores: &str) -> Vec<u8> {
+    let types = types.replace("@ERROR_CODE@", ERROR_CODE);
     binary(&format!(
         r#"(component
           {imports}

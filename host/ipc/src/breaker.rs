@@ -40,8 +40,8 @@ pub enum Pass {
     Free,
     /// It may, and its end decides.
     Probe(Probe),
-    /// Not for so many milliseconds.
-    Refused(u64),
+    /// Not yet: [`Breaker::state`] says until when.
+    Refused,
 }
 
 /// The right to decide, of the one request that tries.
@@ -93,12 +93,12 @@ impl<'a> Breaker<'a> {
             State::Open(until) | State::HalfOpen(until) => until,
         };
         if until > now_ms {
-            return Pass::Refused(until - now_ms);
+            return Pass::Refused;
         }
         let claimed = pack(HALF_OPEN, level(word), now_ms + probe_ms.max(1));
         match self.0.compare_exchange(word, claimed, Relaxed, Relaxed) {
             Ok(_) => Pass::Probe(Probe(claimed)),
-            Err(_) => Pass::Refused(1),
+            Err(_) => Pass::Refused,
         }
     }
 
@@ -145,11 +145,11 @@ mod tests {
         assert_eq!(breaker.pass(5, 100), Pass::Free);
         assert!(breaker.trip(1_000, 10));
         assert!(!breaker.trip(1_000, 10), "it is open already");
-        assert_eq!(breaker.pass(1_004, 100), Pass::Refused(6));
+        assert_eq!(breaker.pass(1_004, 100), Pass::Refused);
         let mut now = 1_010;
         for wait in [20, 40, 80, 160, 320, 640, 640, 640] {
             let first = probe(breaker, now);
-            assert_eq!(breaker.pass(now + 40, 100), Pass::Refused(60), "somebody tries");
+            assert_eq!(breaker.pass(now + 40, 100), Pass::Refused, "somebody tries");
             breaker.decide(first, Verdict::Failed, now + 50, 10);
             assert_eq!(breaker.state(), State::Open(now + 50 + wait));
             now += 50 + wait;

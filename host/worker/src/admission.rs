@@ -63,7 +63,7 @@ fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Tick
     let probe = match breaker.pass(now_ms, limits.timeout_ms) {
         Pass::Free => None,
         Pass::Probe(probe) => Some(probe),
-        Pass::Refused(_) => return Err(Fault::CircuitOpen),
+        Pass::Refused => return Err(Fault::CircuitOpen),
     };
     let entered = enter(worker, tenant);
     if let (Err(_), Some(probe)) = (entered, probe) {

@@ -87,13 +87,13 @@ async fn answer(
     // What can be refused by looking at the head is refused before it takes a permit.
     let head = head_bytes(&parts);
     if head > limits.request_header_bytes as usize {
-        let detail = format!("{head} bytes, more than {}", limits.request_header_bytes);
-        return Err(refuse(&worker, &tenant, id, Fault::RequestHeaderTooLarge, &detail).into());
+        let detail = || format!("{head} bytes, more than {}", limits.request_header_bytes);
+        return Err(refuse(&worker, &tenant, id, Fault::RequestHeaderTooLarge, detail).into());
     }
     let declared = content_length(&parts.headers);
     if let Some(length) = declared.filter(|length| *length > limits.request_body_bytes) {
-        let detail = format!("{length} bytes declared, more than {}", limits.request_body_bytes);
-        return Err(refuse(&worker, &tenant, id, Fault::RequestBodyTooLarge, &detail).into());
+        let detail = || format!("{length} bytes declared, more than {}", limits.request_body_bytes);
+        return Err(refuse(&worker, &tenant, id, Fault::RequestBodyTooLarge, detail).into());
     }
     // The permit before the code: loading is work, and admission bounds how much of it there is.
     let mut ticket = match admit(&worker, &tenant, peer.hops).await {

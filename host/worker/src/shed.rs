@@ -16,9 +16,12 @@ pub(crate) fn refuse(
     tenant: &Tenant,
     id: RequestId,
     fault: Fault,
-    detail: &str,
+    detail: impl FnOnce() -> String,
 ) -> Fault {
-    tenant.log.line(id, LogStream::Host, &format!("{}: {detail}", fault.code()));
+    if tenant.may_tell_of_shed(monotonic_ns()) {
+        let text = format!("{}: {}", fault.code(), detail());
+        tenant.log.line(id, LogStream::Host, &text);
+    }
     let cell = worker.table.cell(worker.index, tenant.entry.slot);
     cell.record(respond::outcome(fault), &Usage::default());
     fault
@@ -26,23 +29,19 @@ pub(crate) fn refuse(
 
 /// The same of a request that was not let in.
 pub(crate) fn shed(worker: &Worker, tenant: &Tenant, id: RequestId, fault: Fault) -> Fault {
-    if tenant.may_tell_of_shed(monotonic_ns()) {
-        return refuse(worker, tenant, id, fault, &why(tenant, fault));
-    }
-    let cell = worker.table.cell(worker.index, tenant.entry.slot);
-    cell.record(respond::outcome(fault), &Usage::default());
-    fault
+    refuse(worker, tenant, id, fault, || why(tenant, fault))
 }
 
 /// After how many seconds the client may come back, if that is known.
 pub(crate) fn retry_after_s(worker: &Worker, tenant: &Tenant, fault: Fault) -> Option<u64> {
-    match worker.table.breaker(tenant.entry.slot).state() {
-        State::Open(until_ms) if fault == Fault::CircuitOpen => {
-            let left_ms = until_ms.saturating_sub(monotonic_ns() / 1_000_000);
-            Some(left_ms.div_ceil(1_000).max(1))
-        }
-        _ => None,
+    if fault != Fault::CircuitOpen {
+        return None;
     }
+    let State::Open(until_ms) = worker.table.breaker(tenant.entry.slot).state() else {
+        return None;
+    };
+    let left_ms = until_ms.saturating_sub(monotonic_ns() / 1_000_000);
+    Some(left_ms.div_ceil(1_000).max(1))
 }
 
 fn why(tenant: &Tenant, fault: Fault) -> String {
