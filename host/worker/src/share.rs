@@ -42,6 +42,8 @@ const BURST_MIN_NS: u64 = 200_000;
 /// a part in [`GIFT_PARTS`] of all time.
 const GIFT_NS: u64 = 4_000_000;
 const GIFT_PARTS: u64 = 20;
+/// The part of requests that outlive a first slice from which the next one is expected to.
+const OFTEN: f32 = 0.5;
 /// A tenant without a request for this long takes no part in what is fair.
 const ACTIVE_NS: u64 = 50_000_000;
 /// The window of a quota, as `cpu.max`'s period: what was not used longer ago is lost.
@@ -166,6 +168,11 @@ impl Account {
         self.outlived.set(Some(self.outlived.get().map_or(now, |before| before.midpoint(now))));
     }
 
+    /// Whether requests of late outlived their first slices.
+    pub(crate) fn is_often_long(&self) -> bool {
+        self.outlived.get().is_some_and(|part| part >= OFTEN)
+    }
+
     /// What tells other workers how this tenant fares.
     pub(crate) fn slot_and_weight(&self) -> (u32, u32) {
         let share = self.share.borrow();
@@ -267,7 +274,7 @@ impl Fair {
         let burst = self.burst() * f64::from(share.weight);
         let likely_short = match account.outlived.get() {
             None => self.has_gifts(now_ns),
-            Some(part) => part < 0.5,
+            Some(_) => !account.is_often_long(),
         };
         likely_short && ahead <= burst.max(BURST_MIN_NS as f64)
     }
