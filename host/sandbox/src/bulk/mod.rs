@@ -9,7 +9,8 @@
 //! Only what changes is encoded anew. Types and functions are appended, so that no index moves, and a
 //! function's bytes are copied but for the operators that are replaced.
 //!
-//! Not reached: copies that the engine makes itself, of lists between the components of a composition.
+//! Not reached: what the engine does in one call of its own, as passing a text between the components
+//! of a composition.
 
 mod body;
 mod helper;
