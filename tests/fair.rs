@@ -284,7 +284,6 @@ fn new_tenants_that_fill_their_memory_at_once_stop_nobody() {
     });
     // A fill on new pages takes a tenth of a second: one after the other, all are the whole time. Two
     // thousand could be answered; the machine may have others to serve as well.
-    eprintln!("answered {answered}");
     assert!(answered > 200, "{answered} innocent requests were answered");
 }
 

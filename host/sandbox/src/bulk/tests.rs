@@ -283,7 +283,7 @@ const FILL: &str = "(memory.fill (i32.const 0) (i32.const 1) (local.get 0))";
 #[test]
 fn indices_stay_what_they_were() {
     // Groups of types, imports of each kind, code that is never reached, and a data count.
-    changed(&format!(
+    changed(
         r#"(module
         (rec (type $x (func)) (type $y (struct (field (ref null $x)))) (type (array i32)))
         (type $f (func (param i32) (result i64)))
@@ -301,8 +301,8 @@ fn indices_stay_what_they_were() {
           (memory.fill $m (i32.const 0) (i32.const 1) (local.get 0))
           (table.fill $t (i32.const 0) (ref.null extern) (local.get 0))
           (drop (ref.func $last))
-          (call $imported (local.get 0))))"#
-    ));
+          (call $imported (local.get 0))))"#,
+    );
     changed(&format!(
         "(module (memory 1) (func (param i32) {FILL} {FILL}) (func (param i32) {FILL}))"
     ));
