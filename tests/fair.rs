@@ -44,7 +44,7 @@ fn filler(bytes: usize) -> Vec<u8> {
     ))
 }
 
-/// A handler that passes 768 MiB of text from one component to another, again and again: each time is one
+/// A handler that passes 480 MiB of text from one component to another, again and again: each time is one
 /// operation of the engine's that nothing interrupts, and that takes longer than the host waits before it
 /// takes its second thread for starved.
 fn teller() -> Vec<u8> {
@@ -52,7 +52,7 @@ fn teller() -> Vec<u8> {
         "",
         "",
         r#"(component $listener
-            (core module $m (memory (export "memory") 12300)
+            (core module $m (memory (export "memory") 7680)
               (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0))
               (func (export "listen") (param i32 i32)))
             (core instance $i (instantiate $m))
@@ -60,14 +60,14 @@ fn teller() -> Vec<u8> {
               (canon lift (core func $i "listen")
                 (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))
           (instance $listener (instantiate $listener))
-          (core module $memory (memory (export "memory") 12300))
+          (core module $memory (memory (export "memory") 7680))
           (core instance $memory (instantiate $memory))
           (core func $listen (canon lower (func $listener "listen")
             (memory (core memory $memory "memory"))))
           (core module $m
             (import "" "listen" (func $listen (param i32 i32)))
             (func (export "handle") (param i32 i32)
-              (loop $more (call $listen (i32.const 0) (i32.const 805306368)) (br $more))))
+              (loop $more (call $listen (i32.const 0) (i32.const 503316480)) (br $more))))
           (core instance $i (instantiate $m
             (with "" (instance (export "listen" (func $listen))))))"#,
     )
@@ -220,7 +220,7 @@ fn neighbours_that_compute_delay_nobody() {
     // Several, so that somebody waits while another is in the middle of an operation.
     let names = ["spin", "tell-1", "tell-2"];
     for name in &names[1..] {
-        burn(&host, name, &tell, &["--memory", "1600Mi", "--memory-limit", "4Gi"]);
+        burn(&host, name, &tell, &["--memory", "1Gi", "--memory-limit", "4Gi"]);
     }
     let mut connection = host.connect();
     let mut took: Vec<Duration> = busy(&host, &names, 2, || {
