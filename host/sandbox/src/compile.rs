@@ -8,7 +8,7 @@
 use crate::code::{Pre, flavour};
 use crate::engine::{Flavour, checking};
 use crate::preamble::{BUILD_HINT, Layer};
-use crate::{exports, linker, preamble, preview1};
+use crate::{bulk, exports, linker, preamble, preview1};
 use insula_model::Metering;
 use insula_model::api::GuestKind;
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
@@ -158,7 +158,7 @@ fn compile_as(
 ) -> Result<(GuestKind, Vec<u8>), Attempt> {
     let internal = |error| Attempt::Refused(internal(&error));
     let engine = Engine::new(&checking(flavour_tried, metering)).map_err(internal)?;
-    let component = Component::new(&engine, bytes)
+    let component = bulk::compile(bytes, |bytes| Component::new(&engine, bytes))
         .map_err(|error| Attempt::OtherEngine(invalid("component", &error)))?;
     let kind = kind(&engine, &component).map_err(Attempt::Refused)?;
     if flavour(kind) != flavour_tried {
@@ -217,7 +217,8 @@ fn compile_module(bytes: &[u8], metering: Metering) -> Result<(GuestKind, Vec<u8
     let internal = |error| internal(&error);
     let engine =
         Engine::new(&checking(flavour(GuestKind::Preview1), metering)).map_err(internal)?;
-    let module = Module::new(&engine, bytes).map_err(|error| invalid("module", &error))?;
+    let module = bulk::compile(bytes, |bytes| Module::new(&engine, bytes))
+        .map_err(|error| invalid("module", &error))?;
     let linker = preview1::linker(&engine).map_err(internal)?;
     preview1::check(&module, &linker)
         .map_err(|(cause, mend)| Refusal::new(format!("{cause} (it is a core module)"), mend))?;

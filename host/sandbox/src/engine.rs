@@ -7,6 +7,7 @@
 //!
 //! Bounds: the constants below, per worker and metering. Ends with the process.
 
+use crate::bulk;
 use crate::linker;
 use crate::preview1;
 use crate::state::State;
@@ -220,13 +221,14 @@ impl Engines {
     }
 }
 
-/// Names what compiled code depends on: wasmtime's version, the target, and every setting that shapes
-/// code, but for the metering, which code is kept and sealed by. 16 hexadecimal digits.
+/// Names what compiled code depends on: wasmtime's version, the target, every setting that shapes
+/// code, and what is done to modules before, but for the metering, which code is kept and sealed by. 16 hexadecimal digits.
 pub(crate) fn compatibility() -> Result<String, EngineError> {
     let mut hasher = DefaultHasher::new();
     for flavour in [Flavour::Wasi02, Flavour::Wasi03] {
         let engine = Engine::new(&compiling(flavour, Metering::Fuel)).map_err(EngineError)?;
         engine.precompile_compatibility_hash().hash(&mut hasher);
     }
+    (bulk::VERSION, bulk::PIECE, bulk::PIECE_ELEMENTS).hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }

@@ -8,6 +8,7 @@
 //! Unsafe code stands in `code` alone: mapping compiled code that this host authenticated.
 #![deny(unsafe_code)]
 
+mod bulk;
 pub mod capabilities;
 pub mod cgi;
 pub mod code;
