@@ -10,7 +10,7 @@ use fixture::{at, barred, ratio, results, series};
 use insula_benches::report;
 use insula_benches::results::{Results, SCHEMA};
 use std::path::Path;
-use written::{Written, files, says, says_not};
+use written::{Written, contrast, files, says, says_not};
 
 #[test]
 fn three_sentences_open_the_page() {
@@ -461,4 +461,30 @@ fn bars_in_notes_are_counted_and_listed_with_the_others() {
     says(&read, "held: Memory and density: deployed: 0.9 KiB; at most 1 KiB holds");
     says(&read, "MISSED: Memory and density: live: 50 KiB; at most 40 KiB is missed");
     says(written.markdown(), "- **MISSED**: Memory and density: live: 50 KiB");
+}
+
+/// Words and marks can be told from the paper, by day and by night; only the lines of the grid are fainter.
+#[test]
+fn every_colour_has_contrast_on_both_papers() {
+    let written = Written::of(&results());
+    let plot = &written.files["startup-first-answer.svg"];
+    let colours: Vec<(&str, &str)> = plot
+        .lines()
+        .filter_map(|line| line.strip_prefix(".plot [fill=\"#")?.split_once("\"] { fill: #"))
+        .map(|(light, dark)| (light, dark.trim_end_matches(" }")))
+        .collect();
+    let (paper, night) = *colours.iter().find(|(light, _)| *light == "FFFFFF").unwrap();
+    let readable = colours
+        .iter()
+        .filter(|(light, dark)| contrast(light, paper) >= 4.5 && contrast(dark, night) >= 4.5);
+    // All but the paper itself and the grid; and each is there by night as well.
+    assert_eq!(readable.count(), colours.len() - 2, "{colours:?}");
+    assert!(colours.len() > 9);
+    let plot = roxmltree::Document::parse(plot).unwrap();
+    for node in plot.descendants() {
+        for colour in [node.attribute("fill"), node.attribute("stroke")].into_iter().flatten() {
+            let known = colours.iter().any(|(light, _)| colour.strip_prefix('#') == Some(light));
+            assert!(known || colour == "none", "{colour} has no other by night");
+        }
+    }
 }
