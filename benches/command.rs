@@ -1,7 +1,7 @@
 //! What the command line calls.
 
 use crate::session::{Interrupted, Session};
-use crate::{density, startup, throughput};
+use crate::{density, neighbours, scale, startup, throughput};
 use anyhow::Result;
 
 /// A benchmark.
@@ -13,11 +13,16 @@ pub enum Which {
     Density,
     /// Requests per second, CPU time of each, latency.
     Throughput,
+    /// What a tenant notices of its neighbours.
+    Neighbours,
+    /// What more deployed tenants cost the others.
+    Scale,
 }
 
 impl Which {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 3] = [Self::Startup, Self::Density, Self::Throughput];
+    pub const ALL: [Self; 5] =
+        [Self::Startup, Self::Density, Self::Throughput, Self::Neighbours, Self::Scale];
 
     /// Its word on the command line.
     pub fn name(self) -> &'static str {
@@ -25,6 +30,8 @@ impl Which {
             Self::Startup => "startup",
             Self::Density => "density",
             Self::Throughput => "throughput",
+            Self::Neighbours => "neighbours",
+            Self::Scale => "scale",
         }
     }
 }
@@ -38,6 +45,8 @@ pub fn run(session: &mut Session, which: &[Which]) -> Result<bool> {
             Which::Startup => startup::run(session, bench),
             Which::Density => density::run(session, bench),
             Which::Throughput => throughput::run(session, bench),
+            Which::Neighbours => neighbours::run(session, bench),
+            Which::Scale => scale::run(session, bench),
         });
         let interrupted = done.as_ref().is_err_and(|error| error.is::<Interrupted>());
         complete &= done.is_ok();

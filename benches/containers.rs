@@ -26,6 +26,7 @@ pub fn build_peer() -> Result<PathBuf> {
         .args(["--target", &triple])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .current_dir(root());
+    crate::host::without_package(&mut command);
     let built = command.output().context("cargo cannot be started")?;
     let said = String::from_utf8_lossy(&built.stderr);
     ensure!(built.status.success(), "the containers' binary does not build: {said}");

@@ -29,19 +29,23 @@ pub fn binary() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "--bin", "insula"]).current_dir(root());
-    // `cargo bench` tells benchmarks about their own package. A build that inherited it would look
-    // changed to Cargo, since a dependency's build script depends on these.
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| text.starts_with(start)) {
-            command.env_remove(&name);
-        }
-    }
+    without_package(&mut command);
     let built = command.status()?;
     ensure!(built.success(), "insula does not build");
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     Ok(target.join("release/insula"))
+}
+
+/// `cargo bench` and `cargo test` tell what they run about its own package. A build that inherited it
+/// would look changed to Cargo, since a dependency's build script depends on these.
+pub(crate) fn without_package(cargo: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| text.starts_with(start)) {
+            cargo.env_remove(&name);
+        }
+    }
 }
 
 /// A running host.

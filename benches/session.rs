@@ -29,7 +29,7 @@ pub struct Options {
 }
 
 /// Hears how far the work is: what is done now, steps done, and steps in all.
-pub type Tell = Box<dyn Fn(&str, usize, usize) + Send>;
+pub type Tell = Box<dyn Fn(&str, usize, usize) + Send + Sync>;
 
 /// Somebody wants the run to end.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 20;
+const PAUSE: Duration = Duration::from_millis(20);
 const FIRST: Figure = Figure::less("first answer", "ms");
 const CPU: Figure = Figure::less("cpu to create and remove", "us");
 const METHOD: &str = "Milliseconds to the first answer with status 200, on a new connection. \
@@ -20,7 +21,7 @@ For containers and processes from the moment at which the command (or the API ca
 asked every 100 µs meanwhile, so an answer counts although its runtime has not yet said that it started. \
 For Insula from the request that needs the tenant, or from the start of `insula deploy`. One worker; each \
 tenant has its own bytes, so that nothing of it was loaded before, and the host was restarted after they \
-were deployed. Cases take turns, in an order that rotates from round to round. The disk is warm unless said \
+were deployed. Cases take turns with 20 ms between, in an order that rotates, and is reversed in every second round. The disk is warm unless said \
 otherwise; with a cold disk the pages of Insula's compiled code, or of the static binary, were put out of \
 the page cache first, and nothing else, so the runtimes themselves are always warm. \
 CPU time is that of the subject's control group, daemons included, from the start of a tenant to its removal, \
@@ -79,8 +80,10 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
     let mut again = Vec::new();
     for round in 0..rounds {
         for turn in 0..cases.len() {
-            let Some(case) = cases.get((turn + round) % cases.len()).copied() else { continue };
+            let Some(case) = cases.get(place(turn, round, cases.len())).copied() else { continue };
             session.step("startup", round * cases.len() + turn, rounds * cases.len())?;
+            // All start from an idle machine, whoever came before.
+            std::thread::sleep(PAUSE);
             match case {
                 Case::Peer(at, is_cold) => {
                     let (id, peer) = launched.get(at).context("a peer")?;
@@ -100,6 +103,13 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
         compare(bench, &again);
     }
     Ok(())
+}
+
+/// Whose turn it is: each round begins with another case, and every second one runs backwards, so that no
+/// case always comes after the same one.
+fn place(turn: usize, round: usize, count: usize) -> usize {
+    let turn = if round.is_multiple_of(2) { turn } else { count - 1 - turn };
+    (turn + round) % count
 }
 
 impl Case {

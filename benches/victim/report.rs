@@ -1,21 +1,9 @@
 //! The figures as text.
 
-use crate::subjects::Class;
+use insula_benches::neighbours::subjects::Class;
+use insula_benches::neighbours::{Pair, bound};
 use insula_benches::open_loop::Answers;
 use insula_benches::{median, spread};
-
-/// One round: alone, then beside, each with the cores that the whole server used meanwhile.
-pub(crate) struct Pair {
-    pub(crate) alone: (Answers, f64),
-    pub(crate) beside: (Answers, f64),
-    /// What became of the aggressors' requests.
-    pub(crate) seen: String,
-}
-
-/// What p99 may grow to beside so many.
-fn bound(aggressors: usize) -> f64 {
-    if aggressors <= 10 { 1.5 } else { 2.0 }
-}
 
 pub(crate) fn report(
     system: &str,

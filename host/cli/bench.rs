@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Write results.json and the report here [default: only what is printed]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     out: Option<PathBuf>,
+    /// Measure this `insula` in place of the one that measures
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    binary: Option<PathBuf>,
     /// Print the results as JSON
     #[arg(long)]
     json: bool,
@@ -113,8 +116,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if args.what == What::Doctor {
         return examine(args.json).await;
     }
+    let binary = match args.binary {
+        Some(binary) => crate::host_args::absolute(&binary),
+        None => std::env::current_exe().context("this program cannot find itself")?,
+    };
     let options = Options {
-        binary: std::env::current_exe().context("this program cannot find itself")?,
+        binary,
         against: args.against.0,
         rounds: args.rounds.map(usize::from),
         tenants: args.tenants.and_then(|tenants| usize::try_from(tenants).ok()),

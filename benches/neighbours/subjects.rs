@@ -1,11 +1,12 @@
 //! Who is tested: a host with tenants, and containers that do the same.
 
-use crate::Settings;
+use super::Settings;
+use crate::clients::Clients;
+use crate::containers::{Containers, Limits};
+use crate::host::Host;
+use crate::{embedded, guests, wire};
 use anyhow::{Context, Result, bail, ensure};
-use insula_benches::clients::Clients;
-use insula_benches::containers::{Containers, Limits};
-use insula_benches::host::{Host, root};
-use insula_benches::{guests, wire};
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ const WORKERS_MAX: usize = 256;
 
 /// What aggressors do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Class {
+pub enum Class {
     /// Compute without end.
     Spin,
     /// Grow memory and touch it.
@@ -39,10 +40,12 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 6] =
+    /// All of them.
+    pub const ALL: [Self; 6] =
         [Self::Spin, Self::Grow, Self::Churn, Self::Hostcalls, Self::Fill, Self::Slow];
 
-    pub(crate) fn name(self) -> &'static str {
+    /// Its word.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Spin => "spin",
             Self::Grow => "grow",
@@ -53,13 +56,14 @@ impl Class {
         }
     }
 
-    pub(crate) fn named(name: &str) -> Result<Self> {
+    /// The class of this word.
+    pub fn named(name: &str) -> Result<Self> {
         let known = Self::ALL.into_iter().find(|class| class.name() == name);
         known.with_context(|| format!("CLASSES: there is no {name}"))
     }
 
     /// What a container does in its place.
-    pub(crate) fn role(self) -> Option<[String; 2]> {
+    pub fn role(self) -> Option<[String; 2]> {
         let (role, number) = match self {
             Self::Spin => ("spin", 0),
             Self::Grow => ("grow", GROW_MIB),
@@ -70,15 +74,15 @@ impl Class {
         Some([role.to_owned(), number.to_string()])
     }
 
-    fn guest(self) -> &'static str {
-        match self {
-            Self::Spin => "hostile-spin",
-            Self::Grow => "hostile-grow",
-            Self::Churn => "hello",
-            Self::Hostcalls => "hostile-hostcalls",
-            Self::Slow => "echo",
-            Self::Fill => "filler",
-        }
+    fn guest(self) -> Result<Cow<'static, [u8]>> {
+        Ok(Cow::Borrowed(match self {
+            Self::Spin => embedded::SPIN,
+            Self::Grow => embedded::GROW,
+            Self::Churn => embedded::HELLO,
+            Self::Hostcalls => embedded::HOSTCALLS,
+            Self::Slow => embedded::ECHO,
+            Self::Fill => return Ok(Cow::Owned(guests::filler(FILL_MIB)?)),
+        }))
     }
 
     fn path(self) -> &'static str {
@@ -98,7 +102,8 @@ impl Class {
 }
 
 /// Something with a victim, and with aggressors that wait for their turn.
-pub(crate) trait Subject {
+pub trait Subject {
+    /// As in `--against`.
     fn name(&self) -> &'static str;
     /// Where the victim answers.
     fn port(&self) -> u16;
@@ -113,13 +118,13 @@ pub(crate) trait Subject {
 }
 
 /// An attack under way.
-pub(crate) trait Aggression {
+pub trait Aggression {
     /// Ends it, and says what became of its requests.
     fn end(self: Box<Self>) -> Result<String>;
 }
 
 /// A host with tenants.
-pub(crate) struct Hosted<'a> {
+pub struct Hosted<'a> {
     host: Host,
     class: Class,
     settings: &'a Settings,
@@ -127,11 +132,13 @@ pub(crate) struct Hosted<'a> {
 }
 
 impl<'a> Hosted<'a> {
-    pub(crate) fn start(binary: &Path, class: Class, settings: &'a Settings) -> Result<Self> {
+    /// Starts a host with a victim and as many aggressors as will be needed.
+    pub fn start(binary: &Path, class: Class, settings: &'a Settings) -> Result<Self> {
         let workers = u32::try_from(settings.cores.server.len().min(WORKERS_MAX))?;
         let host = Host::start(binary, workers)?;
         let dir = TempDir::new()?;
-        let hello = root().join("guests/hello/hello.wasm");
+        let hello = dir.path().join("victim.wasm");
+        std::fs::write(&hello, embedded::HELLO)?;
         let hello = hello.to_str().context("path")?;
         // Nothing but the machine is to bound the victim.
         let mut victim =
@@ -140,14 +147,8 @@ impl<'a> Hosted<'a> {
             victim.extend(["--cpu-request", "500m"]);
         }
         host.cli(&victim)?;
-        let file = match class {
-            Class::Fill => {
-                let file = dir.path().join("filler.wasm");
-                std::fs::write(&file, guests::filler(FILL_MIB)?)?;
-                file
-            }
-            _ => root().join(format!("guests/{0}/{0}.wasm", class.guest())),
-        };
+        let file = dir.path().join("aggressor.wasm");
+        std::fs::write(&file, class.guest()?)?;
         let flags = class.flags();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         for number in 0..settings.most() {
@@ -215,13 +216,14 @@ impl Aggression for Clients {
 }
 
 /// Containers that do the same.
-pub(crate) struct Containered {
+pub struct Containered {
     containers: Containers,
     port: u16,
 }
 
 impl Containered {
-    pub(crate) fn start(peer: &Path, class: Class, settings: &Settings) -> Result<Self> {
+    /// Starts a victim, and as many aggressors as will be needed, which are stopped at once.
+    pub fn start(peer: &Path, class: Class, settings: &Settings) -> Result<Self> {
         // As Kubernetes turns requests into shares.
         let (victim, others) = if settings.equal { (1024, 1024) } else { (512, 2) };
         let mut containers = Containers::new(peer)?;
