@@ -75,7 +75,7 @@ fn neighbours_stand_in_the_third_sentence_where_they_were_measured() {
         &written.read(),
         "Noisy neighbours: P99 of Insula, churn, is 900 µs (95% interval 900 to 900 µs), which is 1.50 \
          times crun, churn (1.50 to 1.50); less is better. Of 3 kinds of neighbours this is the one that \
-         compares worst for us.",
+         compares worst for Insula.",
     );
     // Kind by kind, the better of each first.
     let plot = &written.files["neighbours-p99.svg"];
