@@ -97,7 +97,9 @@ fn sentence(results: &Results, name: &str, topic: &str) -> Sentence {
     said.push((format!("; {better} is better."), false));
     if kinds > 1 {
         said.push((
-            format!(" Of {kinds} kinds of neighbours this is the one that compares worst for Insula."),
+            format!(
+                " Of {kinds} kinds of neighbours this is the one that compares worst for Insula."
+            ),
             false,
         ));
     }
