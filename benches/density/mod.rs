@@ -153,7 +153,9 @@ fn ramp(
         weighed = (count, now.whole());
         if let Some(ready) = stack.ready()?.filter(|ready| *ready < count) {
             let what = format!("{} {}: {ready} of {count} are in this state", entry.id, entry.case);
-            bench.notes.push(what);
+            if !bench.notes.contains(&what) {
+                bench.notes.push(what);
+            }
         }
     }
     if !last {
@@ -163,8 +165,12 @@ fn ramp(
     while ended.is_none() && began.elapsed() < FIT_MAX {
         session.step(&format!("{name}, what fits"), count, fitting(budget, each))?;
         ended = more(stack, &mut count)?;
-        if count.is_multiple_of((weighed.0 / 20).max(1)) && grown(&stack.memory()?) > budget {
-            ended = Some("the budget is used up".to_owned());
+        if count.is_multiple_of((weighed.0 / 20).max(1)) {
+            if grown(&stack.memory()?) > budget {
+                ended = Some("the budget is used up".to_owned());
+            } else if stack.ready()?.is_some_and(|ready| ready + ready / 20 < count) {
+                ended = Some("the host keeps no more of them in this state".to_owned());
+            }
         }
     }
     let answering = answering(stack, count);
@@ -174,7 +180,8 @@ fn ramp(
     let asked = count.min(ASKED);
     match ended {
         Some(why) => {
-            add(bench, FITS, &entry.id, entry.case, None, count as f64);
+            let fit = stack.ready()?.unwrap_or(count);
+            add(bench, FITS, &entry.id, entry.case, None, fit as f64);
             bench.notes.push(format!(
                 "{}: {count} tenants{ready} in {mib} MiB, then: {why}; {answering} of {asked} asked answer",
                 whose.trim()

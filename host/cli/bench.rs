@@ -73,6 +73,8 @@ enum What {
     Neighbours,
     /// What more deployed tenants cost the others
     Scale,
+    /// What metering and preemption cost a guest that computes
+    Tax,
     /// All of these, in turn
     All,
 }
