@@ -1,7 +1,7 @@
 //! What the command line calls.
 
 use crate::session::{Interrupted, Session};
-use crate::{density, neighbours, scale, startup, tax, throughput};
+use crate::{density, languages, neighbours, scale, startup, tax, throughput};
 use anyhow::Result;
 
 /// A benchmark.
@@ -17,14 +17,23 @@ pub enum Which {
     Neighbours,
     /// What more deployed tenants cost the others.
     Scale,
+    /// The same handler in several languages.
+    Languages,
     /// What metering and preemption cost a guest that computes.
     Tax,
 }
 
 impl Which {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 6] =
-        [Self::Startup, Self::Density, Self::Throughput, Self::Neighbours, Self::Scale, Self::Tax];
+    pub const ALL: [Self; 7] = [
+        Self::Startup,
+        Self::Density,
+        Self::Throughput,
+        Self::Neighbours,
+        Self::Scale,
+        Self::Languages,
+        Self::Tax,
+    ];
 
     /// Its word on the command line.
     pub fn name(self) -> &'static str {
@@ -34,6 +43,7 @@ impl Which {
             Self::Throughput => "throughput",
             Self::Neighbours => "neighbours",
             Self::Scale => "scale",
+            Self::Languages => "languages",
             Self::Tax => "tax",
         }
     }
@@ -50,6 +60,7 @@ pub fn run(session: &mut Session, which: &[Which]) -> Result<bool> {
             Which::Throughput => throughput::run(session, bench),
             Which::Neighbours => neighbours::run(session, bench),
             Which::Scale => scale::run(session, bench),
+            Which::Languages => languages::run(session, bench),
             Which::Tax => tax::run(session, bench),
         });
         let interrupted = done.as_ref().is_err_and(|error| error.is::<Interrupted>());

@@ -16,6 +16,7 @@ pub mod groups;
 pub mod guests;
 pub mod host;
 pub mod kernels;
+pub mod languages;
 pub mod load;
 pub mod machine;
 pub mod native;

@@ -51,10 +51,12 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
     let host = Host::start(&session.options.binary, 1)?;
     for (name, functions, compute) in KERNELS {
         let digest = host.upload(&program(functions, compute)?)?;
-        for (way, metering) in [("fuel", json!("fuel")), ("time", json!("time"))] {
-            let manifest = json!({
-                "metering": metering, "timeout": "1m", "fuel": "1T", "memory": { "instance": "64Mi" },
-            });
+        for way in ["fuel", "time"] {
+            let mut manifest =
+                json!({ "metering": way, "timeout": "1m", "memory": { "instance": "64Mi" } });
+            if way == "fuel" {
+                manifest["fuel"] = json!("1T");
+            }
             host.deploy(&format!("{name}-{way}"), &digest, &manifest)?;
         }
     }

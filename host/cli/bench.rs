@@ -73,6 +73,8 @@ enum What {
     Neighbours,
     /// What more deployed tenants cost the others
     Scale,
+    /// The same handler in several languages
+    Languages,
     /// What metering and preemption cost a guest that computes
     Tax,
     /// All of these, in turn
