@@ -3,7 +3,6 @@
 
 use crate::embedded;
 use crate::first;
-use crate::groups::{self, Group};
 use crate::host::root;
 use crate::machine::says;
 use crate::native;
@@ -14,7 +13,6 @@ use crate::session::Session;
 use crate::subject::{Subject, limits, limits_with_reuse};
 use anyhow::{Context, Result};
 use std::borrow::Cow;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,9 +26,9 @@ const MEMORY: Figure = Figure::less("memory", "KiB");
 
 const METHOD: &str = "The same handler in several languages. Insula: a tenant that is deployed and was not loaded since the host \
 started (warm disk), from the request to the answer, one worker, the host restarted for each round; memory is what a live instance \
-and its loaded code add to the host's control group. Plain processes: from fork to the answer, and what the process adds to its \
-control group once it has answered; Python with http.server, JavaScript with node's http module, Rust the static hyper server. \
-Memory is less page cache that nobody has mapped; without control groups it is proportional pages and page tables. The interpreters \
+and its loaded code add to the host. Plain processes: from fork to the answer, and what the process holds \
+once it has answered; Python with http.server, JavaScript with node's http module, Rust the static hyper server. \
+Memory is proportional pages, those of mapped files too, and page tables. The interpreters \
 run as plain processes: a container adds to them what startup and density show for each runtime.";
 
 const PYTHON: &str = "
@@ -86,7 +84,7 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
         first::answer(subject.host()?.port, "first", Instant::now())?;
         for turn in 0..guests.len() {
             let Some(guest) = guests.get((turn + round) % guests.len()) else { continue };
-            let before = held(subject.group(), subject.host()?.server.pid())?;
+            let before = held(subject.host()?.server.pid());
             let port = subject.host()?.port;
             add(
                 bench,
@@ -97,7 +95,7 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
                 first::answer(port, guest.name, Instant::now())?,
             );
             std::thread::sleep(SETTLE);
-            let after = held(subject.group(), subject.host()?.server.pid())?;
+            let after = held(subject.host()?.server.pid());
             add(bench, MEMORY, "insula", guest.case, None, (after - before) / 1024.0);
         }
         for (case, words) in &processes {
@@ -159,40 +157,20 @@ fn processes(session: &mut Session, bench: &mut Bench) -> Result<Vec<(&'static s
 
 fn process(bench: &mut Bench, case: &str, words: &[String]) -> Result<()> {
     let port = first::free_port()?;
-    let group = groups::available().is_ok().then(|| Group::new("language")).transpose()?;
     let (program, rest) = words.split_first().context("a program")?;
-    let mut command = Command::new(Path::new(program));
+    let mut command = Command::new(program);
     command.args(rest).arg(port.to_string()).stdout(Stdio::null()).stderr(Stdio::null());
-    let before = held(group.as_ref(), 0)?;
-    let (server, took) = std::thread::scope(|scope| -> Result<(Server, f64)> {
-        let started = scope.spawn(|| -> Result<(Server, f64)> {
-            // Its children are born in the group; with v2 that takes a shell, which startup shows.
-            if let Some(group) = group.as_ref().filter(|_| !groups::is_two()) {
-                group.enter()?;
-            }
-            let began = Instant::now();
-            let server = Server::start(&mut command)?;
-            let took = first::answer(port, "hello", began)?;
-            Ok((server, took))
-        });
-        started.join().map_err(|_| anyhow::anyhow!("it panicked"))?
-    })?;
+    let began = Instant::now();
+    let server = Server::start(&mut command)?;
+    let took = first::answer(port, "hello", began)?;
     add(bench, FIRST, "exec", case, None, took);
     std::thread::sleep(SETTLE);
-    let after = held(group.as_ref().filter(|_| !groups::is_two()), server.pid())?;
-    add(bench, MEMORY, "exec", case, None, (after - before) / 1024.0);
-    drop(server);
+    add(bench, MEMORY, "exec", case, None, held(server.pid()) / 1024.0);
     Ok(())
 }
 
-/// Bytes of a group, or of a process and its descendants.
-fn held(group: Option<&Group>, pid: u32) -> Result<f64> {
-    if let Some(group) = group {
-        return Ok(group.held()?.kept as f64);
-    }
-    if pid == 0 {
-        return Ok(0.0);
-    }
+/// Bytes of a process and its descendants.
+fn held(pid: u32) -> f64 {
     let (pages, tables) = resident(&crate::process::family(pid));
-    Ok((pages + tables) as f64)
+    (pages + tables) as f64
 }

@@ -226,7 +226,8 @@ fn compare(bench: &mut Bench) {
     {
         for many in more {
             let samples = |x: f64| of(bench, figure, "insula", "", Some(x));
-            let whose = [*many, *few].map(|x| format!("{x} tenants"));
+            let whose = [*many, *few]
+                .map(|x| if x == 1.0 { "1 tenant".into() } else { format!("{x} tenants") });
             let [above, below] = whose.each_ref().map(|case| ("insula", case.as_str()));
             let bar = limit.and_then(at_most);
             let pair = ((samples(*many), above), (samples(*few), below));
