@@ -137,7 +137,11 @@ fn parts<'a>(figure: &Figure<'a>) -> Vec<Figure<'a>> {
     if figure.lines.len() <= LINES_MAX || !figure.runs_along_an_axis() {
         return vec![on_its_own(figure)];
     }
-    let alone = |line: &Line<'_>| line.points.len() == 1;
+    // Somebody who was measured at one place only, in whatever case, is still seen among the lines.
+    let others = |whose: &str| {
+        figure.lines.iter().any(|line| line.subject == whose && line.points.len() > 1)
+    };
+    let alone = |line: &Line<'_>| line.points.len() == 1 && others(line.subject);
     let mut places: Vec<f64> = figure
         .lines
         .iter()

@@ -37,7 +37,9 @@ pub(super) fn report(results: &Results, plots: &[(usize, Vec<Plot>)]) -> String 
                 words_of(&note)
             );
         }
-        page.push('\n');
+        if !tables::bars_noted(results).is_empty() {
+            page.push('\n');
+        }
     }
     for (bench, (_, plots)) in results.benches.iter().zip(plots) {
         self::bench(&mut page, results, bench, plots);

@@ -77,7 +77,7 @@ pub(crate) fn bars_said(results: &Results) -> String {
 pub(crate) fn bars(results: &Results) -> Table {
     let head = ["What", "Verdict", "Bar", "Measured", "95% interval", "Rounds"];
     let mut table =
-        Table::new("Bars that the project has set itself: ratios within this run", &head, 3);
+        Table::new("Bars that the project has set itself: ratios within this run", &head, 2);
     for bench in &results.benches {
         let quiet = Quiet::of(bench);
         for ratio in &bench.ratios {

@@ -168,6 +168,9 @@ fn with_unit(number: String, unit: &str) -> String {
 /// `0.42 ms`, `1.2 MiB`, `38,043/s`.
 pub(crate) fn value(value: f64, unit: &str) -> String {
     let (factor, unit) = scale(value, unit);
+    if unit == "×" {
+        return with_unit(short(value, 2), unit);
+    }
     with_unit(number(value * factor), unit)
 }
 

@@ -64,3 +64,16 @@ pub(crate) fn says(text: &str, words: &str) {
 pub(crate) fn says_not(text: &str, words: &str) {
     assert!(!text.contains(words), "{words:?} is in:\n{text}");
 }
+
+/// How far two colours are apart, as WCAG 2 has it, from 1 to 21.
+pub(crate) fn contrast(one: &str, other: &str) -> f64 {
+    let light = |colour: &str| {
+        let channel = |at: usize| {
+            let value = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+            if value <= 0.03928 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(0) + 0.7152 * channel(2) + 0.0722 * channel(4) + 0.05
+    };
+    let ratio = light(one) / light(other);
+    ratio.max(1.0 / ratio)
+}

@@ -88,7 +88,8 @@ impl Axis {
             // A unit that is not a power of ten, such as MiB, has round numbers of its own.
             let mut all: Vec<f64> = all
                 .map(|value| {
-                    let unit = unit(value);
+                    // 1,000 KiB and 1 MiB would lie on each other.
+                    let unit = unit(value * 1.03);
                     let inner = value / unit;
                     let power = 10_f64.powf((inner.log10() + 0.02).floor());
                     let lead = factors.iter().rev().find(|lead| **lead <= inner / power + 0.05);

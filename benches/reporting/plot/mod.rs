@@ -183,10 +183,13 @@ fn is_log<'a>(values: impl Iterator<Item = &'a f64>) -> bool {
 fn beside(figure: &Figure<'_>) -> Result<Drawn> {
     let mut rows: Vec<Row<'_>> =
         figure.lines.iter().flat_map(|line| points(figure, line)).collect();
-    // The best on top, whoever it is.
+    // The best on top, whoever it is; within its case, if subjects have cases in common.
+    let cases = common_cases(figure);
+    let group = |row: &Row<'_>| cases.iter().position(|case| *case == row.case);
     rows.sort_by(|one, other| {
         let order = one.estimate.median.total_cmp(&other.estimate.median);
-        if figure.less_is_better { order } else { order.reverse() }
+        let order = if figure.less_is_better { order } else { order.reverse() };
+        group(one).cmp(&group(other)).then(order)
     });
     let log = is_log(rows.iter().flat_map(|row| row.samples));
     let dots = if rows::shows_percentiles(&rows) {
@@ -208,7 +211,20 @@ fn beside(figure: &Figure<'_>) -> Result<Drawn> {
     rows::rows(&Head::new(&figure.title(), &under), &rows, &axis)
 }
 
-fn points<'a>(figure: &Figure<'a>, line: &Line<'a>) -> Vec<Row<'a>> {
+/// The cases in which several subjects were measured, if that is how most of a figure is made up.
+fn common_cases<'a>(figure: &'a Figure<'_>) -> Vec<&'a str> {
+    let count = |case: &str| figure.lines.iter().filter(|line| line.case == case).count();
+    let mut cases: Vec<&str> = Vec::new();
+    for line in &figure.lines {
+        if count(&line.case) > 1 && !line.case.is_empty() && !cases.contains(&line.case.as_str()) {
+            cases.push(&line.case);
+        }
+    }
+    let among: usize = cases.iter().map(|case| count(case)).sum();
+    if cases.len() > 1 && 2 * among > figure.lines.len() { cases } else { Vec::new() }
+}
+
+fn points<'a>(figure: &Figure<'a>, line: &'a Line<'a>) -> Vec<Row<'a>> {
     let who = if line.case.is_empty() {
         line.name.to_owned()
     } else {
@@ -221,6 +237,7 @@ fn points<'a>(figure: &Figure<'a>, line: &Line<'a>) -> Vec<Row<'a>> {
             said: words::estimate(&point.estimate, figure.unit, point.samples.len()),
             ink: Ink::subject(line.colour),
             ours: line.subject == OURS,
+            case: &line.case,
             samples: point.samples,
             estimate: point.estimate,
             limit: None,
@@ -255,6 +272,7 @@ fn ratios(results: &Results, bench: &Bench, taken: &mut BTreeSet<String>) -> Res
         ),
         ink,
         ours,
+        case: "",
         samples: &[],
         estimate: Estimate { median: ratio.median, low: ratio.low, high: ratio.high },
         limit: ratio.bar.as_ref().map(|bar| bar.limit),

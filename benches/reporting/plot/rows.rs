@@ -24,6 +24,8 @@ pub(super) struct Row<'a> {
     pub(super) ink: Ink,
     /// Whether it is ourselves.
     pub(super) ours: bool,
+    /// In which case.
+    pub(super) case: &'a str,
     /// What was measured, if each is to be seen.
     pub(super) samples: &'a [f64],
     /// The median and its interval.
