@@ -70,6 +70,7 @@ pub fn run(session: &mut Session, which: &[Which]) -> Result<bool> {
             break;
         }
     }
+    complete &= !session.failed();
     session.write(complete)?;
     Ok(complete)
 }
