@@ -1,7 +1,7 @@
 //! What the command line calls.
 
 use crate::session::{Interrupted, Session};
-use crate::{density, neighbours, scale, startup, throughput};
+use crate::{density, languages, neighbours, scale, startup, tax, throughput};
 use anyhow::Result;
 
 /// A benchmark.
@@ -17,12 +17,23 @@ pub enum Which {
     Neighbours,
     /// What more deployed tenants cost the others.
     Scale,
+    /// The same handler in several languages.
+    Languages,
+    /// What metering and preemption cost a guest that computes.
+    Tax,
 }
 
 impl Which {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 5] =
-        [Self::Startup, Self::Density, Self::Throughput, Self::Neighbours, Self::Scale];
+    pub const ALL: [Self; 7] = [
+        Self::Startup,
+        Self::Density,
+        Self::Throughput,
+        Self::Neighbours,
+        Self::Scale,
+        Self::Languages,
+        Self::Tax,
+    ];
 
     /// Its word on the command line.
     pub fn name(self) -> &'static str {
@@ -32,6 +43,8 @@ impl Which {
             Self::Throughput => "throughput",
             Self::Neighbours => "neighbours",
             Self::Scale => "scale",
+            Self::Languages => "languages",
+            Self::Tax => "tax",
         }
     }
 }
@@ -47,6 +60,8 @@ pub fn run(session: &mut Session, which: &[Which]) -> Result<bool> {
             Which::Throughput => throughput::run(session, bench),
             Which::Neighbours => neighbours::run(session, bench),
             Which::Scale => scale::run(session, bench),
+            Which::Languages => languages::run(session, bench),
+            Which::Tax => tax::run(session, bench),
         });
         let interrupted = done.as_ref().is_err_and(|error| error.is::<Interrupted>());
         complete &= done.is_ok();
@@ -55,6 +70,7 @@ pub fn run(session: &mut Session, which: &[Which]) -> Result<bool> {
             break;
         }
     }
+    complete &= !session.failed();
     session.write(complete)?;
     Ok(complete)
 }

@@ -4,6 +4,8 @@
 pub const HELLO: &[u8] = include_bytes!("../guests/hello/hello.wasm");
 /// The same as a WASI 0.3 service.
 pub const HELLO_P3: &[u8] = include_bytes!("../guests/hello-p3/hello-p3.wasm");
+/// `guests/hello-c`: the same in C, a CGI program.
+pub const HELLO_C: &[u8] = include_bytes!("../guests/hello-c/hello-c.wasm");
 /// `guests/echo`: answers with what it was sent.
 pub const ECHO: &[u8] = include_bytes!("../guests/echo/echo.wasm");
 /// `guests/hostile-spin`: computes without end.

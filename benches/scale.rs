@@ -42,6 +42,7 @@ const RATE: Figure = Figure::more("hot tenant, requests per second", "1/s").alon
 const COLD_P50: Figure = Figure::less("cold hit p50", "us").along(AXIS);
 const COLD_P99: Figure = Figure::less("cold hit p99", "us").along(AXIS);
 const MEMORY: Figure = Figure::less("memory of the whole host", "KiB").along(AXIS);
+const ANSWERED: Figure = Figure::more("drawn evenly, and answered", "count").along(AXIS);
 const DEPLOY: Figure = Figure::less("deploy, each", "ms").along(AXIS);
 
 const METHOD: &str = "A host for each number of tenants, deployed through the control API by 4 clients; the tenants share up to 200 \
@@ -181,10 +182,13 @@ fn measure(
         add(bench, COLD_P99, "insula", "", x, quantile(&cold, 0.99));
     }
     session.go_on()?;
+    let mut answered = 0;
     for _ in 0..SPOT.min(level.tenants) {
         let number = below(random, level.tenants);
-        first::answer(port, &name(number), Instant::now())?;
+        let status = first::ask(port, &wire::get(&name(number), "/"));
+        answered += usize::from(status.is_ok_and(|status| status == 200));
     }
+    add(bench, ANSWERED, "insula", "", x, answered as f64);
     Ok(())
 }
 
@@ -226,7 +230,8 @@ fn compare(bench: &mut Bench) {
     {
         for many in more {
             let samples = |x: f64| of(bench, figure, "insula", "", Some(x));
-            let whose = [*many, *few].map(|x| format!("{x} tenants"));
+            let whose = [*many, *few]
+                .map(|x| if x == 1.0 { "1 tenant".into() } else { format!("{x} tenants") });
             let [above, below] = whose.each_ref().map(|case| ("insula", case.as_str()));
             let bar = limit.and_then(at_most);
             let pair = ((samples(*many), above), (samples(*few), below));
@@ -242,6 +247,14 @@ fn compare(bench: &mut Bench) {
     bench.notes.push(format!(
         "bar: a restart with {many} tenants takes {longer:.2} s longer than with {few}; at most 1 s {verdict}"
     ));
+    let least = of(bench, ANSWERED, "insula", "", Some(*many)).iter().copied().reduce(f64::min);
+    if let Some(least) = least {
+        let asked = many.min(SPOT as f64);
+        let verdict = if least == asked { "holds" } else { "is missed" };
+        bench.notes.push(format!(
+            "bar: of {many} tenants, {asked} drawn evenly are asked, {least} at least answer; all {verdict}"
+        ));
+    }
     let memory = |x: f64| stats::median(of(bench, MEMORY, "insula", "", Some(x)));
     let each = (memory(*many) - memory(*few)) / (many - few);
     bench.notes.push(format!("from {few} to {many} tenants: {each:.2} KiB for each"));

@@ -52,6 +52,7 @@ pub struct Session {
     over: Arc<AtomicBool>,
     tell: Tell,
     start: Instant,
+    failed: AtomicBool,
 }
 
 impl Session {
@@ -67,7 +68,7 @@ impl Session {
             subjects: vec![insula(&options.binary)],
             benches: Vec::new(),
         };
-        Self { options, results, over, tell, start: Instant::now() }
+        Self { options, results, over, tell, start: Instant::now(), failed: AtomicBool::new(false) }
     }
 
     /// Says what comes now; fails where the run is to end.
@@ -103,6 +104,25 @@ impl Session {
             }
         }
         Ok(found)
+    }
+
+    /// Notes what failed, so that the rest can be measured all the same; an interruption ends the run. Whether
+    /// it went well.
+    pub fn survive(&self, bench: &mut Bench, what: &str, done: Result<()>) -> Result<bool> {
+        match done {
+            Ok(()) => Ok(true),
+            Err(error) if error.is::<Interrupted>() => Err(error),
+            Err(error) => {
+                bench.notes.push(format!("failed: {}: {error:#}", what.trim()));
+                self.failed.store(true, Relaxed);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether something failed that the run went on after.
+    pub fn failed(&self) -> bool {
+        self.failed.load(Relaxed)
     }
 
     /// Whether this peer was asked for and can be had.

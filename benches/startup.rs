@@ -85,32 +85,25 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
             cases.push(Case::Peer(at, true));
         }
     }
-    let mut again = Vec::new();
+    let (mut again, mut broken) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         for turn in 0..cases.len() {
             let Some(case) = cases.get(place(turn, round, cases.len())).copied() else { continue };
             session.step("startup", round * cases.len() + turn, rounds * cases.len())?;
-            cool(case, &launched, &subject, round)?;
-            calm();
-            match case {
-                Case::Peer(at, is_cold) => {
-                    let (id, peer) = launched.get(at).context("a peer")?;
-                    of_peer(bench, id, peer.as_ref(), round, is_cold)?;
-                }
-                Case::Running => {
-                    let port = floor.context("a server")?;
-                    let sample = first::answer(port, "hello", Instant::now())?;
-                    add(bench, FIRST, "hyper", RUNNING, None, sample);
-                }
-                Case::Again => again.push(of_insula(session, &subject, case, round)?),
-                Case::Cpu => {
-                    let sample = cpu(&subject)?;
-                    add(bench, CPU, "insula", FRESH, None, sample);
-                }
-                _ => {
-                    let sample = of_insula(session, &subject, case, round)?;
-                    add(bench, FIRST, "insula", case.name(), None, sample);
-                }
+            if broken.contains(&case) {
+                continue;
+            }
+            let done = cool(case, &launched, &subject, round).and_then(|()| {
+                calm();
+                one(session, bench, case, round, (&launched, &subject, floor), &mut again)
+            });
+            let what = match case {
+                Case::Peer(at, _) => launched.get(at).map_or("", |(id, _)| id),
+                _ => case.name(),
+            };
+            // The others are measured all the same.
+            if !session.survive(bench, what, done)? {
+                broken.push(case);
             }
         }
         compare(bench, &again);
@@ -157,6 +150,35 @@ fn calm() {
     while awake.elapsed() < AWAKE {
         std::hint::spin_loop();
     }
+}
+
+/// One sample of one case.
+fn one(
+    session: &Session,
+    bench: &mut Bench,
+    case: Case,
+    round: usize,
+    (launched, subject, floor): (&[(String, Box<dyn Peer>)], &Subject, Option<u16>),
+    again: &mut Vec<f64>,
+) -> Result<()> {
+    match case {
+        Case::Peer(at, is_cold) => {
+            let (id, peer) = launched.get(at).context("a peer")?;
+            of_peer(bench, id, peer.as_ref(), round, is_cold)?;
+        }
+        Case::Running => {
+            let port = floor.context("a server")?;
+            let sample = first::answer(port, "hello", Instant::now())?;
+            add(bench, FIRST, "hyper", RUNNING, None, sample);
+        }
+        Case::Again => again.push(of_insula(session, subject, case, round)?),
+        Case::Cpu => add(bench, CPU, "insula", FRESH, None, cpu(subject)?),
+        _ => {
+            let sample = of_insula(session, subject, case, round)?;
+            add(bench, FIRST, "insula", case.name(), None, sample);
+        }
+    }
+    Ok(())
 }
 
 /// Whose turn it is: each round begins with another case, and every second one runs backwards, so that no

@@ -2,7 +2,7 @@
 
 mod stack;
 
-use crate::peers::{self, RUNTIMES};
+use crate::peers::{self, Peer, RUNTIMES};
 use crate::results::Bench;
 use crate::samples::{Figure, add, at_most, of, paired};
 use crate::session::{Interrupted, Session};
@@ -21,6 +21,11 @@ const SETTLE: Duration = Duration::from_millis(1_500);
 const FIT_MAX: Duration = Duration::from_secs(60);
 /// Of so many tenants it is asked whether they answer.
 const ASKED: usize = 100;
+
+/// Why a search ends where the host itself sets a limit.
+const FULL: &str = "the host keeps no more of them in this state";
+/// Live instances that a host is to hold at once.
+const LIVE_MIN: usize = 20_000;
 
 const EACH: Figure = Figure::less("memory per tenant", "KiB").along("tenants");
 const WITH_BASE: Figure =
@@ -84,24 +89,30 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
         let last = round + 1 == rounds;
         for turn in 0..entries.len() {
             let Some(entry) = entries.get((turn + round) % entries.len()) else { continue };
-            let done = match entry.state {
-                Some((state, shared)) => {
-                    let binary = &session.options.binary;
-                    let workers = u32::try_from(machine::cores())?;
-                    let subject = Subject::start(binary, workers, "insula")?;
-                    let mut stack = Hosted::new(&subject, state, shared)?;
-                    ramp(session, bench, entry, &mut stack, last)
-                }
-                None => {
-                    let peer = launched.iter().find(|(id, _)| *id == entry.id).context("a peer")?;
-                    ramp(session, bench, entry, &mut Native::new(peer.1.as_ref()), last)
-                }
-            };
+            let done = weigh_all(session, bench, entry, &launched, last);
             compare(bench);
-            done?;
+            // The others are weighed all the same.
+            session.survive(bench, &format!("{} {}", entry.id, entry.case), done)?;
         }
     }
     Ok(())
+}
+
+/// One subject in one state, from none to as many as there are to be.
+fn weigh_all(
+    session: &Session,
+    bench: &mut Bench,
+    entry: &Entry,
+    launched: &[(String, Box<dyn Peer>)],
+    last: bool,
+) -> Result<()> {
+    let Some((state, shared)) = entry.state else {
+        let peer = launched.iter().find(|(id, _)| *id == entry.id).context("a peer")?;
+        return ramp(session, bench, entry, &mut Native::new(peer.1.as_ref()), last);
+    };
+    let workers = u32::try_from(machine::cores())?;
+    let subject = Subject::start(&session.options.binary, workers, "insula")?;
+    ramp(session, bench, entry, &mut Hosted::new(&subject, state, shared)?, last)
 }
 
 /// 1, 10, 100 … and the last.
@@ -153,7 +164,9 @@ fn ramp(
         weighed = (count, now.whole());
         if let Some(ready) = stack.ready()?.filter(|ready| *ready < count) {
             let what = format!("{} {}: {ready} of {count} are in this state", entry.id, entry.case);
-            bench.notes.push(what);
+            if !bench.notes.contains(&what) {
+                bench.notes.push(what);
+            }
         }
     }
     if !last {
@@ -163,8 +176,12 @@ fn ramp(
     while ended.is_none() && began.elapsed() < FIT_MAX {
         session.step(&format!("{name}, what fits"), count, fitting(budget, each))?;
         ended = more(stack, &mut count)?;
-        if count.is_multiple_of((weighed.0 / 20).max(1)) && grown(&stack.memory()?) > budget {
-            ended = Some("the budget is used up".to_owned());
+        if count.is_multiple_of((weighed.0 / 20).max(1)) {
+            if grown(&stack.memory()?) > budget {
+                ended = Some("the budget is used up".to_owned());
+            } else if stack.ready()?.is_some_and(|ready| ready + ready / 20 < count) {
+                ended = Some(FULL.to_owned());
+            }
         }
     }
     let answering = answering(stack, count);
@@ -172,9 +189,18 @@ fn ramp(
     let mib = grown(&stack.memory()?) >> 20;
     let ready = stack.ready()?.map_or_else(String::new, |ready| format!(", {ready} of them live"));
     let asked = count.min(ASKED);
+    if entry.state == Some((State::Live, true)) {
+        let live = stack.ready()?.unwrap_or(0);
+        let kept = ended.as_deref().is_some_and(|why| why == FULL);
+        if live >= LIVE_MIN || kept {
+            let verdict = if live >= LIVE_MIN { "holds" } else { "is missed" };
+            bench.notes.push(format!("bar: live at once: {live}; at least {LIVE_MIN} {verdict}"));
+        }
+    }
     match ended {
         Some(why) => {
-            add(bench, FITS, &entry.id, entry.case, None, count as f64);
+            let fit = stack.ready()?.unwrap_or(count);
+            add(bench, FITS, &entry.id, entry.case, None, fit as f64);
             bench.notes.push(format!(
                 "{}: {count} tenants{ready} in {mib} MiB, then: {why}; {answering} of {asked} asked answer",
                 whose.trim()
@@ -257,7 +283,7 @@ fn compare(bench: &mut Bench) {
         }
     }
     bench.ratios = ratios;
-    bench.notes.retain(|note| !note.starts_with("bar: "));
+    bench.notes.retain(|note| !note.starts_with("bar: ") || note.contains("at once"));
     for (case, limit) in
         [("deployed", 1.0), ("live, shared module", 40.0), ("live, distinct modules", 40.0)]
     {

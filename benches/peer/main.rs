@@ -2,6 +2,8 @@
 //! the aggressors' guests do.
 #![forbid(unsafe_code)]
 
+mod kernels;
+
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -55,6 +57,7 @@ fn main() -> Result<()> {
         "churn" => loop {
             Command::new("/proc/self/exe").arg("nothing").status()?;
         },
+        "kernel" => kernels::run(number),
         "nothing" => Ok(()),
         _ => bail!("{role}: no such role"),
     }

@@ -35,7 +35,7 @@ pub fn look(id: &str) -> Option<Subject> {
             "gVisor",
             says("runsc", &["--version"]),
             format!("{limits}, host network, systrap"),
-            debian("runsc"),
+            debian("-t bookworm-backports runsc"),
         ),
         "ctr" => (
             "containerd",

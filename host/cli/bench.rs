@@ -73,6 +73,10 @@ enum What {
     Neighbours,
     /// What more deployed tenants cost the others
     Scale,
+    /// The same handler in several languages
+    Languages,
+    /// What metering and preemption cost a guest that computes
+    Tax,
     /// All of these, in turn
     All,
 }
@@ -170,7 +174,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         .benches
         .iter()
         .flat_map(|bench| bench.notes.iter().map(move |note| format!("{}: {note}", bench.name)))
-        .filter(|note| note.contains("ended early"))
+        .filter(|note| note.contains(": ended early: ") || note.contains(": failed: "))
         .collect();
     let message = format!("not everything was measured\n{}", notes.join("\n"));
     Err(Failure::new(Exit::Failure, message).into())
