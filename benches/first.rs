@@ -2,7 +2,7 @@
 
 use crate::peers::{Peer, Tenant};
 use crate::wire;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -33,17 +33,22 @@ pub fn answer(port: u16, tenant: &str, began: Instant) -> Result<f64> {
     }
 }
 
-/// One request on a new connection; its status.
+/// One request on a new connection; its status, once the whole answer is there: a client that leaves in
+/// the middle of it ends the instance that answers.
 pub fn ask(port: u16, request: &[u8]) -> Result<u16> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     stream.write_all(request)?;
-    let mut head = [0; 512];
-    let count = stream.read(&mut head)?;
-    let head = head.get(..count).unwrap_or_default();
-    let status = std::str::from_utf8(head).ok().and_then(|text| text.get(9..12));
-    status.and_then(|text| text.parse().ok()).context("no answer")
+    let (mut buffer, mut got) = ([0; 4096], Vec::new());
+    loop {
+        let count = stream.read(&mut buffer)?;
+        ensure!(count > 0, "the connection ended before the answer did");
+        got.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        if let Some((status, _)) = wire::answer(&got) {
+            return Ok(status);
+        }
+    }
 }
 
 /// Starts a tenant and asks it meanwhile: milliseconds from the command to the first 200. A tenant can

@@ -125,11 +125,6 @@ impl Session {
         self.failed.load(Relaxed)
     }
 
-    /// Whether this peer was asked for and can be had.
-    pub fn has(&mut self, id: &str) -> bool {
-        self.peers(&[id]).is_ok_and(|found| !found.is_empty())
-    }
-
     /// Notes that a peer could not be measured after all.
     pub fn lost(&mut self, id: &str, why: &anyhow::Error) {
         if let Some(subject) = self.results.subjects.iter_mut().find(|known| known.id == id) {

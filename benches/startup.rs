@@ -4,13 +4,16 @@ use crate::clients::Clients;
 use crate::embedded::{HELLO, distinct};
 use crate::first;
 use crate::peers::{self, Peer, RUNTIMES, Tenant};
+use crate::process::Server;
 use crate::results::Bench;
 use crate::samples::{Figure, add, at_most, paired, ratio};
 use crate::session::Session;
 use crate::subject::{Subject, limits, limits_with_reuse};
-use crate::{cold, wire};
+use crate::{cold, native, wire};
 use anyhow::{Context, Result, ensure};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 const ROUNDS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -75,7 +78,7 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
         Case::Known,
         Case::Cpu,
     ];
-    let floor = floor(session, &launched)?;
+    let floor = floor(session)?;
     if floor.is_some() {
         cases.push(Case::Running);
     }
@@ -85,6 +88,7 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
             cases.push(Case::Peer(at, true));
         }
     }
+    let field = Field { launched, subject, floor };
     let (mut again, mut broken) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         for turn in 0..cases.len() {
@@ -93,12 +97,12 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
             if broken.contains(&case) {
                 continue;
             }
-            let done = cool(case, &launched, &subject, round).and_then(|()| {
+            let done = cool(case, &field, round).and_then(|()| {
                 calm();
-                one(session, bench, case, round, (&launched, &subject, floor), &mut again)
+                one(session, bench, case, round, &field, &mut again)
             });
             let what = match case {
-                Case::Peer(at, _) => launched.get(at).map_or("", |(id, _)| id),
+                Case::Peer(at, _) => field.launched.get(at).map_or("", |(id, _)| id),
                 _ => case.name(),
             };
             // The others are measured all the same.
@@ -111,30 +115,46 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Starts a plain server, if there are plain processes; its port. The peer ends it.
-fn floor(session: &mut Session, launched: &[(String, Box<dyn Peer>)]) -> Result<Option<u16>> {
-    let exec = launched.iter().find(|(id, _)| id == "exec");
-    let Some((_, peer)) = exec.filter(|_| session.has("hyper")) else { return Ok(None) };
-    let tenant = Tenant { name: "insula-floor".into(), port: first::free_port()? };
-    first::of_peer(peer.as_ref(), &tenant)?;
-    Ok(Some(tenant.port))
+/// A plain server that runs all the time.
+struct Floor {
+    // Dropped in this order.
+    _server: Server,
+    _dir: TempDir,
+    port: u16,
+}
+
+/// Starts it, if it is asked for. It runs a copy of the twin: the pages of a file that runs stay.
+fn floor(session: &mut Session) -> Result<Option<Floor>> {
+    if session.peers(&["hyper"])?.is_empty() {
+        return Ok(None);
+    }
+    let twin = match native::twin() {
+        Ok(twin) => twin,
+        Err(error) => {
+            session.lost("hyper", &error);
+            return Ok(None);
+        }
+    };
+    let dir = tempfile::Builder::new().prefix("insula-").tempdir()?;
+    let (copy, port) = (dir.path().join("server"), first::free_port()?);
+    std::fs::copy(twin, &copy)?;
+    let mut command = Command::new(copy);
+    command.args(["serve", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let server = Server::start(&mut command)?;
+    first::answer(port, "hello", Instant::now())?;
+    Ok(Some(Floor { _server: server, _dir: dir, port }))
 }
 
 /// Puts out of the page cache what a case is to read from the disk.
-fn cool(
-    case: Case,
-    launched: &[(String, Box<dyn Peer>)],
-    subject: &Subject,
-    round: usize,
-) -> Result<()> {
+fn cool(case: Case, field: &Field, round: usize) -> Result<()> {
     match case {
         Case::Peer(at, true) => {
-            let binary = launched.get(at).and_then(|(_, peer)| peer.binary());
+            let binary = field.launched.get(at).and_then(|(_, peer)| peer.binary());
             cold::forget(&binary.context("a binary")?)
         }
         Case::Cold => {
             let digest = Subject::digest(&distinct(HELLO, &format!("cold-{round:04}")));
-            let count = cold::forget_named(subject.data(), &digest)?;
+            let count = cold::forget_named(field.subject.data(), &digest)?;
             ensure!(count > 0, "no compiled code of that tenant");
             Ok(())
         }
@@ -152,29 +172,36 @@ fn calm() {
     }
 }
 
+/// All who take part.
+struct Field {
+    launched: Vec<(String, Box<dyn Peer>)>,
+    subject: Subject,
+    floor: Option<Floor>,
+}
+
 /// One sample of one case.
 fn one(
     session: &Session,
     bench: &mut Bench,
     case: Case,
     round: usize,
-    (launched, subject, floor): (&[(String, Box<dyn Peer>)], &Subject, Option<u16>),
+    field: &Field,
     again: &mut Vec<f64>,
 ) -> Result<()> {
     match case {
         Case::Peer(at, is_cold) => {
-            let (id, peer) = launched.get(at).context("a peer")?;
+            let (id, peer) = field.launched.get(at).context("a peer")?;
             of_peer(bench, id, peer.as_ref(), round, is_cold)?;
         }
         Case::Running => {
-            let port = floor.context("a server")?;
+            let port = field.floor.as_ref().context("a server")?.port;
             let sample = first::answer(port, "hello", Instant::now())?;
             add(bench, FIRST, "hyper", RUNNING, None, sample);
         }
-        Case::Again => again.push(of_insula(session, subject, case, round)?),
-        Case::Cpu => add(bench, CPU, "insula", FRESH, None, cpu(subject)?),
+        Case::Again => again.push(of_insula(session, &field.subject, case, round)?),
+        Case::Cpu => add(bench, CPU, "insula", FRESH, None, cpu(&field.subject)?),
         _ => {
-            let sample = of_insula(session, subject, case, round)?;
+            let sample = of_insula(session, &field.subject, case, round)?;
             add(bench, FIRST, "insula", case.name(), None, sample);
         }
     }
@@ -266,7 +293,7 @@ fn of_insula(session: &Session, subject: &Subject, case: Case, round: usize) -> 
             let file = subject.data().join("bench.wasm");
             std::fs::write(&file, distinct(HELLO, &text))?;
             let began = Instant::now();
-            let output = std::process::Command::new(&session.options.binary)
+            let output = Command::new(&session.options.binary)
                 .args(["deploy", &name, &file.to_string_lossy(), "--cpu-limit", "1", "--data"])
                 .arg(subject.data())
                 .output()?;

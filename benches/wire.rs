@@ -109,7 +109,7 @@ impl Connection {
 }
 
 /// The status of an answer that is complete, and whether the server closes after it.
-fn answer(bytes: &[u8]) -> Option<(u16, bool)> {
+pub(crate) fn answer(bytes: &[u8]) -> Option<(u16, bool)> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let status = head.get(9..12)?.parse().ok()?;

@@ -179,7 +179,7 @@ fn ramp(
         if count.is_multiple_of((weighed.0 / 20).max(1)) {
             if grown(&stack.memory()?) > budget {
                 ended = Some("the budget is used up".to_owned());
-            } else if stack.ready()?.is_some_and(|ready| ready + ready / 20 < count) {
+            } else if full(stack, count)? {
                 ended = Some(FULL.to_owned());
             }
         }
@@ -213,6 +213,17 @@ fn ramp(
         )),
     }
     Ok(())
+}
+
+/// Whether a good part of all is not in the state that is weighed, even after a while.
+fn full(stack: &dyn Stack, count: usize) -> Result<bool> {
+    let lacking =
+        || -> Result<bool> { Ok(stack.ready()?.is_some_and(|ready| ready + ready / 20 < count)) };
+    if !lacking()? {
+        return Ok(false);
+    }
+    std::thread::sleep(SETTLE);
+    lacking()
 }
 
 fn fitting(budget: u64, each: u64) -> usize {

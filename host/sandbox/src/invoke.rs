@@ -436,7 +436,6 @@ fn end_of_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<Updat
         return Ok(UpdateDeadline::Continue(SLICE_TICKS));
     }
     gauge.preempted.store(true, Relaxed);
-    gauge.outlived.store(true, Relaxed);
     if let Some(roster) = state.roster.clone() {
         let task = store.async_call_stack()?.last();
         let deadline = roster.end_of_slice(task, left).unwrap_or(store.data().deadline);

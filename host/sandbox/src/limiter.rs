@@ -30,8 +30,6 @@ pub struct Gauge {
     pub slice_until_ns: AtomicU64,
     /// It was still computing then. Reset by whoever runs it.
     pub preempted: AtomicBool,
-    /// Whether that has ever happened to it.
-    pub outlived: AtomicBool,
     /// Nobody waits for it any more: it ends at the next tick.
     pub cancelled: AtomicBool,
     /// The host needs its memory: likewise.

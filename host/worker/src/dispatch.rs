@@ -134,8 +134,8 @@ async fn answer(
         }
     };
     let mut head = invoke(&mut ticket, &mut running).await;
-    // Not for a single request that took long: a move costs the client a connection.
-    if ticket.went_away && tenant.account.is_often_long() {
+    // Not for a request or two that took long: a move costs the client a connection.
+    if ticket.went_away && tenant.account.is_always_long() {
         peer.went_long.set(Some(tenant.account.slot_and_weight()));
     }
     // What no guest has seen may be tried once more, in an instance of its own.

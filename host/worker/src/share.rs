@@ -44,6 +44,8 @@ const GIFT_NS: u64 = 4_000_000;
 const GIFT_PARTS: u64 = 20;
 /// The part of requests that outlive a first slice from which the next one is expected to.
 const OFTEN: f32 = 0.5;
+/// The same from which its connections may move: two in a row do not suffice.
+const ALWAYS: f32 = 0.8;
 /// A tenant without a request for this long takes no part in what is fair.
 const ACTIVE_NS: u64 = 50_000_000;
 /// The window of a quota, as `cpu.max`'s period: what was not used longer ago is lost.
@@ -165,12 +167,17 @@ impl Account {
     /// A request has ended, after one slice or more.
     pub(crate) fn learn(&self, outlived: bool) {
         let now = f32::from(u8::from(outlived));
-        self.outlived.set(Some(self.outlived.get().map_or(now, |before| before.midpoint(now))));
+        self.outlived.set(Some(self.outlived.get().unwrap_or(0.0).midpoint(now)));
     }
 
-    /// Whether requests of late outlived their first slices.
+    /// Whether the last request outlived its first slice, or most of late.
     pub(crate) fn is_often_long(&self) -> bool {
         self.outlived.get().is_some_and(|part| part >= OFTEN)
+    }
+
+    /// Whether nearly all of late did.
+    pub(crate) fn is_always_long(&self) -> bool {
+        self.outlived.get().is_some_and(|part| part >= ALWAYS)
     }
 
     /// What tells other workers how this tenant fares.

@@ -29,8 +29,9 @@ pub(crate) struct Ticket {
     pub(crate) bytes_out: u64,
     cpu: Duration,
     outcome: Option<Outcome>,
-    /// Whether the guest was on the second thread at any time.
+    /// Whether the guest was on the second thread at any time, and whether from the start.
     pub(crate) went_away: bool,
+    began_away: bool,
     /// Its end decides whether the tenant's circuit breaker closes.
     probe: Option<Probe>,
     /// The guest, once it has begun.
@@ -53,6 +54,7 @@ impl Ticket {
             cpu: Duration::ZERO,
             outcome: None,
             went_away: false,
+            began_away: false,
             probe,
             seat: Seat::Empty,
         }
@@ -134,6 +136,7 @@ impl Ticket {
         guest: BoxFuture<T>,
         stays: bool,
     ) -> Option<Poll<T>> {
+        self.began_away |= stays && !self.went_away && self.cpu.is_zero();
         self.went_away = true;
         let share = self.tenant.account.share.borrow().clone();
         let mut errand = self.worker.long.take(guest, share, self.gauge.clone(), stays);
@@ -203,7 +206,9 @@ impl Drop for Ticket {
         let cell = self.worker.table.cell(self.worker.index, self.tenant.entry.slot);
         cell.record(outcome, &usage);
         cell.leave();
-        self.tenant.account.learn(self.gauge.outlived.load(Relaxed));
+        // By CPU time: what was interrupted may only have been kept waiting by other processes.
+        let beyond = if self.began_away { SLICE_NS } else { SLICE_NS / 2 };
+        self.tenant.account.learn(self.gauge.cpu_ns.load(Relaxed) >= beyond);
         self.tenant.note(&self.worker.table, outcome, self.probe);
         self.worker.running.set(self.worker.running.get() - 1);
         self.worker.cell().set_running(self.worker.running.get());
