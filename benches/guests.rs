@@ -21,7 +21,7 @@ fn handler(module: &str) -> Result<Vec<u8>> {
     ))?)
 }
 
-/// Fills so many MiB of memory for ever; each fill is one operation that nothing interrupts.
+/// Fills so many MiB of memory for ever; each fill is one operation.
 pub fn filler(mib: u32) -> Result<Vec<u8>> {
     let (pages, bytes) = (mib * 16, mib << 20);
     handler(&format!(

@@ -97,6 +97,16 @@ fn start_up_is_measured_against_plain_processes_and_reported() {
         assert!(out.join(file).is_file(), "{file}");
     }
     assert!(output.stdout.contains("A against A"), "{}", output.stdout);
+
+    // The same report again, from its data alone.
+    let page = std::fs::read(out.join("index.html")).unwrap();
+    std::fs::remove_file(out.join("index.html")).unwrap();
+    let again = ["report", "--out", out.to_str().unwrap()];
+    finish(&mut bench(&again), b"").expect(0, &[]);
+    assert_eq!(std::fs::read(out.join("index.html")).unwrap(), page);
+    finish(&mut bench(&["report"]), b"").expect(2, &["--out"]);
+    std::fs::write(out.join("results.json"), "{").unwrap();
+    finish(&mut bench(&again), b"").expect(1, &["results.json"]);
 }
 
 #[test]

@@ -34,7 +34,7 @@ const METHOD: &str = "An open-loop client asks a victim (hello) at a constant ra
 in turn; each p99 beside is divided by the p99 alone just before it. machine is no tenant at all but a thread of the lowest priority on \
 each core, which takes nothing that anybody wants: what the victim notices of it is the machine's. spin computes without end; grow allocates and touches 32 MiB again \
 and again; churn is asked as fast as it answers, in a fresh instance each time (a container starts a process each time); hostcalls reads \
-the clock without end; fill fills 64 MiB in operations that nothing interrupts; slow has clients that send and read a little at a time. \
+the clock without end; fill fills 64 MiB in single operations; slow has clients that send and read a little at a time. \
 The victim asks for half a core and the aggressors for nothing: cpu.request with Insula, cpu.shares 512 and 2 under crun. Other container \
 runtimes set the same cgroups and are not measured again.";
 

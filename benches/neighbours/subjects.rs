@@ -34,7 +34,7 @@ pub enum Class {
     Churn,
     /// Call the host without end.
     Hostcalls,
-    /// Fill memory, which nothing interrupts.
+    /// Fill much memory in single operations.
     Fill,
     /// Have clients that send and read a little at a time.
     Slow,

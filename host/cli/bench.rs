@@ -9,6 +9,7 @@ use clap::builder::ValueHint;
 use insula_benches::command::{self, Which};
 use insula_benches::doctor;
 use insula_benches::peers::{RUNTIMES, SERVERS};
+use insula_benches::report;
 use insula_benches::results::{Ratio, Results, Series};
 use insula_benches::session::{Options, Session};
 use insula_benches::stats;
@@ -79,12 +80,14 @@ enum What {
     Tax,
     /// All of these, in turn
     All,
+    /// Write the report in `--out` again, from its results.json
+    Report,
 }
 
 impl What {
     fn benches(self) -> Vec<Which> {
         match self {
-            Self::Doctor => vec![],
+            Self::Doctor | Self::Report => vec![],
             Self::All => Which::ALL.to_vec(),
             _ => Which::ALL.into_iter().filter(|one| self.is(*one)).collect(),
         }
@@ -119,6 +122,9 @@ fn parse_against(text: &str) -> Result<Against, String> {
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if args.what == What::Doctor {
         return examine(args.json).await;
+    }
+    if args.what == What::Report {
+        return write_again(args.out).await;
     }
     let binary = match args.binary {
         Some(binary) => crate::host_args::absolute(&binary),
@@ -178,6 +184,17 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         .collect();
     let message = format!("not everything was measured\n{}", notes.join("\n"));
     Err(Failure::new(Exit::Failure, message).into())
+}
+
+async fn write_again(out: Option<PathBuf>) -> Result<ExitCode> {
+    let Some(dir) = out else {
+        let message = "which report? name its directory: `insula bench report --out DIR`";
+        return Err(Failure::new(Exit::Usage, message).into());
+    };
+    let at = dir.clone();
+    tokio::task::spawn_blocking(move || report::write(&report::read(&at)?, &at)).await??;
+    out::note(&format!("written to {}", dir.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn signalled() {

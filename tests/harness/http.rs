@@ -84,6 +84,18 @@ pub struct Connection<S = TcpStream> {
     /// The socket itself.
     pub stream: S,
     read: Vec<u8>,
+    /// The last answer said that the host closes.
+    closes: bool,
+    /// How to connect again.
+    again: Option<(SocketAddr, fn(SocketAddr) -> io::Result<S>)>,
+}
+
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl Connection<TcpStream> {
@@ -95,18 +107,14 @@ impl Connection<TcpStream> {
 
     /// Connects, if somebody listens.
     pub fn try_open(to: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        Ok(Self::over(stream))
+        Ok(Self { again: Some((to, connect)), ..Self::over(connect(to)?) })
     }
 }
 
 impl<S: Read + Write> Connection<S> {
     /// Speaks over an open socket.
     pub fn over(stream: S) -> Self {
-        Self { stream, read: Vec::new() }
+        Self { stream, read: Vec::new(), closes: false, again: None }
     }
 
     /// Writes bytes as they are.
@@ -135,7 +143,8 @@ impl<S: Read + Write> Connection<S> {
             .unwrap_or_else(|error| panic!("{method} {host}{target}: no answer: {error}"))
     }
 
-    /// Asks, and reads the answer; an error if there is none.
+    /// Asks, and reads the answer; an error if there is none. As any HTTP client does, it connects again
+    /// where the last answer said that the host closes.
     pub fn try_ask(
         &mut self,
         method: &str,
@@ -144,6 +153,12 @@ impl<S: Read + Write> Connection<S> {
         fields: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> io::Result<Answer> {
+        if std::mem::take(&mut self.closes)
+            && let Some((to, connect)) = self.again
+        {
+            self.stream = connect(to)?;
+            self.read.clear();
+        }
         let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n");
         for (name, value) in fields {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -165,6 +180,7 @@ impl<S: Read + Write> Connection<S> {
     /// Reads one answer; an error if there is no head. One to HEAD has no body, whatever it says.
     pub fn try_answer(&mut self, to_head: bool) -> io::Result<Answer> {
         let head = self.head()?;
+        self.closes = head.field("connection") == Some("close");
         let mut body = Vec::new();
         let bodiless = to_head || head.status < 200 || matches!(head.status, 204 | 304);
         if bodiless {
