@@ -87,8 +87,10 @@ pub struct Connection<S = TcpStream> {
     /// The last answer said that the host closes.
     closes: bool,
     /// How to connect again.
-    again: Option<(SocketAddr, fn(SocketAddr) -> io::Result<S>)>,
+    again: Option<(SocketAddr, Connect<S>)>,
 }
+
+type Connect<S> = fn(SocketAddr) -> io::Result<S>;
 
 fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;

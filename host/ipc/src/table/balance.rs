@@ -5,7 +5,7 @@
 //! another is idle, or serves somebody who has had more than his part. So a worker with more of those leaves
 //! new connections to the others, and closes connections of tenants who are better off elsewhere once an
 //! answer has gone out; their clients come back, as they do to any HTTP server that closes. How uneven the
-//! numbers of connections may get by that is bounded ([`Load::has_room_beside`]).
+//! numbers of connections may get by that is bounded (`Load::has_room_beside`).
 
 use super::{Table, WorkerCell, tenant, worker};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
