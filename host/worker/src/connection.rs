@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use insula_ipc::table::balance::EXPECTED_MAX;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -96,10 +97,10 @@ impl Peer {
         let Some((slot, weight)) = self.went_long.take().filter(|_| self.from.is_some()) else {
             return;
         };
-        if worker.table.send_away(worker.index, slot, weight).is_none() {
+        if !worker.table.send_away(worker.index, slot, weight) {
             return;
         }
-        worker.sent_away.set(worker.sent_away.get() + 1);
+        worker.sent_away.set(EXPECTED_MAX.min(worker.sent_away.get() + 1));
         if version == Version::HTTP_2 {
             self.leave.notify_one();
         } else {

@@ -351,7 +351,6 @@ impl Shared {
         let mut queue = lock(&self.queue);
         let at = queue.running.iter().position(|running| running.0 == job.id);
         let cancelled = at.is_some_and(|at| queue.running.swap_remove(at).1);
-        self.count(&queue, monotonic_ns());
         match stepped {
             Some(false) if !cancelled => {
                 if job.waker.woken.load(SeqCst) {

@@ -55,8 +55,9 @@ pub(crate) struct Worker {
     pub(crate) jobs: Cell<u64>,
     pub(crate) connections: Cell<u64>,
     pub(crate) connection_closed: Notify,
-    /// Connections that were let go of for another worker to take, and have not come back yet.
-    pub(crate) sent_away: Cell<u32>,
+    /// Connections that were let go of for another worker to take, and have not come back yet; at most
+    /// [`insula_ipc::table::balance::EXPECTED_MAX`].
+    pub(crate) sent_away: Cell<u64>,
     pub(crate) draining: Cell<bool>,
     /// Told once when draining starts.
     pub(crate) drain: Notify,

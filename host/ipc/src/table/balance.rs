@@ -12,14 +12,17 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// CPU time that a tenant may be behind what runs on another worker before its connections move there.
 const BEHIND_NS: u64 = 10_000_000;
+/// Connections that one worker expects at once: clients may not come back, and then it takes so many others in
+/// their place.
+pub const EXPECTED_MAX: u64 = 16;
 
 /// What a worker has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+struct Load {
     /// Client connections.
-    pub connections: u64,
+    connections: u64,
     /// Guests on its second thread that could run now.
-    pub computing: u64,
+    computing: u64,
 }
 
 impl Load {
@@ -29,7 +32,7 @@ impl Load {
     }
 
     /// Whether a worker with this load leaves the next connection to one with the other.
-    pub fn leaves_to(self, other: Self) -> bool {
+    fn leaves_to(self, other: Self) -> bool {
         if other.computing < self.computing && other.has_room_beside(self) {
             return true;
         }
@@ -43,7 +46,7 @@ impl Load {
 
     /// Whether a connection whose request has just ended on a worker with this load is better off on one
     /// with the other: where nobody computes, or two fewer do, since each move costs the client a connection.
-    pub fn sends_to(self, other: Self) -> bool {
+    fn sends_to(self, other: Self) -> bool {
         let idle = other.computing == 0 && self.computing > 0;
         (idle || other.computing + 1 < self.computing) && self.leaves_to(other)
     }
@@ -68,18 +71,22 @@ impl Table {
         self.others(index).any(|other| own.leaves_to(self.load(other)))
     }
 
-    /// The worker that had better serve a tenant's connection whose request has computed for long here, and is
-    /// answered now; it will be waiting for it.
-    pub fn send_away(&self, index: u32, slot: u32, weight: u32) -> Option<u32> {
+    /// Whether another worker had better serve a tenant's connection whose request has computed for long here,
+    /// and is answered now. If so, that worker expects it.
+    pub fn send_away(&self, index: u32, slot: u32, weight: u32) -> bool {
         // The request that was answered may still be counted as the one that runs.
         let waiting = self.worker(index).0[worker::WAITING].load(Relaxed);
         let own = Load { computing: waiting, ..self.load(index) };
         let to = self.others(index).find(|other| {
             let load = self.load(*other);
             own.sends_to(load) || self.is_owed_by(*other, load, own, (slot, weight))
-        })?;
-        self.worker(to).0[worker::EXPECTS].fetch_add(1, SeqCst);
-        Some(to)
+        });
+        let Some(expects) = to.map(|to| &self.worker(to).0[worker::EXPECTS]) else { return false };
+        let has_room = expects.load(Relaxed) < EXPECTED_MAX;
+        if has_room {
+            expects.fetch_add(1, SeqCst);
+        }
+        has_room
     }
 
     /// Whether the other worker runs guests of tenants who have had more for their weight than this one, and
