@@ -1,15 +1,13 @@
 //! containerd, through its own client `ctr`.
 
-use super::{CORES, MEMORY_BYTES, Peer, Place, Tenant, end, image, words};
+use super::{CORES, MEMORY_BYTES, Peer, Place, Started, Tenant, end, image, words};
 use crate::groups::Group;
 use anyhow::Result;
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 
 pub(super) struct Ctr {
     daemon: u32,
     socket: String,
-    running: Mutex<HashSet<String>>,
+    started: Started,
     place: Place,
 }
 
@@ -28,7 +26,7 @@ impl Ctr {
         let daemon = place
             .shell()?
             .stay(&["containerd", "--config", &file, "--log-level", "error"], &log)?;
-        let this = Self { daemon, socket, running: Mutex::default(), place };
+        let this = Self { daemon, socket, started: Started::default(), place };
         this.place.wait_for(this.socket.as_ref(), &log)?;
         let image = image::make(&this.place.rootfs()?, this.place.dir.path())?;
         this.run(&["images", "import", &image.to_string_lossy()])?;
@@ -42,7 +40,7 @@ impl Ctr {
     fn forget(&self, name: &str) -> Result<()> {
         self.run(&["task", "delete", "--force", name])?;
         self.run(&["container", "delete", name])?;
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.started.remove(name);
         Ok(())
     }
 }
@@ -51,7 +49,7 @@ impl Peer for Ctr {
     fn start(&self, tenant: &Tenant) -> Result<()> {
         let group = format!("{}/{}", self.place.group()?.path(), tenant.name);
         let (memory, cores) = (MEMORY_BYTES.to_string(), CORES.to_string());
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.name.clone());
+        self.started.add(&tenant.name);
         let [peer, role, port] = words(tenant);
         self.run(&[
             "run",
@@ -82,8 +80,7 @@ impl Peer for Ctr {
 
 impl Drop for Ctr {
     fn drop(&mut self) {
-        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for name in std::mem::take(running) {
+        for name in self.started.take() {
             let _ = self.forget(&name);
         }
         end(self.daemon);

@@ -1,19 +1,17 @@
 //! Docker, through the API of a daemon of this run's own: its command line would add some 25 ms.
 
-use super::{CORES, MEMORY_BYTES, Peer, Place, Tenant, end, image, words};
+use super::{CORES, MEMORY_BYTES, Peer, Place, Started, Tenant, end, image, words};
 use crate::groups::Group;
 use crate::host::exchange;
 use anyhow::{Result, ensure};
 use serde_json::json;
-use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 pub(super) struct Docker {
     daemon: u32,
     socket: PathBuf,
-    running: Mutex<HashSet<String>>,
+    started: Started,
     place: Place,
 }
 
@@ -44,7 +42,7 @@ impl Docker {
             ],
             &log,
         )?;
-        let this = Self { daemon, socket, running: Mutex::default(), place };
+        let this = Self { daemon, socket, started: Started::default(), place };
         this.place.wait_for(&this.socket, &log)?;
         let image = image::make(&this.place.rootfs()?, this.place.dir.path())?;
         this.call("POST", "/images/load?quiet=1", &std::fs::read(image)?, "application/x-tar")?;
@@ -60,7 +58,7 @@ impl Docker {
 
     fn forget(&self, name: &str) -> Result<()> {
         self.call("DELETE", &format!("/containers/{name}?force=1"), b"", "application/json")?;
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.started.remove(name);
         Ok(())
     }
 }
@@ -79,7 +77,7 @@ impl Peer for Docker {
             },
         });
         let name = &tenant.name;
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        self.started.add(name);
         let (path, kind) = (format!("/containers/create?name={name}"), "application/json");
         self.call("POST", &path, body.to_string().as_bytes(), kind)?;
         self.call("POST", &format!("/containers/{name}/start"), b"", kind)
@@ -96,8 +94,7 @@ impl Peer for Docker {
 
 impl Drop for Docker {
     fn drop(&mut self) {
-        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for name in std::mem::take(running) {
+        for name in self.started.take() {
             let _ = self.forget(&name);
         }
         end(self.daemon);

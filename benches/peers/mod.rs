@@ -17,7 +17,9 @@ use crate::session::Session;
 use crate::shell::Shell;
 use crate::{first, native};
 use anyhow::{Context, Result, ensure};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -42,6 +44,28 @@ pub struct Tenant {
     pub name: String,
     /// On loopback; nobody listens there yet.
     pub port: u16,
+}
+
+/// Names of containers that were started and are not removed yet: who drops the peer removes them.
+#[derive(Default)]
+struct Started(Mutex<HashSet<String>>);
+
+impl Started {
+    fn names(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, name: &str) {
+        self.names().insert(name.to_owned());
+    }
+
+    fn remove(&self, name: &str) {
+        self.names().remove(name);
+    }
+
+    fn take(&self) -> HashSet<String> {
+        std::mem::take(&mut *self.names())
+    }
 }
 
 /// What starts and removes tenants.

@@ -1,14 +1,12 @@
 //! podman: no daemon, but a monitor for each container.
 
-use super::{CORES, MEMORY_BYTES, Peer, Place, Tenant, image, words};
+use super::{CORES, MEMORY_BYTES, Peer, Place, Started, Tenant, image, words};
 use crate::groups::Group;
 use anyhow::Result;
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 
 pub(super) struct Podman {
     flags: Vec<String>,
-    running: Mutex<HashSet<String>>,
+    started: Started,
     place: Place,
 }
 
@@ -28,7 +26,7 @@ impl Podman {
             "--log-level=error",
         ];
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let this = Self { flags, running: Mutex::default(), place };
+        let this = Self { flags, started: Started::default(), place };
         let image = image::make(&this.place.rootfs()?, this.place.dir.path())?;
         this.run(&["load", "--quiet", "--input", &image.to_string_lossy()])?;
         Ok(this)
@@ -43,7 +41,7 @@ impl Podman {
 
     fn forget(&self, name: &str) -> Result<()> {
         self.run(&["rm", "--force", "--time", "0", name])?;
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.started.remove(name);
         Ok(())
     }
 }
@@ -52,7 +50,7 @@ impl Peer for Podman {
     fn start(&self, tenant: &Tenant) -> Result<()> {
         let (memory, cores) = (MEMORY_BYTES.to_string(), CORES.to_string());
         let group = self.place.group()?.path();
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.name.clone());
+        self.started.add(&tenant.name);
         let [peer, role, port] = words(tenant);
         self.run(&[
             "run",
@@ -87,8 +85,7 @@ impl Peer for Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        let running = self.running.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for name in std::mem::take(running) {
+        for name in self.started.take() {
             let _ = self.forget(&name);
         }
     }
