@@ -16,6 +16,7 @@ mod client_errors;
 mod completions;
 mod deploy;
 mod dev;
+mod doctor;
 mod failure;
 mod grant_flags;
 mod granted;
@@ -93,6 +94,7 @@ enum Verb {
     Namespace(namespace::Args),
     Run(run::Args),
     Validate(validate::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
     Openapi(openapi::Args),
     Completions(completions::Args),
@@ -145,6 +147,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Namespace(args) => return namespace::run(args).await,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
+        Verb::Doctor(args) => return doctor::run(args).await,
         Verb::Bench(args) => return bench::run(args).await,
         Verb::Openapi(args) => openapi::run(args).await?,
         Verb::Completions(args) => completions::run(&args)?,

@@ -71,6 +71,9 @@ pub enum CompileError {
     /// No such artifact.
     #[error("artifact {0} is not in the store")]
     NoArtifact(Digest),
+    /// Its bytes are not those that were uploaded. They are gone now, so that a deploy brings them anew.
+    #[error("artifact {0} was damaged on disk, and has been removed")]
+    Damaged(Digest),
     /// The compiled code could not be kept.
     #[error("compiled code could not be stored: {0}")]
     Store(Arc<StoreError>),
@@ -108,7 +111,16 @@ pub async fn compile(
     }
     let started = Instant::now();
     let output = Output(store.code_tmp());
-    let kind = run_child(&store.artifact_path(&code.artifact), &output.0, limits, &code).await?;
+    let kind = match run_child(&store.artifact_path(&code.artifact), &output.0, limits, &code).await
+    {
+        Err(error @ CompileError::Damaged(artifact)) => {
+            tracing::error!(%artifact, "damaged on disk, and removed; look after the disk");
+            let removing = store.clone();
+            blocking(move || removing.remove_damaged(&artifact)).await?;
+            return Err(error);
+        }
+        other => other?,
+    };
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let sealing = store.clone();
     let bytes = blocking(move || sealing.seal(&code, kind, &output.0))
@@ -151,6 +163,7 @@ async fn run_child(
         .arg(limits.memory.0.to_string())
         .arg(limits.cpu.0.div_ceil(1_000).to_string())
         .arg(code.metering.as_str())
+        .arg(code.artifact.hex())
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -177,7 +190,7 @@ async fn run_child(
     if !words.trim().is_empty() {
         tracing::warn!(%code, stderr = words.trim(), "the compiler had something to say");
     }
-    verdict(status.map_err(start)?, &report, &words, output, limits)
+    verdict(status.map_err(start)?, &report, &words, output, limits, code)
 }
 
 /// Kills a compiler and waits until it is reaped, but not for ever.
@@ -195,10 +208,12 @@ fn verdict(
     words: &str,
     output: &Path,
     limits: &CompilerLimits,
+    code: &CodeId,
 ) -> Result<GuestKind, CompileError> {
     if status.success() {
         return match serde_json::from_slice(report) {
             Ok(Report::Compiled { kind }) => Ok(kind),
+            Ok(Report::Damaged) => Err(CompileError::Damaged(code.artifact)),
             Ok(Report::Refused { message, hint }) => Err(CompileError::Refused { message, hint }),
             Err(error) => Err(CompileError::Crashed(format!("unreadable report: {error}"))),
         };

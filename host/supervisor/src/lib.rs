@@ -28,12 +28,14 @@ mod processes;
 mod registry;
 mod serve;
 mod state;
+pub mod survey;
 mod sync;
+mod upkeep;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
-pub use data::{DataError, control_socket};
+pub use data::{DataError, RestoreError, control_socket, holder, restore};
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;

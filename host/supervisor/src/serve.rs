@@ -19,7 +19,7 @@ use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::state::{State, StateError};
 use crate::vault::{SecretsKey, Vault, VaultError};
-use crate::{clock, listen};
+use crate::{clock, data as data_dir, listen, logs, state, upkeep};
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::{Table, TableError};
 use insula_model::api::{HostInfo, JobRun};
@@ -42,8 +42,6 @@ use tokio::task::JoinHandle;
 const TENANTS: &str = "tenants";
 /// Workers' requests for code that wait to be taken up; more wait in their sockets.
 const CODE_NEEDED_MAX: usize = 1_024;
-/// Time between two sweeps of the artifact store, in seconds.
-const SWEEP_S: u64 = 3_600;
 /// How long a shutdown waits for a publish under way, in milliseconds: longer than a stuck worker
 /// holds one up.
 const PUBLISH_MS_MAX: u64 = 15_000;
@@ -170,7 +168,7 @@ pub async fn serve(config: HostConfig, on_ready: impl FnOnce(HostInfo)) -> Resul
     let mut stop = Stop::new()?;
     let data = DataDir::claim(&config.data)?;
     let listener = listen::listen(config.listen, data.unclean()).await?;
-    let host = Host::start(&config, data.path(), listener).await?;
+    let host = Host::start(&config, data.path(), data.unclean(), listener).await?;
     let started = tokio::select! {
         started = host.app.deployer.workers.serving() => started.map(|()| true),
         () = stop.requested() => Ok(false),
@@ -195,7 +193,7 @@ struct Host {
     writing: Writing,
     ending: watch::Sender<bool>,
     control: JoinHandle<io::Result<()>>,
-    helpers: [JoinHandle<()>; 2],
+    helpers: [JoinHandle<()>; 3],
     scheduler: JoinHandle<()>,
 }
 
@@ -203,11 +201,12 @@ impl Host {
     async fn start(
         config: &HostConfig,
         data: &Path,
+        unclean: bool,
         listener: TcpListener,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
         let (store, state, registry, last_runs) =
-            open(data.to_path_buf(), config.secrets_key.clone()).await?;
+            open(data.to_path_buf(), unclean, config.secrets_key.clone()).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
         let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
@@ -265,7 +264,8 @@ impl Host {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
             helpers: [
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
-                tokio::spawn(sweep(deployer)),
+                tokio::spawn(upkeep::sweep(Arc::clone(&deployer))),
+                tokio::spawn(upkeep::look_after(deployer, data.to_path_buf())),
             ],
             scheduler: tokio::spawn(scheduler.run(last_runs)),
             app,
@@ -327,19 +327,44 @@ fn private(data: &Path, secrets_key: Option<&SecretsKey>) -> Vec<PathBuf> {
 }
 
 /// Opens what is on disk; blocks elsewhere.
-async fn open(data: PathBuf, secrets_key: Option<SecretsKey>) -> Result<Opened, ServeError> {
+async fn open(
+    data: PathBuf,
+    unclean: bool,
+    secrets_key: Option<SecretsKey>,
+) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
+        let log = state::database_path(&data).with_extension("db-wal");
+        if unclean && !log.exists() && state::database_path(&data).exists() {
+            tracing::warn!(
+                file = %log.display(),
+                "the last host was killed, and the log of its database is not there: what it \
+                 acknowledged last may be lost; look who removed it"
+            );
+        }
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
-        let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
+        let state = open_state(&data, secrets_key)?;
         let registry = Registry::load(state.load()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
+        logs::forget_all_but(&data, |name| registry.get(name).is_some());
         let last_runs = state.recover_runs()?;
         Ok((store, state, registry, last_runs))
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// Opens the database; on a full disk, with what was kept in reserve for that.
+fn open_state(data: &Path, secrets_key: Option<SecretsKey>) -> Result<State, ServeError> {
+    let vault = || Vault::open(data, secrets_key.clone());
+    match State::open(data, vault()?) {
+        Err(error @ StateError::Full(_)) if data_dir::use_reserve(data) => {
+            tracing::error!(%error, "the disk of the data directory is full; free some space: this host starts with what it kept in reserve, and changes may be refused");
+            Ok(State::open(data, vault()?)?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose
@@ -357,16 +382,4 @@ fn forget_stores(dir: &Path, registry: &Registry) {
             tracing::warn!(?error, "removed stores are erased by the next start: {error}");
         }
     });
-}
-
-/// Removes artifacts that nobody deployed in time, at start-up and every hour.
-async fn sweep(deployer: Arc<Deployer>) {
-    let mut times = tokio::time::interval(Duration::from_secs(SWEEP_S));
-    loop {
-        times.tick().await;
-        let _alone = deployer.publishing.lock().await;
-        if let Err(error) = deployer.keeper.sweep(&deployer.state).await {
-            tracing::warn!(%error, "artifacts could not be swept; tried again in an hour");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! The control socket: made privately, bounded, removed at the end.
 
-use axum::serve::Listener;
+use super::connections::STALL_MS_MAX;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -8,13 +8,16 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 
 /// Bytes of a Unix socket's path, without the terminating zero (`unix(7)`).
 const PATH_BYTES_MAX: usize = 107;
+/// Time between two attempts to accept, in milliseconds.
+const RETRY_MS: u64 = 200;
 /// What a socket is called until its mode is set.
 const NEW: &str = "control.new";
 
@@ -88,26 +91,56 @@ pub(super) struct Bounded {
     _file: SocketFile,
 }
 
-/// A connection and its place.
+impl Bounded {
+    /// Whether another connection may be taken.
+    pub(super) fn has_place(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
+    /// Waits for a place.
+    pub(super) async fn place(&self) {
+        // Given back at once: only one task accepts. The semaphore is never closed.
+        drop(self.places.acquire().await);
+    }
+
+    /// The next connection, once there is a place for it.
+    pub(super) async fn accept(&self) -> Held {
+        loop {
+            let place = Arc::clone(&self.places).acquire_owned().await.ok();
+            match self.listener.accept().await {
+                Ok((stream, _)) => return Held { stream, stalled: None, _place: place },
+                Err(error) => {
+                    // Out of descriptors, mostly; connections wait in the backlog meanwhile.
+                    tracing::error!(%error, "the control API cannot accept; tried again in a moment");
+                    tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+                }
+            }
+        }
+    }
+}
+
+/// A connection and its place. One whose client reads nothing of an answer for too long fails.
 pub(super) struct Held {
     stream: UnixStream,
+    /// Runs while the client does not take what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Listener for Bounded {
-    type Io = Held;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Held, SocketAddr) {
-        // The semaphore is never closed, so there always is a place in the end.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        // axum's own accept backs off when descriptors run out.
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Held { stream, _place: place }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+impl Held {
+    /// Passes on what a write came to, and keeps the time while it comes to nothing.
+    fn watched<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let sleep = || Box::pin(tokio::time::sleep(Duration::from_millis(STALL_MS_MAX)));
+        let stalled = self.stalled.get_or_insert_with(sleep);
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -127,7 +160,8 @@ impl AsyncWrite for Held {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watched(cx, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -140,7 +174,8 @@ impl AsyncWrite for Held {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watched(cx, written)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
