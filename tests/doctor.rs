@@ -36,7 +36,9 @@ impl Report {
         let word =
             |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
         let findings = report["findings"].as_array().unwrap().iter().map(|finding| {
-            let said = format!("{} {}", word(finding, "found"), word(finding, "mend"));
+            let (found, mend) = (word(finding, "found"), word(finding, "mend"));
+            assert_eq!(mend.is_empty(), word(finding, "level") == "ok", "{finding}");
+            let said = format!("{found} {mend}");
             (word(finding, "what"), (word(finding, "level"), said))
         });
         let report_says: (u64, u64) =
@@ -45,9 +47,6 @@ impl Report {
         let count = |level: &str| report.findings.values().filter(|(l, _)| l == level).count();
         assert_eq!(report_says, (count("fail") as u64, count("warn") as u64));
         assert_eq!(report.code, Some(i32::from(count("fail") > 0)), "{:?}", report.findings);
-        for (what, (level, said)) in &report.findings {
-            assert!(level == "ok" || said.len() > 20, "{what}: {level} without a mend: {said}");
-        }
         report
     }
 

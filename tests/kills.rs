@@ -134,6 +134,11 @@ impl Changer {
             let Some((status, said)) = host.try_api(method, &path, &body) else { return };
             match status {
                 200 | 204 => self.acknowledged += 1,
+                // It was the compiler that was hit: nothing was changed.
+                500 if said["message"].as_str().is_some_and(|text| text.contains("was killed")) => {
+                    self.under_way = None;
+                    continue;
+                }
                 _ => panic!("{method} {path}: {status} {said}"),
             }
             self.known.insert(name, after);

@@ -54,7 +54,12 @@ pub(super) fn look(config: &HostConfig, held: &Held) -> Vec<Finding> {
 
 fn absent(data: &Path) -> Finding {
     const WHAT: &str = "data directory";
-    let above = data.ancestors().skip(1).find(|dir| dir.exists()).map(Path::to_path_buf);
+    let above = data
+        .ancestors()
+        .skip(1)
+        .find(|dir| dir.exists())
+        .filter(|dir| dir.is_dir())
+        .map(Path::to_path_buf);
     let writable = above.as_ref().is_some_and(|dir| {
         rustix::fs::access(dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
     });

@@ -62,6 +62,9 @@ pub enum CompileError {
         "compiling took more than {0} of memory; split the component or have the operator raise `compiler.memory`"
     )]
     Memory(insula_model::ByteSize),
+    /// Somebody ended the compiler: the kernel for want of memory, most likely.
+    #[error("the compiler was killed before it was done")]
+    Killed,
     /// The compiler broke down over it.
     #[error("the compiler broke down over this artifact ({0}); the host's log has its last words")]
     Crashed(String),
@@ -156,6 +159,7 @@ async fn run_child(
     code: &CodeId,
 ) -> Result<GuestKind, CompileError> {
     let start = |error| CompileError::Start(Arc::new(error));
+    let started = Instant::now();
     let mut child = Command::new("/proc/self/exe")
         .arg0("insula")
         .arg("__compile")
@@ -190,7 +194,14 @@ async fn run_child(
     if !words.trim().is_empty() {
         tracing::warn!(%code, stderr = words.trim(), "the compiler had something to say");
     }
-    verdict(status.map_err(start)?, &report, &words, output, limits, code)
+    // It has threads, and so at most this much CPU time.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpu = started.elapsed().saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
+    let within = Duration::from_millis(limits.cpu.0) > cpu;
+    match verdict(status.map_err(start)?, &report, &words, output, limits, code) {
+        Err(CompileError::Cpu(_)) if within => Err(CompileError::Killed),
+        other => other,
+    }
 }
 
 /// Kills a compiler and waits until it is reaped, but not for ever.
@@ -231,8 +242,8 @@ fn verdict(
         _ if out_of_memory.iter().any(|said| words.contains(said)) => {
             Err(CompileError::Memory(limits.memory))
         }
-        // Nobody here kills a compiler but the wall clock above: this is the hard CPU limit, or the
-        // kernel short of memory.
+        // Nobody here kills a compiler but the wall clock above: this is the hard CPU limit, unless
+        // there was no time for that (see the caller).
         Some(rustix::process::Signal::KILL) => Err(CompileError::Cpu(limits.cpu)),
         _ => Err(CompileError::Crashed(status.to_string())),
     }

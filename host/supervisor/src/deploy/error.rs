@@ -243,6 +243,13 @@ fn compile_advice(error: &CompileError) -> (ErrorCode, Option<String>) {
         CompileError::Cpu(_) | CompileError::Timeout(_) | CompileError::Memory(_) => {
             (ErrorCode::CompileLimit, None)
         }
+        CompileError::Killed => (
+            ErrorCode::Internal,
+            Some(
+                "deploy again; if the kernel did it (`dmesg`), give the machine more memory or lower `compiler.memory`"
+                    .into(),
+            ),
+        ),
         CompileError::Crashed(_) => (
             ErrorCode::InvalidArtifact,
             Some(
