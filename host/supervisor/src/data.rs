@@ -159,7 +159,9 @@ pub(crate) fn keep_reserve(data: &Path) -> bool {
     if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == RESERVE_BYTES as u64) {
         return true;
     }
-    let kept = fs::write(&path, vec![0; RESERVE_BYTES]);
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+    let kept = file.and_then(|file| file.write_all_at(&vec![0; RESERVE_BYTES], 0));
     if kept.is_err() {
         // What is left is for others.
         let _ = fs::remove_file(&path);
