@@ -78,6 +78,8 @@ fn a_full_disk_refuses_changes_and_nothing_else_and_is_over_when_it_is() {
     let visits = host.get("counter", "/").expect_ok().text();
     assert_eq!(visits.trim(), "2", "what was refused was stored");
     // A clean end gives back what the log had; then only the reserve is left to start with.
+    assert!(host.stop(Signal::TERM).success());
+    host.restart();
     within(SETTLED, "the reserve", || host.data().join("reserve").exists().then_some(()));
     assert!(host.stop(Signal::TERM).success());
     host.disk().fill(0);
