@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! GET    /v1/host                          HostInfo
+//! GET    /metrics                          Prometheus' text format
 //! GET    /v1/openapi.json                  the schema, generated from these types
 //! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
 //! PUT    /v1/artifacts/{digest}            the bytes; 201 new, 200 already there
 //! GET    /v1/tenants                       [TenantSummary], by name; ?namespace=NAME
+//! GET    /v1/activity                      Activity; ?namespace=NAME
 //! PUT    /v1/tenants/{name}                DeployRequest → DeployResponse
 //! GET    /v1/tenants/{name}                TenantDetail
 //! DELETE /v1/tenants/{name}                204
@@ -24,11 +26,13 @@
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
+mod activity;
 mod errors;
 mod jobs;
 mod memory;
 mod namespaces;
 
+pub use activity::{Activity, TenantActivity};
 pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
@@ -56,6 +60,9 @@ pub struct HostInfo {
     pub pid: u32,
     /// The address that tenants are served on, with the real port.
     pub listen: String,
+    /// The address that `/metrics` is served on besides this socket, with the real port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// The data directory.
     pub data: String,
     /// When the supervisor started (RFC 3339).

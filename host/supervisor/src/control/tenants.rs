@@ -92,8 +92,9 @@ pub(super) async fn deploy(
     Named(name): Named<TenantName>,
     Sent(request): Sent<DeployRequest>,
 ) -> Result<Json<DeployResponse>, ApiError> {
-    let deployer = Arc::clone(&app.deployer);
-    Ok(Json(deployer.deploy(Draft { name, request }).await?))
+    let deployed = Arc::clone(&app.deployer).deploy(Draft { name, request }).await;
+    app.metrics.events.deployed(deployed.as_ref().ok().map(|deployed| deployed.changed));
+    Ok(Json(deployed?))
 }
 
 /// Everything about one tenant.
@@ -196,6 +197,7 @@ pub(super) async fn roll_back(
     Named(name): Named<TenantName>,
     Sent(request): Sent<RollbackRequest>,
 ) -> Result<Json<DeployResponse>, ApiError> {
-    let deployer = Arc::clone(&app.deployer);
-    Ok(Json(deployer.roll_back(name, request.revision).await?))
+    let deployed = Arc::clone(&app.deployer).roll_back(name, request.revision).await;
+    app.metrics.events.deployed(deployed.as_ref().ok().map(|deployed| deployed.changed));
+    Ok(Json(deployed?))
 }
