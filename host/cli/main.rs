@@ -9,6 +9,7 @@
 
 mod apply;
 mod artifact;
+mod audit;
 mod bench;
 mod build;
 mod client;
@@ -25,6 +26,7 @@ mod inspect;
 mod limit_flags;
 mod logs;
 mod manifests;
+mod moment;
 mod namespace;
 mod new;
 mod openapi;
@@ -91,6 +93,7 @@ enum Verb {
     Rm(rm::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
+    Audit(audit::Args),
     Run(run::Args),
     Validate(validate::Args),
     Bench(bench::Args),
@@ -143,6 +146,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
+        Verb::Audit(args) => audit::run(args).await?,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
         Verb::Bench(args) => return bench::run(args).await,

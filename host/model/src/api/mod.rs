@@ -21,14 +21,18 @@
 //! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
 //! GET    /v1/namespaces/{name}             NamespaceInfo
 //! DELETE /v1/namespaces/{name}             204; only without tenants
+//! GET    /v1/audit                         AuditRecord, one JSON object a line; ?tenant=&since=&until=&action=&tail=N&follow=true
+//! GET    /v1/audit/verify                  AuditCheck
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
+mod audit;
 mod errors;
 mod jobs;
 mod memory;
 mod namespaces;
 
+pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};

@@ -8,17 +8,20 @@
 //! Every answer of 400 and above has one shape, those of the framework included.
 
 mod artifacts;
+mod audit;
 mod body;
 mod error;
 mod listener;
 mod logs;
 mod namespaces;
 mod openapi;
+mod peer;
 mod runs;
 mod secrets;
 mod system;
 mod tenants;
 
+use crate::audit::Audit;
 use crate::deploy::Deployer;
 use axum::Router;
 use axum::routing::{get, head, post, put};
@@ -41,6 +44,7 @@ const FINISH_MS_MAX: u64 = 2_000;
 /// What the handlers share.
 pub(crate) struct App {
     pub(crate) deployer: Arc<Deployer>,
+    pub(crate) audit: Audit,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
     /// Every worker has served once.
@@ -72,8 +76,12 @@ fn router(app: Arc<App>) -> Router {
             "/v1/namespaces/{name}",
             put(namespaces::set).get(namespaces::inspect).delete(namespaces::remove),
         )
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/verify", get(audit::verify))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
+        // Around everything above: what is added belongs there.
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), audit::layer))
         .with_state(app)
 }
 
@@ -81,7 +89,8 @@ fn router(app: Arc<App>) -> Router {
 pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
     let mut ending = app.ending.clone();
     let mut also_ending = app.ending.clone();
-    let serving = axum::serve(socket.bounded(CONNECTIONS_MAX)?, router(app))
+    let service = router(app).into_make_service_with_connect_info::<peer::Peer>();
+    let serving = axum::serve(socket.bounded(CONNECTIONS_MAX)?, service)
         .with_graceful_shutdown(async move { drop(ending.wait_for(|ending| *ending).await) });
     tokio::select! {
         result = serving.into_future() => result,
