@@ -47,6 +47,7 @@ mod table;
 mod text;
 mod trigger;
 mod up;
+mod usage;
 mod validate;
 mod watch;
 
@@ -93,6 +94,7 @@ enum Verb {
     Rm(rm::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
+    Usage(usage::Args),
     Audit(audit::Args),
     Run(run::Args),
     Validate(validate::Args),
@@ -146,6 +148,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
+        Verb::Usage(args) => usage::run(args).await?,
         Verb::Audit(args) => audit::run(args).await?,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),

@@ -7,6 +7,7 @@
 //!                ├──▶ registry   what is in force (memory)
 //!                ├──▶ processes  the workers: started, told, buried, replaced
 //!                │        └──▶ logs   guests' lines, on their way to disk
+//!                ├──▶ usage      what tenants have used, by the hour
 //!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
 //!                └──▶ audit      who changed or read what, before anybody is told that it is done
 //! ```
@@ -31,6 +32,7 @@ mod registry;
 mod serve;
 mod state;
 mod sync;
+mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
@@ -39,4 +41,5 @@ pub use data::{DataError, control_socket};
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
+pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

@@ -19,6 +19,7 @@ use crate::logs::{Logs, Writing};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::state::{State, StateError};
+use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, listen};
 use insula_ipc::memory::available_bytes;
@@ -134,6 +135,9 @@ pub enum ServeError {
     /// The audit log cannot be used.
     #[error("the audit log in the data directory's `audit` cannot be used: {0}")]
     Audit(io::Error),
+    /// The usage database cannot be used.
+    #[error(transparent)]
+    Usage(#[from] usage::LedgerError),
     /// The directory of logs, a signal handler, or a thread.
     #[error("the host could not be set up: {0}")]
     Io(#[from] io::Error),
@@ -199,7 +203,7 @@ struct Host {
     writing: Writing,
     ending: watch::Sender<bool>,
     control: JoinHandle<io::Result<()>>,
-    helpers: [JoinHandle<()>; 2],
+    helpers: [JoinHandle<()>; 3],
     scheduler: JoinHandle<()>,
 }
 
@@ -211,7 +215,7 @@ impl Host {
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
         let data = owned.path();
-        let (store, state, registry, last_runs, audit) =
+        let (store, state, registry, last_runs, audit, used) =
             open(data.to_path_buf(), config.secrets_key.clone(), owned.unclean()).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
@@ -232,6 +236,7 @@ impl Host {
         let jobs = Arc::new(Board::default());
         let (to_registry, to_jobs) = (Arc::clone(&registry), Arc::clone(&jobs));
         let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed);
+        let usage = used.of(Arc::clone(&registry), workers.clone());
         let scheduler = Scheduler {
             board: Arc::clone(&jobs),
             state: state.clone(),
@@ -247,6 +252,7 @@ impl Host {
             registry,
             workers,
             jobs,
+            usage: usage.clone(),
             logs,
             ceilings: config.ceilings.clone(),
             mount_rules: MountRules {
@@ -272,6 +278,7 @@ impl Host {
             helpers: [
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
                 tokio::spawn(sweep(deployer)),
+                tokio::spawn(usage.run()),
             ],
             scheduler: tokio::spawn(scheduler.run(last_runs)),
             app,
@@ -315,6 +322,7 @@ impl Host {
             tracing::error!("the ends of some runs could not be recorded");
         }
         self.writing.close(&deployer.logs).await;
+        deployer.usage.close().await;
         self.app.audit.close().await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
@@ -323,7 +331,7 @@ impl Host {
     }
 }
 
-type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>, Audit);
+type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>, Audit, usage::Opened);
 
 /// What no tenant may see, wherever links lead: the data directory, which is absolute already, and the
 /// key for secrets.
@@ -349,7 +357,8 @@ async fn open(
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         let last_runs = state.recover_runs()?;
         let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
-        Ok((store, state, registry, last_runs, audit))
+        let used = usage::Opened::open(&data)?;
+        Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
 }

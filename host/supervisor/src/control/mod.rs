@@ -20,6 +20,7 @@ mod runs;
 mod secrets;
 mod system;
 mod tenants;
+mod usage;
 
 use crate::audit::Audit;
 use crate::deploy::Deployer;
@@ -76,6 +77,7 @@ fn router(app: Arc<App>) -> Router {
             "/v1/namespaces/{name}",
             put(namespaces::set).get(namespaces::inspect).delete(namespaces::remove),
         )
+        .route("/v1/usage", get(usage::usage))
         .route("/v1/audit", get(audit::list))
         .route("/v1/audit/verify", get(audit::verify))
         .fallback(ApiError::no_route)

@@ -44,6 +44,7 @@ use utoipa::openapi::OpenApi as Schema;
         super::namespaces::set,
         super::namespaces::inspect,
         super::namespaces::remove,
+        super::usage::usage,
         super::audit::list,
         super::audit::verify,
     )

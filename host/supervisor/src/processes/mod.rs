@@ -38,8 +38,10 @@ use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
 use insula_model::breaker::BreakerState;
+use insula_model::usage::Used;
 use insula_model::wire::{TenantEntry, ToWorker};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -283,6 +285,16 @@ impl Workers {
     /// What a tenant has done, over all workers.
     pub(crate) fn counters(&self, slot: u32) -> Counters {
         self.0.table.counters(slot)
+    }
+
+    /// Everything that a tenant has used, over all workers.
+    pub(crate) fn used(&self, slot: u32) -> Used {
+        self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
+    }
+
+    /// The slots that anything was ever counted in, and some of their neighbours.
+    pub(crate) fn touched(&self) -> Vec<Range<u32>> {
+        self.0.table.touched()
     }
 
     /// What a tenant's circuit breaker says.
