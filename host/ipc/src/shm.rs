@@ -4,9 +4,8 @@
 //! (a shorter file under a mapping would be a SIGBUS); ends when dropped.
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::{MemfdFlags, SealFlags};
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
@@ -44,26 +43,6 @@ impl Shm {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-
-    /// The parts that were ever written, in bytes and page by page, in order; all of it where the kernel does
-    /// not say. Looking does not add to them.
-    pub(crate) fn touched(&self) -> Vec<Range<u64>> {
-        let length = self.words as u64 * 8;
-        let mut parts = Vec::new();
-        let mut from = 0;
-        while from < length {
-            // Nobody reads or writes through the descriptor, so its place is nobody's.
-            let start = match rustix::fs::seek(&self.fd, SeekFrom::Data(from)) {
-                Ok(start) => start,
-                Err(rustix::io::Errno::NXIO) => break,
-                Err(_) => return vec![0..length],
-            };
-            let end = rustix::fs::seek(&self.fd, SeekFrom::Hole(start)).unwrap_or(length);
-            parts.push(start..end);
-            from = end.max(start + 1);
-        }
-        parts
     }
 
     #[allow(unsafe_code)]

@@ -1,13 +1,11 @@
-//! What tenants have used, memory over time included, and which rows there are to look at.
+//! What tenants have used, memory over time included.
 //!
 //! Memory over time is an integral that each worker keeps: whenever what a tenant's instances hold changes,
 //! what they held before is multiplied with the time that they did. Three atomic additions on a line that the
 //! worker has at hand, and one look at the clock; twice for an ordinary request.
 
-use super::{CELL, Cell, HEADER, SLOTS_MAX, Table, tenant};
+use super::{Cell, Table, tenant};
 use insula_model::usage::Used;
-use std::ops::Range;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 /// Times that a row which changes while it is read is read again.
@@ -59,6 +57,9 @@ impl Cell<'_> {
 impl Table {
     /// Everything that a tenant has used up to this time of the monotonic clock, by all workers.
     pub fn used(&self, slot: u32, now_ns: u64) -> Used {
+        if !self.is_active(slot) {
+            return Used::default();
+        }
         let sum = |word: usize| {
             self.row(slot).map(|cell| cell.0[word].load(Relaxed)).fold(0, u64::wrapping_add)
         };
@@ -78,28 +79,6 @@ impl Table {
             bytes_out: sum(tenant::BYTES_OUT),
         }
     }
-
-    /// The slots whose rows were ever written, and some of their neighbours: looking at others would cost a
-    /// page of memory each.
-    pub fn touched(&self) -> Vec<Range<u32>> {
-        let row = (self.workers as usize + 1) * CELL * size_of::<AtomicU64>();
-        let from = (HEADER + self.workers as usize * CELL) * size_of::<AtomicU64>();
-        let slot = |byte: u64, up: bool| {
-            let byte = usize::try_from(byte).unwrap_or(usize::MAX).saturating_sub(from);
-            let slot = if up { byte.div_ceil(row) } else { byte / row };
-            u32::try_from(slot).unwrap_or(SLOTS_MAX).min(SLOTS_MAX)
-        };
-        let mut slots: Vec<Range<u32>> = Vec::new();
-        for bytes in self.shm.touched() {
-            let (start, end) = (slot(bytes.start, false), slot(bytes.end, true));
-            // A row may lie on two pages.
-            let start = slots.last().map_or(start, |last| start.max(last.end));
-            if start < end {
-                slots.push(start..end);
-            }
-        }
-        slots
-    }
 }
 
 #[cfg(test)]
@@ -113,6 +92,7 @@ mod tests {
     fn memory_over_time_is_exact_and_outlives_its_worker() {
         let table = Table::create(2).unwrap();
         let used = |at_ms: u64| table.used(7, at_ms * MS).memory_kib_us;
+        table.set_active(7);
         for worker in [0, 1] {
             table.worker(worker).know_slot(7);
         }
@@ -129,21 +109,5 @@ mod tests {
         assert_eq!(used(500), both + 1_024 * 20_000, "the dead hold nothing");
         table.clear_slot(7);
         assert!(table.used(7, 600 * MS).is_none());
-    }
-
-    #[test]
-    fn only_touched_rows_are_named() {
-        let table = Table::create(3).unwrap();
-        let is_named = |slot: u32| table.touched().iter().any(|range| range.contains(&slot));
-        assert!(!is_named(5_000));
-        for slot in [0, 5_000, SLOTS_MAX - 1] {
-            table.cell(1, slot).enter();
-            assert!(is_named(slot), "{slot}");
-        }
-        let named: u32 = table.touched().iter().map(|range| range.end - range.start).sum();
-        assert!(named < 100, "{named} of {SLOTS_MAX}");
-        for pair in table.touched().windows(2) {
-            assert!(pair[0].end <= pair[1].start, "a slot is named twice");
-        }
     }
 }

@@ -33,15 +33,14 @@ use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
-use insula_model::CodeId;
 use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
 use insula_model::breaker::BreakerState;
 use insula_model::usage::Used;
 use insula_model::wire::{TenantEntry, ToWorker};
+use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -287,18 +286,27 @@ impl Workers {
         self.0.table.counters(slot)
     }
 
+    /// How long a tenant's requests took since the host started.
+    pub(crate) fn latency(&self, slot: u32) -> Latency {
+        self.0.table.latency(slot)
+    }
+
     /// Everything that a tenant has used, over all workers.
     pub(crate) fn used(&self, slot: u32) -> Used {
         self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
     }
 
-    /// The slots that anything was ever counted in, and some of their neighbours.
-    pub(crate) fn touched(&self) -> Vec<Range<u32>> {
-        self.0.table.touched()
+    /// The slots of tenants that ever had a request.
+    pub(crate) fn active(&self) -> Vec<u32> {
+        self.0.table.active().collect()
     }
 
     /// What a tenant's circuit breaker says.
     pub(crate) fn breaker(&self, slot: u32) -> BreakerState {
+        // What had no request has no faults either, and looking would cost memory.
+        if !self.0.table.is_active(slot) {
+            return BreakerState::Closed;
+        }
         let now_ms = insula_sandbox::epoch::monotonic_ns() / 1_000_000;
         match self.0.table.breaker(slot).state() {
             State::Closed => BreakerState::Closed,

@@ -11,7 +11,7 @@
 //! [`FOLD_SHARE`] times what a write takes, whichever is longer.
 //!
 //! Bounded by a remembered set of figures for each tenant that has used anything, and by
-//! [`USAGE_DAYS_MAX`] days in the database. Only rows that were touched are looked at, and nothing is written
+//! [`USAGE_DAYS_MAX`] days in the database. Only tenants that ever had a request are looked at, and nothing is written
 //! if nobody has used anything.
 
 mod ledger;
@@ -37,7 +37,7 @@ const FOLD_S: u64 = 10;
 /// The same as a multiple of what the last one took: writing takes at most a hundredth of the time.
 const FOLD_SHARE: u32 = 100;
 /// Slots that are looked at before others of the supervisor's tasks get a turn.
-const SLOTS_AT_ONCE: u32 = 1_024;
+const SLOTS_AT_ONCE: usize = 1_024;
 /// Milliseconds of an hour.
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 /// Milliseconds between two removals of what is too old.
@@ -124,15 +124,13 @@ impl Usage {
         let hour = clock::now_ms() / HOUR_MS;
         let mut grown: HashMap<Key, Used> = HashMap::new();
         let mut reached: Vec<(u32, Used)> = Vec::new();
-        for slots in self.0.workers.touched() {
+        for slots in self.0.workers.active().chunks(SLOTS_AT_ONCE) {
             for slot in slots {
-                if slot % SLOTS_AT_ONCE == 0 {
-                    tokio::task::yield_now().await;
-                }
-                let Some((key, now, more)) = self.look(&mut book, slot, hour) else { continue };
+                let Some((key, now, more)) = self.look(&mut book, *slot, hour) else { continue };
                 add(&mut grown, key, &more);
-                reached.push((slot, now));
+                reached.push((*slot, now));
             }
+            tokio::task::yield_now().await;
         }
         for (key, used) in &book.rest {
             add(&mut grown, key.clone(), used);
