@@ -93,8 +93,7 @@ impl Changer {
         let mut turn = 0;
         loop {
             turn += 1;
-            let name =
-                format!("{}", self.known.keys().nth(self.dice.roll(TENANTS) as usize).unwrap());
+            let name = self.known.keys().nth(self.dice.roll(TENANTS) as usize).unwrap().clone();
             let before = self.known[&name].clone();
             let deployed = before.active > 0;
             let path = format!("/v1/tenants/{name}");

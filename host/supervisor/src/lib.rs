@@ -7,13 +7,16 @@
 //!                ├──▶ registry   what is in force (memory)
 //!                ├──▶ processes  the workers: started, told, buried, replaced
 //!                │        └──▶ logs   guests' lines, on their way to disk
-//!                └──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                ├──▶ usage      what tenants have used, by the hour
+//!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                └──▶ audit      who changed or read what, before anybody is told that it is done
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
 //! event loop stays free to replace a dead worker at once.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod clock;
 pub mod compile;
 mod compilers;
@@ -24,6 +27,7 @@ mod jobs;
 mod keeper;
 mod listen;
 mod logs;
+mod metrics;
 mod processes;
 mod registry;
 mod serve;
@@ -31,12 +35,15 @@ mod state;
 pub mod survey;
 mod sync;
 mod upkeep;
+mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
 pub use data::{DataError, RestoreError, control_socket, holder, restore};
+pub use metrics::MetricsOptions;
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
+pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};
