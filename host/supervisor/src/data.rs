@@ -18,9 +18,9 @@ const LOCK_BYTES_MAX: u64 = 32;
 const BLANK: &str = "           ";
 /// How long a look at the lock takes at most, on any machine.
 const LOOK_MAX: Duration = Duration::from_millis(20);
-/// Bytes that are kept in reserve, so that a host can start on a full disk: SQLite's log and its index,
-/// and a change or two.
-const RESERVE_BYTES: usize = 256 << 10;
+/// Bytes that are kept in reserve, so that a host can start on a full disk: the logs and indexes of three
+/// SQLite databases, and a change or two.
+const RESERVE_BYTES: usize = 512 << 10;
 /// Files whose presence shows that a directory is a host's, so that its mode may be set.
 const OURS: [&str; 4] = ["lock", "state.db", "host.key", "artifacts"];
 
@@ -169,9 +169,10 @@ pub(crate) fn keep_reserve(data: &Path) -> bool {
     kept.is_ok()
 }
 
-/// Gives the space back; whether there was any. Blocks.
+/// Gives the space back if there is hardly any other; whether it did. Blocks.
 pub(crate) fn use_reserve(data: &Path) -> bool {
-    fs::remove_file(reserve(data)).is_ok()
+    let free = rustix::fs::statvfs(data).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    free.is_ok_and(|bytes| bytes < RESERVE_BYTES as u64) && fs::remove_file(reserve(data)).is_ok()
 }
 
 /// Who holds a data directory at this moment: a process id, or 0 if it does not say. None if nobody
