@@ -32,13 +32,15 @@ mod processes;
 mod registry;
 mod serve;
 mod state;
+pub mod survey;
 mod sync;
+mod upkeep;
 mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
-pub use data::{DataError, control_socket};
+pub use data::{DataError, RestoreError, control_socket, holder, restore};
 pub use metrics::MetricsOptions;
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
