@@ -213,7 +213,7 @@ struct Host {
     writing: Writing,
     ending: watch::Sender<bool>,
     control: JoinHandle<io::Result<()>>,
-    helpers: [JoinHandle<()>; 4],
+    helpers: Vec<JoinHandle<()>>,
     scheduler: JoinHandle<()>,
 }
 
@@ -302,7 +302,7 @@ impl Host {
         }
         Ok(Self {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
-            helpers: [
+            helpers: vec![
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
                 tokio::spawn(upkeep::sweep(Arc::clone(&deployer))),
                 tokio::spawn(upkeep::look_after(deployer, data.to_path_buf())),
