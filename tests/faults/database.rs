@@ -131,9 +131,13 @@ fn databases_beside_the_state_are_told_from_it() {
     spoil("usage.db");
     let usage = host.data().join("usage.db");
     host.refuses_to_start().expect(1, &["usage.db", "move it out"]);
+    let (level, said, _) = doctor(&host, "other databases");
+    assert!(level == "fail" && said.contains("usage.db"), "{said}");
     fs::rename(&usage, host.home().join("usage.db")).unwrap();
     // Nothing of the host's depends on what tenants keep: whoever uses it is told.
     spoil("tenants/keyvalue.db");
+    let (level, said, _) = doctor(&host, "other databases");
+    assert!(level == "fail" && said.contains("tenants/keyvalue.db"), "{said}");
     host.restart();
     host.get("hello", "/").expect_ok();
     assert!(host.get("counter", "/").status() >= 500, "a damaged store answered");
