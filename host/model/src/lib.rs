@@ -18,10 +18,12 @@ pub mod metering;
 pub mod name;
 pub mod namespace;
 pub mod outcome;
+pub mod probe;
 pub mod quantity;
 pub mod quota;
 pub mod request_id;
 pub mod resources;
+pub mod rollout;
 pub mod route;
 pub mod wire;
 

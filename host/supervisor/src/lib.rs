@@ -7,7 +7,8 @@
 //!                ├──▶ registry   what is in force (memory)
 //!                ├──▶ processes  the workers: started, told, buried, replaced
 //!                │        └──▶ logs   guests' lines, on their way to disk
-//!                └──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                └──▶ rollouts   which canaries are well: promoted, or rolled back
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
@@ -26,6 +27,7 @@ mod listen;
 mod logs;
 mod processes;
 mod registry;
+mod rollouts;
 mod serve;
 mod state;
 mod sync;

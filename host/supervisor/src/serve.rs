@@ -17,6 +17,7 @@ use crate::keeper::Keeper;
 use crate::logs::{Logs, Writing};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
+use crate::rollouts;
 use crate::state::{State, StateError};
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, listen};
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// What tenants keep, in the data directory.
@@ -195,7 +196,7 @@ struct Host {
     writing: Writing,
     ending: watch::Sender<bool>,
     control: JoinHandle<io::Result<()>>,
-    helpers: [JoinHandle<()>; 2],
+    helpers: [JoinHandle<()>; 3],
     scheduler: JoinHandle<()>,
 }
 
@@ -250,6 +251,7 @@ impl Host {
             },
             tenants_dir: data.join(TENANTS),
             listen,
+            canary_begun: Notify::new(),
             publishing: Mutex::new(()),
             draining: AtomicBool::new(false),
         });
@@ -265,6 +267,7 @@ impl Host {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
             helpers: [
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
+                tokio::spawn(rollouts::watch(Arc::clone(&deployer))),
                 tokio::spawn(sweep(deployer)),
             ],
             scheduler: tokio::spawn(scheduler.run(last_runs)),
@@ -333,7 +336,7 @@ async fn open(data: PathBuf, secrets_key: Option<SecretsKey>) -> Result<Opened, 
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
         let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
-        let registry = Registry::load(state.load()?);
+        let registry = Registry::load(state.load()?, state.load_canaries()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         let last_runs = state.recover_runs()?;

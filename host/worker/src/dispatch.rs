@@ -1,6 +1,7 @@
 //! The way of one request, every stage in order.
 
 use crate::admission::admit;
+use crate::canary;
 use crate::codes::Unavailable;
 use crate::connection::{Busy, Peer};
 use crate::headers::{self, content_length, head_bytes, prepare_request, strip_hop_by_hop};
@@ -83,6 +84,7 @@ async fn answer(
         None => route(&worker, &mut parts)?,
         Some(callee) => callee.clone(),
     };
+    let tenant = canary::chosen(tenant, &parts.headers);
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
     let head = head_bytes(&parts);

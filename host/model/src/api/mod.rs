@@ -11,6 +11,7 @@
 //! DELETE /v1/tenants/{name}                204
 //! GET    /v1/tenants/{name}/revisions      [RevisionInfo], newest first
 //! POST   /v1/tenants/{name}/rollback       RollbackRequest → DeployResponse
+//! POST   /v1/tenants/{name}/promote        a canary gets all requests → DeployResponse
 //! GET    /v1/tenants/{name}/secrets        [SecretInfo]; values are never returned
 //! PUT    /v1/tenants/{name}/secrets/{key}  the value, as it is → 204
 //! DELETE /v1/tenants/{name}/secrets/{key}  204
@@ -28,11 +29,13 @@ mod errors;
 mod jobs;
 mod memory;
 mod namespaces;
+mod rollouts;
 
 pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
+pub use rollouts::{CanaryChange, CanaryStatus, RolloutInfo, RolloutState};
 
 use crate::breaker::BreakerState;
 use crate::grants::secrets::{SecretKey, SecretVia};
@@ -146,6 +149,9 @@ pub struct TenantSummary {
     /// How it fares as a job, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,
+    /// The revision that gets a part of its requests, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryStatus>,
 }
 
 /// One secret of a tenant, without its value.
@@ -189,6 +195,27 @@ pub struct Counters {
     pub bytes_in: u64,
     /// Response body bytes.
     pub bytes_out: u64,
+}
+
+impl Counters {
+    /// The sums of both; of the peaks, the higher one.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            running: self.running + other.running,
+            requests: self.requests + other.requests,
+            responses: self.responses + other.responses,
+            client_faults: self.client_faults + other.client_faults,
+            guest_faults: self.guest_faults + other.guest_faults,
+            host_faults: self.host_faults + other.host_faults,
+            shed: self.shed + other.shed,
+            fuel: self.fuel + other.fuel,
+            cpu_us: self.cpu_us + other.cpu_us,
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            memory_peak_bytes: self.memory_peak_bytes.max(other.memory_peak_bytes),
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+        }
+    }
 }
 
 /// What kind of guest an artifact is.
@@ -272,6 +299,9 @@ pub struct RevisionInfo {
     pub limits: Limits,
     /// What it may reach.
     pub grants: Grants,
+    /// What became of it as a canary, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutInfo>,
 }
 
 /// `PUT /v1/tenants/{name}`. The artifact must have been uploaded before.
@@ -285,7 +315,7 @@ pub struct DeployRequest {
     pub artifact: Digest,
 }
 
-/// The result of a deploy or rollback: every worker serves this revision now.
+/// The result of a deploy, rollback or promotion: it is so in every worker now.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeployResponse {
     /// The tenant's name.
@@ -304,6 +334,12 @@ pub struct DeployResponse {
     /// When it runs, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,
+    /// The canary that this began or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryChange>,
+    /// What the caller might not expect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// `POST /v1/tenants/{name}/rollback`.
