@@ -18,17 +18,10 @@ pub(crate) fn about(canary: &CanaryStatus) -> Vec<(&'static str, String)> {
         ("requests", format!("{} of the tenant's; {} so far", rule.share, canary.requests)),
         ("errors", format!("{}; more than {} roll it back", canary.errors, rule.max_errors)),
     ];
-    let p99 = canary.p99_ms.map_or("not known yet".into(), |ms| DurationMs(ms).to_string());
-    match rule.max_latency_ms {
-        Some(max_ms) => {
-            lines.push((
-                "99% within",
-                format!("{p99}; more than {} roll it back", DurationMs(max_ms)),
-            ));
-        }
-        None if canary.p99_ms.is_some() => lines.push(("99% within", p99)),
-        None => {}
-    }
+    let p99 = canary.latency.p99_ms.map_or("not known yet".into(), |ms| format!("{ms:.1} ms"));
+    let bound = rule.max_latency_ms.map(DurationMs);
+    let bound = bound.map(|bound| format!("; more than {bound} rolls it back"));
+    lines.push(("99% within", p99 + &bound.unwrap_or_default()));
     if let Some(sticky) = &rule.sticky {
         lines.push(("sticky", sticky.to_string()));
     }

@@ -404,14 +404,14 @@ impl Manifest {
         })
     }
 
-    /// A job has no requests that could be probed or shared.
+    /// A job that is not served as well has no requests that could be probed or shared.
     fn refuse_requests_of_jobs(&self) -> Result<(), ManifestError> {
         let refuse = |field| {
             let why = "a job answers no requests; leave it out, or leave out `schedule`".into();
             Err(ManifestError::Grant { field, why })
         };
         match self {
-            Self { schedule: None, .. } => Ok(()),
+            Self { schedule: None, .. } | Self { routes: Some(_), .. } => Ok(()),
             Self { probe: Some(_), .. } => refuse("probe"),
             Self { rollout: Some(_), .. } => refuse("rollout"),
             _ => Ok(()),

@@ -4,7 +4,7 @@
 mod judge;
 mod spread;
 
-pub use judge::{ERRORS_MIN, LATENCY_REQUESTS_MIN, REQUESTS_MIN, Seen, Verdict};
+pub use judge::{ERRORS_MIN, LATENCY_REQUESTS_MIN, REQUESTS_MIN, SLOW_MIN, Seen, Verdict};
 pub use spread::Spread;
 
 use crate::Ceilings;

@@ -144,6 +144,7 @@ async fn to_its_end(mut body: ResponseBody) -> Result<(), Fault> {
 /// Loads the code and, of a handler, makes an instance. A program is not run: that would be no trial.
 async fn instantiate(worker: &Rc<Worker>, tenant: &Rc<Tenant>) -> ProbeEnd {
     let id = worker.request_id();
+    worker.table.set_active(tenant.entry.slot);
     let mut ticket = match admit(worker, tenant, 0).await {
         Ok(ticket) => ticket,
         Err(fault) => return failed(shed(worker, tenant, id, fault), ""),

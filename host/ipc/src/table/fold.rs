@@ -7,9 +7,13 @@ impl Table {
     /// Adds the counters of a slot to those of another one, in the column of the dead, then clears the
     /// slot. Nothing may run in it any more.
     pub fn fold_slot(&self, from: u32, to: u32) {
+        if !self.is_active(from) {
+            return;
+        }
+        self.set_active(to);
         let dead = self.cell(self.workers, to);
         for cell in self.row(from) {
-            for word in tenant::REQUESTS..tenant::USED {
+            for word in (tenant::REQUESTS..tenant::USED).chain(tenant::BUCKETS..tenant::MORE_USED) {
                 let value = cell.0[word].swap(0, SeqCst);
                 if word == tenant::MEMORY_PEAK {
                     dead.0[word].fetch_max(value, SeqCst);
@@ -27,7 +31,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use insula_model::api::Counters;
-    use insula_model::{Fault, Outcome, Usage};
+    use insula_model::{Fault, Outcome, StatusClass, Usage};
 
     #[test]
     fn a_slot_that_is_given_up_leaves_its_counters_to_another() {
@@ -37,11 +41,15 @@ mod tests {
             table.cell(worker, slot).record(Outcome::Response, &usage(fuel));
         }
         table.cell(0, 3).record(Outcome::GuestFault(Fault::Trap), &usage(0));
+        table.cell(0, 3).answered(StatusClass::ServerError);
+        table.cell(1, 3).took(70);
+        table.set_active(3);
         table.breaker(3).reset();
         table.fold_slot(3, 4);
         assert_eq!(table.counters(3), Counters::default());
         let sum = table.counters(4);
         assert_eq!((sum.requests, sum.responses, sum.guest_faults, sum.fuel), (4, 3, 1, 35));
-        assert_eq!(sum.memory_peak_bytes, 20);
+        assert_eq!((sum.memory_peak_bytes, sum.status_5xx), (20, 1));
+        assert_eq!((table.latency(4).count(), table.is_active(3)), (1, false));
     }
 }

@@ -1,12 +1,12 @@
 //! How new revisions take over.
 
-use crate::Digest;
 use crate::rollout::{Percent, Rollout};
+use crate::{Digest, LatencyQuantiles};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A canary that runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CanaryStatus {
     /// Its revision.
     pub revision: u32,
@@ -24,9 +24,8 @@ pub struct CanaryStatus {
     pub requests: u64,
     /// Of those, what ended by the guest's fault or with a status of 500 or above.
     pub errors: u64,
-    /// What 99% of them did not take longer than, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub p99_ms: Option<u64>,
+    /// How long they took.
+    pub latency: LatencyQuantiles,
     /// How it does, in words.
     pub verdict: String,
 }

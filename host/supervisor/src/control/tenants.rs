@@ -38,6 +38,7 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
         routes: tenant.entry.routes.clone(),
         deployed_at: tenant.deployed_at.clone(),
         counters: app.deployer.workers.counters_of(tenant),
+        latency: app.deployer.workers.latency_of(tenant).quantiles(),
         breaker: app.deployer.workers.breaker(tenant.entry.slot),
         job: app.deployer.jobs.status(tenant.entry.slot),
         canary: app

@@ -24,8 +24,11 @@ impl Canary {
         let since_ms = clock::to_millis(&self.since).unwrap_or_default();
         Seen {
             requests: counters.requests,
-            errors: counters.guest_faults,
-            p99_ms: None,
+            errors: counters.guest_faults + counters.responses_5xx,
+            slow: self
+                .rollout
+                .max_latency_ms
+                .map_or(0, |max_ms| workers.latency(slot).above(max_ms.saturating_mul(1_000))),
             age_ms: clock::now_ms().saturating_sub(since_ms),
             circuit_open: workers.breaker(slot) != BreakerState::Closed,
         }
@@ -50,7 +53,7 @@ impl Canary {
             running: workers.counters(self.tenant.entry.slot).running,
             requests: seen.requests,
             errors: seen.errors,
-            p99_ms: seen.p99_ms,
+            latency: workers.latency(self.tenant.entry.slot).quantiles(),
             verdict,
         }
     }

@@ -34,12 +34,12 @@ use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
-use insula_model::CodeId;
 use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
 use insula_model::breaker::BreakerState;
 use insula_model::wire::{TenantEntry, ToWorker};
+use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -307,8 +307,26 @@ impl Workers {
         all.reduce(Counters::with).unwrap_or_default()
     }
 
+    /// How long the requests of a slot took since it is in use.
+    pub(crate) fn latency(&self, slot: u32) -> Latency {
+        self.0.table.latency(slot)
+    }
+
+    /// How long a tenant's requests took since the host started, those of its canary included.
+    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
+        let mut all = Latency::default();
+        for slot in self.0.registry.slots(tenant) {
+            all.add(&self.latency(slot));
+        }
+        all
+    }
+
     /// What a tenant's circuit breaker says.
     pub(crate) fn breaker(&self, slot: u32) -> BreakerState {
+        // What had no request has no faults either, and looking would cost memory.
+        if !self.0.table.is_active(slot) {
+            return BreakerState::Closed;
+        }
         let now_ms = insula_sandbox::epoch::monotonic_ns() / 1_000_000;
         match self.0.table.breaker(slot).state() {
             State::Closed => BreakerState::Closed,
