@@ -63,11 +63,11 @@ impl Canary {
 
 /// The revision that answers a request for `tenant`.
 pub(crate) fn chosen(tenant: Rc<Tenant>, fields: &HeaderMap) -> Rc<Tenant> {
-    let canary = match &*tenant.canary.borrow() {
-        Some(canary) if canary.takes(fields) => canary.tenant.clone(),
-        _ => return tenant.clone(),
+    let canary = {
+        let canary = tenant.canary.borrow();
+        canary.as_ref().filter(|canary| canary.takes(fields)).map(|canary| canary.tenant.clone())
     };
-    canary
+    canary.unwrap_or(tenant)
 }
 
 /// The value of a cookie; the first, if there are several (RFC 6265, section 5.4).

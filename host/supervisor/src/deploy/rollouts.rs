@@ -13,7 +13,7 @@ use insula_model::api::{CanaryChange, CanaryStatus, DeployResponse, LogStream};
 use insula_model::breaker::BreakerState;
 use insula_model::grants::secrets::SecretKey;
 use insula_model::rollout::{Rollout, Seen, Verdict};
-use insula_model::wire::LogLine;
+use insula_model::wire::{LogLine, TenantEntry};
 use std::sync::Arc;
 
 impl Canary {
@@ -195,7 +195,11 @@ impl Deployer {
             changed.push(tenant.entry.clone());
             self.registry.put(*tenant);
         }
+        let promoted = changed.first().map(|entry: &TenantEntry| entry.slot);
         let told = self.workers.publish(changed, vec![slot]).await;
+        if let Some(own) = promoted {
+            self.put_on_board(&name, own).await;
+        }
         let line = match ended {
             Ended::Promoted => format!(
                 "canary revision {number} is promoted and gets all requests, revision {before} none any more: {reason}"
