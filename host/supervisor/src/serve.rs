@@ -20,6 +20,7 @@ use crate::logs::{Logs, Writing};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
+use crate::rollouts;
 use crate::state::{State, StateError};
 use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
@@ -39,7 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// What tenants keep, in the data directory.
@@ -278,6 +279,7 @@ impl Host {
             },
             tenants_dir: data.join(TENANTS),
             listen,
+            canary_begun: Notify::new(),
             publishing: Mutex::new(()),
             draining: AtomicBool::new(false),
         });
@@ -304,6 +306,7 @@ impl Host {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
             helpers: vec![
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
+                tokio::spawn(rollouts::watch(Arc::clone(&deployer))),
                 tokio::spawn(upkeep::sweep(Arc::clone(&deployer))),
                 tokio::spawn(upkeep::look_after(deployer, data.to_path_buf())),
                 tokio::spawn(usage.run()),
@@ -388,7 +391,7 @@ async fn open(
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
         let state = open_state(&data, secrets_key)?;
-        let registry = Registry::load(state.load()?);
+        let registry = Registry::load(state.load()?, state.load_canaries()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         logs::forget_all_but(&data, |name| registry.get(name).is_some());

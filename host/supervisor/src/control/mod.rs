@@ -74,6 +74,7 @@ fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/tenants/{name}/revisions", get(tenants::revisions))
         .route("/v1/tenants/{name}/rollback", post(tenants::roll_back))
+        .route("/v1/tenants/{name}/promote", post(tenants::promote))
         .route("/v1/tenants/{name}/secrets", get(secrets::list))
         .route("/v1/tenants/{name}/secrets/{key}", put(secrets::set).delete(secrets::remove))
         .route("/v1/tenants/{name}/runs", post(runs::start).get(runs::list))
