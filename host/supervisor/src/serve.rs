@@ -387,10 +387,16 @@ async fn open(
                  acknowledged last may be lost; look who removed it"
             );
         }
+        if data_dir::use_reserve(&data) {
+            tracing::error!(
+                "the disk of the data directory is full; free some space: this host starts with what \
+                 it kept in reserve, and changes may be refused"
+            );
+        }
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
-        let state = open_state(&data, secrets_key)?;
+        let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
         let registry = Registry::load(state.load()?, state.load_canaries()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
@@ -401,18 +407,6 @@ async fn open(
         Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
-}
-
-/// Opens the database; on a full disk, with what was kept in reserve for that.
-fn open_state(data: &Path, secrets_key: Option<SecretsKey>) -> Result<State, ServeError> {
-    let vault = || Vault::open(data, secrets_key.clone());
-    match State::open(data, vault()?) {
-        Err(error @ StateError::Full(_)) if data_dir::use_reserve(data) => {
-            tracing::error!(%error, "the disk of the data directory is full; free some space: this host starts with what it kept in reserve, and changes may be refused");
-            Ok(State::open(data, vault()?)?)
-        }
-        other => Ok(other?),
-    }
 }
 
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose

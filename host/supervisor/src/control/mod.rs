@@ -11,7 +11,6 @@ mod activity;
 mod artifacts;
 mod audit;
 mod body;
-mod capped;
 mod connections;
 mod error;
 mod listener;
@@ -97,5 +96,8 @@ fn router(app: Arc<App>) -> Router {
 /// Serves until `app.ending` says so.
 pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
     let ending = app.ending.clone();
-    connections::serve(socket, router(app), ending).await
+    let listener = socket.bounded(connections::CONNECTIONS_MAX)?;
+    let peer = |held: &listener::Held<_>| Some(peer::Peer::of(held));
+    connections::serve(listener, router(app), ending, peer).await;
+    Ok(())
 }
