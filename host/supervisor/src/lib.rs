@@ -8,6 +8,7 @@
 //!                ├──▶ processes  the workers: started, told, buried, replaced
 //!                │        └──▶ logs   guests' lines, on their way to disk
 //!                └──▶ jobs       what runs by a schedule: when, and where it is sent
+//! control ──▶ live    what happens at this moment, while somebody watches
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
@@ -23,6 +24,7 @@ mod deploy;
 mod jobs;
 mod keeper;
 mod listen;
+mod live;
 mod logs;
 mod processes;
 mod registry;

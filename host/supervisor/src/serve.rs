@@ -14,6 +14,7 @@ use crate::data::{DataDir, DataError, control_socket};
 use crate::deploy::{Deployer, MountRules, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
+use crate::live::Live;
 use crate::logs::{Logs, Writing};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
@@ -258,6 +259,7 @@ impl Host {
             deployer: Arc::clone(&deployer),
             data: data.to_path_buf(),
             started_at: clock::now(),
+            live: Live::default(),
             ready: AtomicBool::new(false),
             ending: end,
         });

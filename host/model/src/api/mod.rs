@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET    /v1/host                          HostInfo
+//! GET    /v1/events                        Event, as server-sent events: a snapshot, then a change a second
 //! GET    /v1/openapi.json                  the schema, generated from these types
 //! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
 //! PUT    /v1/artifacts/{digest}            the bytes; 201 new, 200 already there
@@ -25,11 +26,13 @@
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
 mod errors;
+mod events;
 mod jobs;
 mod memory;
 mod namespaces;
 
 pub use errors::{ErrorBody, ErrorCode};
+pub use events::{Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};

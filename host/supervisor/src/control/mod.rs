@@ -10,16 +10,19 @@
 mod artifacts;
 mod body;
 mod error;
+mod events;
 mod listener;
 mod logs;
 mod namespaces;
 mod openapi;
+mod page;
 mod runs;
 mod secrets;
 mod system;
 mod tenants;
 
 use crate::deploy::Deployer;
+use crate::live::Live;
 use axum::Router;
 use axum::routing::{get, head, post, put};
 use error::ApiError;
@@ -43,6 +46,8 @@ pub(crate) struct App {
     pub(crate) deployer: Arc<Deployer>,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
+    /// Whoever watches it.
+    pub(crate) live: Live,
     /// Every worker has served once.
     pub(crate) ready: AtomicBool,
     /// Becomes true when the host ends.
@@ -51,6 +56,9 @@ pub(crate) struct App {
 
 fn router(app: Arc<App>) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/dashboard/{part}", get(page::part))
+        .route("/v1/events", get(events::events))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .route("/v1/openapi.json", get(openapi::schema))

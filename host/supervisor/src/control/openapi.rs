@@ -24,6 +24,7 @@ use utoipa::openapi::OpenApi as Schema;
         super::system::healthz,
         super::system::readyz,
         super::system::host,
+        super::events::events,
         schema,
         super::artifacts::look,
         super::artifacts::upload,
