@@ -252,7 +252,7 @@ impl Worker {
             any |= tenant.pool.clear() | tenant.shared.clear();
         }
         let evicted = self.codes.evict();
-        self.cell().set_loaded(self.codes.count());
+        self.cell().set_loaded(self.codes.count(), self.codes.loads());
         any || evicted
     }
 
