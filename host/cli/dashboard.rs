@@ -71,4 +71,3 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     Ok(())
 }
-

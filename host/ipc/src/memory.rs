@@ -92,6 +92,9 @@ mod tests {
         let kinds = Kinds::of(std::process::id());
         assert!(kinds.own >= 24 << 20 && kinds.files > 0, "{kinds:?}");
         assert!(available_bytes().unwrap() > after);
-        assert_eq!(kib("MemTotal:       24689024 kB\nMemFree: 1 kB", "MemTotal:"), Some(24_689_024 << 10));
+        assert_eq!(
+            kib("MemTotal:       24689024 kB\nMemFree: 1 kB", "MemTotal:"),
+            Some(24_689_024 << 10)
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! most of what is sent.
 
 use super::{HostMemory, WorkerInfo};
-use crate::{Namespace, Qos, TenantName};
+use crate::{LatencyQuantiles, Namespace, Qos, TenantName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +20,8 @@ pub struct Event {
     #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     pub tenants: Vec<EventTenant>,
     /// Figures that have changed: [slot, state, requests/s, faults/s, refusals/s, thousandths of a core,
-    /// bytes of memory, running requests]. A tenant without any is idle.
+    /// bytes of memory, running requests, microseconds that half of the requests and 99 of 100 of this second
+    /// stayed within or null]. A tenant without any is idle.
     #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     pub figures: Vec<EventFigures>,
     /// Slots whose tenants are gone.
@@ -84,20 +85,27 @@ pub struct EventFigures {
     pub memory_bytes: u64,
     /// Requests running.
     pub running: u64,
+    /// Microseconds that half of the requests of this second stayed within.
+    pub p50_us: Option<u64>,
+    /// … that 99 of 100 stayed within.
+    pub p99_us: Option<u64>,
 }
 
-type FiguresArray = (u32, LiveState, f64, f64, f64, u64, u64, u64);
+type FiguresArray = (u32, LiveState, f64, f64, f64, u64, u64, u64, Option<u64>, Option<u64>);
 
 impl From<EventFigures> for FiguresArray {
     fn from(f: EventFigures) -> Self {
-        (f.slot, f.state, f.requests, f.faults, f.shed, f.cpu_m, f.memory_bytes, f.running)
+        let EventFigures { slot, state, requests, faults, shed, .. } = f;
+        let EventFigures { cpu_m, memory_bytes, running, p50_us, p99_us, .. } = f;
+        (slot, state, requests, faults, shed, cpu_m, memory_bytes, running, p50_us, p99_us)
     }
 }
 
 impl From<FiguresArray> for EventFigures {
     fn from(array: FiguresArray) -> Self {
-        let (slot, state, requests, faults, shed, cpu_m, memory_bytes, running) = array;
-        Self { slot, state, requests, faults, shed, cpu_m, memory_bytes, running }
+        let (slot, state, requests, faults, shed, cpu_m, memory_bytes, running, p50_us, p99_us) =
+            array;
+        Self { slot, state, requests, faults, shed, cpu_m, memory_bytes, running, p50_us, p99_us }
     }
 }
 
@@ -133,6 +141,8 @@ pub struct EventHost {
     pub cpu_m: u64,
     /// Requests running.
     pub running: u64,
+    /// How long the requests of this second took.
+    pub latency: LatencyQuantiles,
     /// Tenants that hold memory for instances.
     pub live: u64,
     /// Bytes that tenants' instances hold, touched or not.

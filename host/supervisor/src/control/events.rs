@@ -38,7 +38,9 @@ pub(super) async fn events(State(app): State<Arc<App>>) -> Result<Response, ApiE
 type Watching = (Watcher, Receiver<bool>);
 
 /// The next frame, or the end when the host ends.
-async fn next((mut watcher, mut ending): Watching) -> Option<(Result<Bytes, Infallible>, Watching)> {
+async fn next(
+    (mut watcher, mut ending): Watching,
+) -> Option<(Result<Bytes, Infallible>, Watching)> {
     let frame = tokio::select! {
         frame = watcher.next() => frame?,
         _ = ending.wait_for(|ending| *ending) => return None,

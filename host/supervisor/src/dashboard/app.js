@@ -2,6 +2,7 @@
 
 import { setToken, takeToken } from "./api.js";
 import { dialog, h, say, setText, tenantLink } from "./dom.js";
+import { count } from "./format.js";
 import { hostPage } from "./host.js";
 import { overview } from "./overview.js";
 import { Store } from "./store.js";
@@ -48,6 +49,8 @@ function route() {
     say(page.title);
   }
 }
+
+store.addEventListener("tick", () => setText(document.getElementById("total"), count(store.tenants.size)));
 
 function theme(name) {
   localStorage.setItem("insula-theme", name);

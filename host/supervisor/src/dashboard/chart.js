@@ -8,18 +8,19 @@ const LEFT = 44;
 const BOTTOM = 20;
 const TOP = 8;
 
-/** The least of 1, 2, 2.5, 5 times a power of ten that is not below `value`. */
-function nice(value) {
+/** A round number that is not below `value`: 1, 2, 2.5, 5 times a power of ten; of bytes, a power of two. */
+function nice(value, binary) {
   if (!(value > 0)) return 1;
+  if (binary) return 2 ** Math.ceil(Math.log2(value) - 0.001);
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 2.5, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
 /**
- * A plot of `series` ([{ name, tone }]). `format` writes a value, `most` is a line to stay below, and
- * `stacked` adds up. Gives the element, and `update` for an array of values a series, oldest first.
+ * A plot of `series` ([{ name, tone }]). `format` writes a value; `stacked` adds
+ * them up; `least` is how high the axis is at least, and `binary` says that it counts bytes. Gives the element, and `update` for an array of values a series, oldest first.
  */
-export function plot({ label, series, format, stacked = false, height = 168, least = 1 }) {
+export function plot({ label, series, format, stacked = false, height = 168, least = 1, binary = false }) {
   const svg = s("svg", { class: "plot-svg", role: "img", "aria-label": label, height });
   const tip = h("div", { class: "tip", hidden: true });
   const values = series.map(({ tone }) => h("b", { class: `legend-value tone-${tone}` }, "–"));
@@ -37,7 +38,7 @@ export function plot({ label, series, format, stacked = false, height = 168, lea
       const column = data.map((values) => values[at]).filter((value) => Number.isFinite(value));
       sums.push(stacked ? column.reduce((sum, value) => sum + value, 0) : Math.max(0, ...column));
     }
-    return nice(Math.max(least, ...sums) / 4) * 4;
+    return nice(Math.max(least, ...sums) / 4, binary) * 4;
   }
 
   function draw() {
@@ -62,6 +63,7 @@ export function plot({ label, series, format, stacked = false, height = 168, lea
     series.forEach(({ tone }, index) => {
       const above = data[index].map((value, at) => (stacked ? value + below[at] : value));
       const point = (value, at) => `${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+      if (stacked && index > 0 && !data[index].some((value) => value > 0)) return;
       for (const run of runs(above)) {
         const line = run.map((at) => point(above[at], at)).join("L");
         if (stacked || series.length === 1) {
@@ -137,8 +139,10 @@ export function spark(tone) {
   const svg = s("svg", { class: "spark", viewBox: "0 0 120 32", preserveAspectRatio: "none", "aria-hidden": "true" }, area, line);
   function update(values) {
     const last = values.slice(-60);
-    const high = Math.max(1e-9, ...last) * 1.1;
-    const points = last.map((value, at) => `${(120 - (last.length - 1 - at) * (120 / 59)).toFixed(1)} ${(31 - (value / high) * 29).toFixed(1)}`);
+    // Not from 0: a third of the height for a change of a tenth.
+    const high = Math.max(1e-9, ...last);
+    const low = Math.min(...last, high * 0.7);
+    const points = last.map((value, at) => `${(120 - (last.length - 1 - at) * (120 / 59)).toFixed(1)} ${(29 - ((value - low) / (high - low)) * 26).toFixed(1)}`);
     const first = 120 - (last.length - 1) * (120 / 59);
     line.setAttribute("d", points.length > 1 ? `M${points.join("L")}` : "");
     area.setAttribute("d", points.length > 1 ? `M${first.toFixed(1)} 32L${points.join("L")}L120 32Z` : "");

@@ -4,14 +4,14 @@
 // a real element that lies over the canvas. Only what is in view is drawn, so 100,000 cells scroll.
 
 import { colour, h, say } from "./dom.js";
-import { bytes, cores, plural, short } from "./format.js";
+import { bytes, cores, latency, plural, short } from "./format.js";
 import { mark, path, WORDS } from "./marks.js";
 
 /** Sides of a cell's place, in pixels; the largest at which all cells are in view is taken. */
 const PITCHES = [34, 28, 24, 20, 17, 15, 13, 11, 10, 9];
 const PAD = 16;
 const GROUP_HEAD = 24;
-const GROUP_GAP = 20;
+const GROUP_GAP = 18;
 const GROUP_WIDTH_MIN = 104;
 /** Steps of depth. */
 const DEPTHS = 5;
@@ -20,6 +20,7 @@ export const MEASURES = {
   requests: { word: "requests/s", of: (tenant) => tenant.requests + tenant.shed },
   cpu: { word: "CPU", of: (tenant) => tenant.cpu },
   memory: { word: "memory", of: (tenant) => tenant.memory },
+  p99: { word: "latency p99", of: (tenant) => tenant.p99 || 0 },
   running: { word: "running requests", of: (tenant) => tenant.running },
 };
 
@@ -116,7 +117,7 @@ export class Grid {
         const tenant = block.tenants[at];
         const load = Math.log1p(of(tenant)) / most;
         const quiet = tenant.state === "idle";
-        const side = (this.pitch / 2 - 1) * (quiet ? 0.5 + load * 0.5 : 0.62 + load * 0.38);
+        const side = (this.pitch / 2 - 0.75) * (quiet ? 1 : 0.7 + load * 0.3);
         const x = block.x + ((at % block.columns) + 0.5) * this.pitch;
         const y = block.cells + (Math.floor(at / block.columns) + 0.5) * this.pitch - from;
         ctx.setTransform(side * ratio, 0, 0, side * ratio, x * ratio, y * ratio);
@@ -257,6 +258,7 @@ export class Grid {
       row("Requests", `${short(tenant.requests)}/s`),
       tenant.faults > 0 && row("Faults", `${short(tenant.faults)}/s`),
       tenant.shed > 0 && row("Refused", `${short(tenant.shed)}/s`),
+      Number.isFinite(tenant.p99) && row("Latency p99", latency(tenant.p99)),
       row("CPU", cores(tenant.cpu)),
       row("Memory", bytes(tenant.memory)),
     );
@@ -294,28 +296,37 @@ function cut(ctx, text, width) {
   return `${text.slice(0, length)}…`;
 }
 
-/** Puts groups side by side on shelves; a group that is wider than the window gets more rows. */
+/** Puts groups side by side on shelves. A shelf gets as few rows as its groups fit in, side by side. */
 function pack(groups, pitch, width) {
   const headed = groups.length > 1 || (groups.length === 1 && groups[0].name !== null);
   const head = headed ? GROUP_HEAD : 0;
-  const columnsMax = Math.max(1, Math.floor(width / pitch));
   const mean = groups.length > 0 ? groups.reduce((sum, { tenants }) => sum + tenants.length, 0) / groups.length : 1;
-  const shelfRows = Math.max(2, Math.round(Math.sqrt(mean) * 0.7));
-  const blocks = [];
-  let [x, y, high, start] = [PAD, PAD - 4, 0, 0];
-  for (const { name, tenants } of groups) {
-    const columns = headed ? Math.min(columnsMax, Math.ceil(tenants.length / shelfRows)) : columnsMax;
-    const rows = Math.ceil(tenants.length / columns);
-    const wide = Math.min(width, Math.max(columns * pitch, headed ? GROUP_WIDTH_MIN : 0));
-    if (x > PAD && x + wide > PAD + width) {
-      x = PAD;
-      y += high + GROUP_GAP;
-      high = 0;
-    }
-    blocks.push({ name: headed ? name : null, tenants, start, columns, rows, x, y, width: wide, cells: y + head, bottom: y + head + rows * pitch });
-    start += tenants.length;
-    high = Math.max(high, head + rows * pitch);
-    x += wide + GROUP_GAP;
+  const rowsWanted = Math.max(2, Math.round(Math.sqrt(mean) * 0.7));
+  const columns = ({ tenants }, rows) => Math.ceil(tenants.length / rows);
+  const wide = (group, rows) => Math.max(columns(group, rows) * pitch, headed ? GROUP_WIDTH_MIN : 0);
+  const fits = (shelf, rows) => shelf.reduce((sum, group) => sum + wide(group, rows), (shelf.length - 1) * GROUP_GAP) <= width;
+  const shelves = [];
+  for (const group of groups) {
+    const shelf = shelves.at(-1);
+    if (shelf && fits([...shelf, group], rowsWanted)) shelf.push(group);
+    else shelves.push([group]);
   }
-  return { blocks, bottom: y + high + PAD };
+  const blocks = [];
+  let [y, start] = [PAD - 4, 0];
+  for (const shelf of shelves) {
+    let rows = 1;
+    while (!fits(shelf, rows) && rows < 1e6) rows += rows < 64 ? 1 : Math.ceil(rows / 16);
+    let x = PAD;
+    let high = 0;
+    for (const group of shelf) {
+      const own = Math.max(1, Math.min(columns(group, rows), Math.floor(width / pitch)));
+      const ownRows = Math.ceil(group.tenants.length / own);
+      blocks.push({ name: headed ? group.name : null, tenants: group.tenants, start, columns: own, rows: ownRows, x, y, width: wide(group, rows), cells: y + head, bottom: y + head + ownRows * pitch });
+      start += group.tenants.length;
+      high = Math.max(high, ownRows);
+      x += wide(group, rows) + GROUP_GAP;
+    }
+    y += head + high * pitch + GROUP_GAP - 4;
+  }
+  return { blocks, bottom: y + PAD - GROUP_GAP + 4 };
 }

@@ -35,7 +35,7 @@ export function hostPage(store) {
   const requests = plot({ label: "Requests per second", format: short, series: [{ name: "ended", tone: "serving" }] });
   const shed = plot({ label: "Refused and failed per second", format: short, stacked: true, series: [{ name: "refused", tone: "shedding" }, { name: "failed", tone: "failing" }] });
   const cpu = plot({ label: "CPU of guests", format: cores, least: 100, series: [{ name: "cores", tone: "accent" }] });
-  const memory = plot({ label: "Workers' memory", format: bytes, least: 16 << 20, series: [{ name: "resident", tone: "accent" }] });
+  const memory = plot({ label: "Workers' memory", format: bytes, least: 16 << 20, binary: true, series: [{ name: "resident", tone: "accent" }] });
   const heads = ["Worker", "State", "Process", "Connections", "Running", "Components", "Memory", "Restarts"];
   const element = h("article", { class: "page host" },
     h("header", { class: "page-head" }, h("h1", {}, "Host"), facts),
@@ -43,8 +43,8 @@ export function hostPage(store) {
     h("div", { class: "columns even" },
       panel("Memory by kind", bar, kinds),
       panel("Pressure", budget.element, ladder)),
-    h("div", { class: "columns even" }, panel("Traffic", requests.element), panel("Sheds", shed.element)),
-    h("div", { class: "columns even" }, panel("CPU", cpu.element), panel("Memory", memory.element)),
+    h("div", { class: "columns even" }, panel("Requests per second", requests.element), panel("Refused and failed per second", shed.element)),
+    h("div", { class: "columns even" }, panel("CPU of guests", cpu.element), panel("Memory of workers", memory.element)),
     panel({ title: "Workers", class: "workers" }, h("div", { class: "scroll-x", tabindex: "0", role: "group", "aria-label": "Workers" },
       h("table", {}, h("thead", {}, h("tr", {}, heads.map((word, at) => h("th", { scope: "col", class: at > 2 ? "number" : "" }, word)))), workers))));
   const stop = new AbortController();

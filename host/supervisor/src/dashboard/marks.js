@@ -24,7 +24,7 @@ const SHAPES = {
   failing: "M-.95-.55-.55-.95 0-.4.55-.95.95-.55.4 0 .95.55.55.95 0 .4-.55.95-.95.55-.4 0Z",
   shedding: "M-1-.85H1L0 .95Z",
   open: "M0-1A1 1 0 1 1 0 1 1 1 0 1 1 0-1ZM0-.45A.45.45 0 1 0 0 .45.45.45 0 1 0 0-.45Z",
-  idle: "M0-.5A.5.5 0 1 1 0 .5.5.5 0 1 1 0-.5Z",
+  idle: "M-.55-.4Q-.55-.55-.4-.55H.4Q.55-.55.55-.4V.4Q.55.55.4.55H-.4Q-.55.55-.55.4Z",
 };
 
 const paths = new Map(Object.entries(SHAPES).map(([state, shape]) => [state, new Path2D(shape)]));

@@ -2,7 +2,7 @@
 
 import { spark } from "./chart.js";
 import { h, say, setText } from "./dom.js";
-import { bytes, cores, count, percent, plural, short } from "./format.js";
+import { bytes, cores, count, latency, percent, plural, short } from "./format.js";
 import { Grid, MEASURES } from "./grid.js";
 import { mark, MEANINGS, WORDS } from "./marks.js";
 import { STATES } from "./store.js";
@@ -37,7 +37,7 @@ function tile(label, tone) {
 export function overview(store, { open, search }) {
   const tiles = {
     requests: tile("Requests", "serving"), faults: tile("Faults", "failing"), shed: tile("Refused", "shedding"),
-    cpu: tile("CPU", "accent"), memory: tile("Memory", "accent"), tenants: tile("Tenants", "accent"),
+    p99: tile("Latency p99", "accent"), cpu: tile("CPU", "accent"), memory: tile("Memory", "accent"), 
   };
   const grid = new Grid({ open });
   const table = new Table({ open, sort: (key) => { view.sort = key; keep(); sorting.value = key; refresh(true); } });
@@ -56,7 +56,7 @@ export function overview(store, { open, search }) {
     keep();
     grid.draw();
   });
-  const [sorted, sorting] = choice("Sort", view.sort, [["name", "name"], ["state", "state"], ["requests", "requests/s"], ["faults", "faults/s"], ["shed", "refused/s"], ["cpu", "CPU"], ["memory", "memory"], ["running", "running"], ["revision", "revision"]], (key) => {
+  const [sorted, sorting] = choice("Sort", view.sort, [["name", "name"], ["state", "state"], ["requests", "requests/s"], ["faults", "faults/s"], ["shed", "refused/s"], ["p99", "latency p99"], ["cpu", "CPU"], ["memory", "memory"], ["running", "running"], ["revision", "revision"]], (key) => {
     view.sort = key;
     keep();
     refresh(true);
@@ -95,7 +95,7 @@ export function overview(store, { open, search }) {
     stage.replaceChildren(...(as === "grid" ? [grid.element, grid.tip] : [table.element]));
     asGrid.setAttribute("aria-pressed", String(as === "grid"));
     asTable.setAttribute("aria-pressed", String(as === "table"));
-    measuring.hidden = as !== "grid";
+    measuring.hidden = grouped.hidden = as !== "grid";
     refresh(true);
   }
 
@@ -116,7 +116,7 @@ export function overview(store, { open, search }) {
     const by = {
       name: byName,
       state: (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || byName(a, b),
-    }[view.sort] ?? ((a, b) => b[view.sort] - a[view.sort] || byName(a, b));
+    }[view.sort] ?? ((a, b) => (b[view.sort] || 0) - (a[view.sort] || 0) || byName(a, b));
     return found.sort(by);
   }
 
@@ -129,6 +129,7 @@ export function overview(store, { open, search }) {
     edition = store.edition;
     sortedAt = Date.now();
     const found = chosen();
+    const all = store.tenants.size;
     let groups = [{ name: null, tenants: found }];
     if (view.group && view.as === "grid") {
       const named = new Map();
@@ -139,8 +140,8 @@ export function overview(store, { open, search }) {
       groups = [...named].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, tenants]) => ({ name, tenants }));
     }
     current().show(groups, view.sort);
-    const all = store.tenants.size;
-    setText(shown, found.length === all ? plural(all, "tenant") : `${count(found.length)} of ${plural(all, "tenant")}`);
+    if (all > 0 && performance.getEntriesByName("first-grid").length === 0) performance.mark("first-grid");
+    setText(shown, found.length === all ? "" : `${count(found.length)} of ${plural(all, "tenant")}`);
     nothing.hidden = found.length > 0 || !store.host;
     setText(nothing, all === 0 ? "Nothing is deployed yet. On a terminal: insula deploy hello ./hello.wasm" : "No tenant matches. Esc clears the search.");
     counted.shown = found.length;
@@ -159,11 +160,10 @@ export function overview(store, { open, search }) {
     tiles.requests.set(`${short(host.requests)}/s`, `${count(host.running)} running`, past.requests.read());
     tiles.faults.set(percent(host.faults, host.requests), `${short(host.faults)}/s`, past.faults.read());
     tiles.shed.set(`${short(host.shed)}/s`, percent(host.shed, host.requests + host.shed), past.shed.read());
-    tiles.cpu.set(cores(host.cpu_m), `of ${plural(host.workers.length, "worker")}`, past.cpu_m.read());
+    tiles.p99.set(latency(host.latency.p99_ms), `p50 ${latency(host.latency.p50_ms)}`, past.p99.read().map((value) => value || 0));
+    tiles.cpu.set(cores(host.cpu_m), plural(host.workers.length, "worker"), past.cpu_m.read());
     const { used_bytes: used, budget_bytes: budget } = host.memory;
     tiles.memory.set(bytes(used), budget ? `of ${bytes(budget)}` : "", past.memory.read());
-    const busy = store.tenants.size - number.idle;
-    tiles.tenants.set(count(store.tenants.size), `${count(busy)} active`, past.running.read());
     refresh(false);
   }
 

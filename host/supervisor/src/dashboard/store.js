@@ -31,8 +31,9 @@ export class Ring {
   }
 }
 
-const IDLE = { state: "idle", requests: 0, faults: 0, shed: 0, cpu: 0, memory: 0, running: 0 };
-const HOST_FIGURES = ["requests", "faults", "shed", "cpu_m", "running", "memory", "supervisor", "files", "instances_bytes"];
+const IDLE = { state: "idle", requests: 0, faults: 0, shed: 0, cpu: 0, memory: 0, running: 0, p50: NaN, p99: NaN };
+const PAST = ["requests", "faults", "shed", "cpu", "memory", "p50", "p99"];
+const HOST_FIGURES = ["requests", "faults", "shed", "cpu_m", "running", "memory", "supervisor", "files", "p99"];
 
 export class Store extends EventTarget {
   constructor() {
@@ -104,21 +105,21 @@ export class Store extends EventTarget {
       this.edition += 1;
     }
     this.remove(event.gone);
-    for (const [slot, state, requests, faults, shed, cpu, memory, running] of event.figures) {
+    for (const [slot, state, requests, faults, shed, cpu, memory, running, p50, p99] of event.figures) {
       const tenant = this.tenants.get(slot);
       if (!tenant) continue;
-      Object.assign(tenant, { state, requests, faults, shed, cpu, memory, running });
+      Object.assign(tenant, { state, requests, faults, shed, cpu, memory, running, p50: ms(p50), p99: ms(p99) });
       if (!tenant.past && this.remembered < REMEMBERED_MAX) {
         this.remembered += 1;
-        tenant.past = { requests: new Ring(), faults: new Ring(), shed: new Ring(), cpu: new Ring(), memory: new Ring() };
+        tenant.past = Object.fromEntries(PAST.map((figure) => [figure, new Ring()]));
       }
     }
     for (const tenant of this.tenants.values()) {
       if (!tenant.past) continue;
-      for (const figure of Object.keys(tenant.past)) tenant.past[figure].push(tenant[figure]);
+      for (const figure of PAST) tenant.past[figure].push(tenant[figure]);
     }
     this.host = event.host;
-    const figures = { ...event.host, ...event.host.kinds, memory: event.host.memory.used_bytes };
+    const figures = { ...event.host, ...event.host.kinds, memory: event.host.memory.used_bytes, p99: event.host.latency.p99_ms ?? NaN };
     for (const figure of HOST_FIGURES) this.past[figure].push(figures[figure]);
     this.is("live");
     this.dispatchEvent(new Event("tick"));
@@ -134,6 +135,11 @@ export class Store extends EventTarget {
       this.edition += 1;
     }
   }
+}
+
+/** Microseconds as milliseconds; nothing as nothing. */
+function ms(us) {
+  return us === null ? NaN : us / 1000;
 }
 
 function visible() {

@@ -1,7 +1,7 @@
 // The same tenants as rows: every figure in words. Only the rows in view exist.
 
 import { h, setText, tenantLink } from "./dom.js";
-import { bytes, cores, short } from "./format.js";
+import { bytes, cores, latency, short } from "./format.js";
 import { mark, WORDS } from "./marks.js";
 
 const ROW = 38;
@@ -15,6 +15,7 @@ const COLUMNS = [
   { key: "requests", word: "Requests/s", number: true, write: (tenant) => quiet(tenant.requests) },
   { key: "faults", word: "Faults/s", number: true, write: (tenant) => quiet(tenant.faults) },
   { key: "shed", word: "Refused/s", number: true, write: (tenant) => quiet(tenant.shed) },
+  { key: "p99", word: "p99", number: true, write: (tenant) => latency(tenant.p99) },
   { key: "cpu", word: "CPU", number: true, write: (tenant) => (tenant.cpu > 0 ? cores(tenant.cpu) : "–") },
   { key: "memory", word: "Memory", number: true, write: (tenant) => (tenant.memory > 0 ? bytes(tenant.memory) : "–") },
   { key: "running", word: "Running", number: true, write: (tenant) => quiet(tenant.running) },

@@ -3,7 +3,7 @@
 import { get, Refused } from "./api.js";
 import { plot } from "./chart.js";
 import { h, setText } from "./dom.js";
-import { age, bytes, cores, count, duration, percent, short } from "./format.js";
+import { age, bytes, cores, count, duration, latency, percent, short } from "./format.js";
 import { logs } from "./logs.js";
 import { mark, WORDS } from "./marks.js";
 import { revisions } from "./revisions.js";
@@ -47,8 +47,9 @@ export function tenantPage(store, name) {
   const chips = h("ul", { class: "facts" });
   const requests = plot({ label: "Requests per second", stacked: true, format: short, series: [
     { name: "answered", tone: "serving" }, { name: "failed", tone: "failing" }, { name: "refused", tone: "shedding" }] });
+  const latencies = plot({ label: "Latency", format: latency, least: 0.1, series: [{ name: "p50", tone: "accent" }, { name: "p99", tone: "open" }] });
   const cpu = plot({ label: "CPU", format: cores, least: 10, height: 132, series: [{ name: "all workers", tone: "accent" }] });
-  const memory = plot({ label: "Memory of instances", format: bytes, least: 1 << 20, height: 132, series: [{ name: "held", tone: "accent" }] });
+  const memory = plot({ label: "Memory of instances", format: bytes, least: 1 << 20, height: 132, binary: true, series: [{ name: "held", tone: "accent" }] });
   const meters = { memory: meter("Memory"), instance: meter("Largest instance"), cpu: meter("CPU"), running: meter("Requests at once"), rate: meter("Requests/s") };
   const outcomes = h("ul", { class: "outcomes" });
   const limits = h("dl", { class: "limits" });
@@ -60,7 +61,8 @@ export function tenantPage(store, name) {
     h("header", { class: "page-head" }, h("h1", {}, name), state, chips),
     h("div", { class: "columns" },
       h("div", { class: "column-main" },
-        panel("Traffic", requests.element),
+        panel("Requests per second", requests.element),
+        panel("Latency", latencies.element),
         h("div", { class: "pair" }, panel("CPU", cpu.element), panel("Memory", memory.element))),
       h("div", { class: "column-side" },
         panel("Limits against use", Object.values(meters).map((one) => one.element), h("details", {}, h("summary", {}, "All limits"), limits)),
@@ -106,8 +108,9 @@ export function tenantPage(store, name) {
       state.className = `pill pill-${tenant.state}`;
       state.replaceChildren(mark(tenant.state), WORDS[tenant.state]);
     }
-    const past = tenant.past ? Object.fromEntries(Object.entries(tenant.past).map(([key, ring]) => [key, ring.read()])) : { requests: [0], faults: [0], shed: [0], cpu: [0], memory: [0] };
+    const past = tenant.past ? Object.fromEntries(Object.entries(tenant.past).map(([key, ring]) => [key, ring.read()])) : { requests: [0], faults: [0], shed: [0], cpu: [0], memory: [0], p50: [NaN], p99: [NaN] };
     requests.update([past.requests.map((all, at) => Math.max(0, all - past.faults[at])), past.faults, past.shed]);
+    latencies.update([past.p50, past.p99]);
     cpu.update([past.cpu]);
     memory.update([past.memory]);
     if (detail) use(tenant, detail.limits, detail.counters);

@@ -118,8 +118,10 @@ async fn keep_looking(app: Arc<App>) {
     loop {
         looks.tick().await;
         let looking = Arc::clone(&app);
-        if !matches!(tokio::task::spawn_blocking(move || looking.live.look(&looking)).await, Ok(true))
-        {
+        if !matches!(
+            tokio::task::spawn_blocking(move || looking.live.look(&looking)).await,
+            Ok(true)
+        ) {
             return;
         }
     }

@@ -1,14 +1,12 @@
 //! Looks at every tenant and says what has changed since the last look.
 
 use super::rates::{Happened, Seen, per_second};
+use crate::clock;
 use crate::control::App;
 use crate::registry::Tenant;
-use crate::clock;
 use bytes::Bytes;
 use insula_ipc::memory::Kinds;
-use insula_model::api::{
-    Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds,
-};
+use insula_model::api::{Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds};
 use insula_model::breaker::BreakerState;
 use std::sync::Arc;
 use std::time::Instant;
@@ -51,13 +49,16 @@ impl Sampler {
     pub(super) fn snapshot(&self) -> Bytes {
         let known = || self.known.iter().flatten();
         let told = known().map(|known| known.told);
-        frame("snapshot", &Event {
-            at_ms: clock::now_ms(),
-            tenants: known().map(|known| introduced(&known.tenant)).collect(),
-            figures: told.filter(|told| *told != idle(told.slot)).collect(),
-            gone: Vec::new(),
-            host: self.host.clone(),
-        })
+        frame(
+            "snapshot",
+            &Event {
+                at_ms: clock::now_ms(),
+                tenants: known().map(|known| introduced(&known.tenant)).collect(),
+                figures: told.filter(|told| *told != idle(told.slot)).collect(),
+                gone: Vec::new(),
+                host: self.host.clone(),
+            },
+        )
     }
 
     /// Looks, and gives what has changed as a frame.
@@ -75,6 +76,7 @@ impl Sampler {
         for tenant in app.deployer.registry.all() {
             let slot = tenant.entry.slot;
             let counters = app.deployer.workers.counters(slot);
+            let latency = app.deployer.workers.latency(slot);
             let was = before.get_mut(slot as usize).and_then(Option::take);
             let mut known = match was {
                 Some(mut known) if known.tenant.entry.name == tenant.entry.name => {
@@ -86,13 +88,13 @@ impl Sampler {
                 }
                 _ => {
                     tenants.push(introduced(&tenant));
-                    Known { tenant, seen: Seen::first(counters), told: idle(slot) }
+                    Known { tenant, seen: Seen::first(counters, &latency), told: idle(slot) }
                 }
             };
-            let happened = known.seen.update(counters, self.look);
+            let happened = known.seen.update(counters, &latency, self.look);
             let is_open = app.deployer.workers.breaker(slot) != BreakerState::Closed;
-            let now = known.seen.figures((slot, is_open), happened, (self.look, elapsed_us));
-            total.add(happened, &now);
+            let now = known.seen.figures((slot, is_open), &happened, (self.look, elapsed_us));
+            total.add(&happened, &now);
             if now != known.told {
                 known.told = now;
                 figures.push(now);
@@ -110,11 +112,12 @@ impl Sampler {
 }
 
 impl Total {
-    fn add(&mut self, happened: Happened, now: &EventFigures) {
+    fn add(&mut self, happened: &Happened, now: &EventFigures) {
         self.happened.requests += happened.requests;
         self.happened.faults += happened.faults;
         self.happened.shed += happened.shed;
         self.happened.cpu_us += happened.cpu_us;
+        self.happened.latency.add(&happened.latency);
         self.running += now.running;
         self.live += u64::from(now.memory_bytes > 0);
         self.instances_bytes += now.memory_bytes;
@@ -148,6 +151,7 @@ fn host(app: &App, total: &Total, elapsed_us: u64) -> EventHost {
         shed: per_second(total.happened.shed, elapsed_us),
         cpu_m: total.happened.cpu_us.saturating_mul(1_000) / elapsed_us.max(1),
         running: total.running,
+        latency: total.happened.latency.quantiles(),
         live: total.live,
         instances_bytes: total.instances_bytes,
         memory: app.deployer.workers.memory(),
