@@ -1,6 +1,5 @@
 //! `insula dashboard`: the host's web page, for a browser on this machine.
 
-use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::gate::{Gate, Token};
 use crate::host_args::HostArgs;

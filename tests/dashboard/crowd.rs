@@ -46,7 +46,6 @@ pub(crate) fn deploy(host: &Host, tenants: usize) {
         host.tenant(guest).summary.artifact.to_string()
     };
     let (well, ill) = (artifact("hello"), artifact("hostile-trap"));
-    host.must(["rm", "hello", "hostile-trap"]);
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -74,6 +73,7 @@ pub(crate) fn deploy(host: &Host, tenants: usize) {
             });
         }
     });
+    host.must(["rm", "hello", "hostile-trap"]);
 }
 
 /// Clients that go on until this is dropped.

@@ -46,7 +46,7 @@ export function hostPage(store) {
     h("div", { class: "columns even" }, panel("Requests per second", requests.element), panel("Refused and failed per second", shed.element)),
     h("div", { class: "columns even" }, panel("CPU of guests", cpu.element), panel("Memory of workers", memory.element)),
     panel({ title: "Workers", class: "workers" }, h("div", { class: "scroll-x", tabindex: "0", role: "group", "aria-label": "Workers" },
-      h("table", {}, h("thead", {}, h("tr", {}, heads.map((word, at) => h("th", { scope: "col", class: at > 2 ? "number" : "" }, word)))), workers))));
+      h("table", { "aria-label": "Workers" }, h("thead", {}, h("tr", {}, heads.map((word, at) => h("th", { scope: "col", class: at > 2 ? "number" : "" }, word)))), workers))));
   const stop = new AbortController();
 
   function tick() {

@@ -93,7 +93,7 @@ export function logs(name) {
         lines.replaceChildren();
         await records(`/v1/tenants/${encodeURIComponent(name)}/logs?tail=${TAIL}&follow=true`, session.signal, take);
       } catch (error) {
-        if (error instanceof Refused && error.status === 404) return;
+        if (error instanceof Refused && [400, 404].includes(error.status)) return;
       }
       document.removeEventListener("visibilitychange", hide);
       stop.signal.removeEventListener("abort", end);

@@ -89,7 +89,7 @@ function shown({ rows, same }) {
   if (rows.length === 0) return [h("p", { class: "nothing" }, "No difference: the same artifact, routes, limits and grants.")];
   const cell = (value, kind) => h("td", { class: kind }, value === undefined ? h("span", { class: "unseen" }, "not set") : h("code", {}, value));
   return [
-    h("table", {},
+    h("table", { "aria-label": "Differences" },
       h("thead", { class: "unseen" }, h("tr", {}, h("th", { scope: "col" }, "Setting"), h("th", { scope: "col" }, "Before"), h("th", { scope: "col" }, "After"))),
       h("tbody", {}, rows.map(({ path, before, after }) => h("tr", {}, h("th", { scope: "row" }, path), cell(before, "before"), cell(after, "after"))))),
     h("p", { class: "same" }, `${plural(rows.length, "difference")}; ${plural(same, "setting")} the same`),

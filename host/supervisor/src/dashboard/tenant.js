@@ -131,7 +131,8 @@ export function tenantPage(store, name) {
     try {
       detail = await get(`/v1/tenants/${encodeURIComponent(name)}`, stop.signal);
     } catch (error) {
-      if (error instanceof Refused && error.status === 404) gone();
+      // 400: it is not even a name.
+      if (error instanceof Refused && [400, 404].includes(error.status)) gone();
       return;
     }
     facts(detail);
