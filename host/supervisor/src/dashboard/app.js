@@ -11,14 +11,23 @@ import { tenantPage } from "./tenant.js";
 const THEMES = ["auto", "light", "dark"];
 const SIGNS = { auto: "◐", light: "○", dark: "●" };
 const LIVE = { connecting: "Connecting", live: "Live", lost: "Host unreachable", locked: "Locked" };
-const KEYS = [["/", "Search tenants"], ["↑ ↓ ← →", "Move between tenants"], ["Enter", "Open the tenant"], ["Esc", "Clear the search, or back to all tenants"], ["h", "Host"], ["?", "This list"]];
+const KEYS = [
+  ["/", "Search tenants"],
+  ["↑ ↓ ← →", "Move between tenants"],
+  ["Enter", "Open the tenant"],
+  ["Esc", "Clear the search, or back to all tenants"],
+  ["h", "Host"],
+  ["?", "This list"],
+];
 
 takeToken();
 const main = document.getElementById("main");
 const search = document.getElementById("search");
 const live = document.getElementById("live");
 const store = new Store();
-const open = (name) => { location.hash = tenantLink(name); };
+const open = (name) => {
+  location.hash = tenantLink(name);
+};
 const first = overview(store, { open, search });
 let page = null;
 let keys = localStorage.getItem("insula-keys") !== "off";
@@ -72,24 +81,56 @@ function status() {
 /** Asks for the URL, where the key is missing or of a start before. */
 function unlock() {
   dialog("Unlock", (close) => {
-    const field = h("input", { type: "text", autocomplete: "off", spellcheck: "false", "aria-label": "URL or key", placeholder: "http://127.0.0.1:…/#token=…" });
-    const go = () => { if (setToken(field.value)) close(); else field.setAttribute("aria-invalid", "true"); };
+    const field = h("input", {
+      type: "text",
+      autocomplete: "off",
+      spellcheck: "false",
+      "aria-label": "URL or key",
+      placeholder: "http://127.0.0.1:…/#token=…",
+    });
+    const go = () => {
+      if (setToken(field.value)) close();
+      else field.setAttribute("aria-invalid", "true");
+    };
     field.addEventListener("keydown", (event) => event.key === "Enter" && go());
     return [
       h("h2", {}, "This page needs its key"),
-      h("p", {}, "Open the URL that ", h("code", {}, "insula dashboard"), " has printed, or paste it here. Each start makes a new one."),
+      h(
+        "p",
+        {},
+        "Open the URL that ",
+        h("code", {}, "insula dashboard"),
+        " has printed, or paste it here. Each start makes a new one.",
+      ),
       field,
-      h("div", { class: "dialog-end" }, h("button", { type: "button", class: "primary", on: { click: go } }, "Unlock")),
+      h(
+        "div",
+        { class: "dialog-end" },
+        h("button", { type: "button", class: "primary", on: { click: go } }, "Unlock"),
+      ),
     ];
   });
 }
 
 function help() {
   dialog("Keyboard shortcuts", (close) => {
-    const on = h("input", { type: "checkbox", checked: keys, on: { change: () => { keys = on.checked; localStorage.setItem("insula-keys", keys ? "on" : "off"); } } });
+    const on = h("input", {
+      type: "checkbox",
+      checked: keys,
+      on: {
+        change: () => {
+          keys = on.checked;
+          localStorage.setItem("insula-keys", keys ? "on" : "off");
+        },
+      },
+    });
     return [
       h("h2", {}, "Keyboard"),
-      h("dl", { class: "keys" }, KEYS.flatMap(([key, word]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, word)])),
+      h(
+        "dl",
+        { class: "keys" },
+        KEYS.flatMap(([key, word]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, word)]),
+      ),
       h("label", { class: "check" }, on, "Keys of one character"),
       h("div", { class: "dialog-end" }, h("button", { type: "button", on: { click: close } }, "Close")),
     ];
@@ -130,7 +171,9 @@ search.addEventListener("keydown", (event) => {
   const found = first.found();
   if (event.key === "Enter" && found) open(found.name);
 });
-search.addEventListener("input", () => { if (page !== first) location.hash = "#/"; });
+search.addEventListener("input", () => {
+  if (page !== first) location.hash = "#/";
+});
 document.getElementById("help").addEventListener("click", help);
 document.getElementById("theme").addEventListener("click", () => {
   const now = document.documentElement.dataset.theme ?? "auto";
@@ -138,7 +181,10 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => first.repaint());
 store.addEventListener("status", status);
-addEventListener("hashchange", () => { takeToken(); route(); });
+addEventListener("hashchange", () => {
+  takeToken();
+  route();
+});
 theme(THEMES.includes(localStorage.getItem("insula-theme")) ? localStorage.getItem("insula-theme") : "auto");
 route();
 store.run();

@@ -17,17 +17,28 @@ function nice(value, binary) {
 }
 
 /**
- * A plot of `series` ([{ name, tone }]). `format` writes a value; `stacked` adds
- * them up; `least` is how high the axis is at least, and `binary` says that it counts bytes. Gives the element, and `update` for an array of values a series, oldest first.
+ * A plot of `series` ([{ name, tone }]). `format` writes a value; `stacked` adds them up; `least` is how high
+ * the axis is at least, and `binary` says that it counts bytes. Gives the element, and `update` for an array
+ * of values a series, oldest first.
  */
 export function plot({ label, series, format, stacked = false, height = 168, least = 1, binary = false }) {
   const svg = s("svg", { class: "plot-svg", role: "img", "aria-label": label, height });
   const tip = h("div", { class: "tip", hidden: true });
   const values = series.map(({ tone }) => h("b", { class: `legend-value tone-${tone}` }, "–"));
-  const legend = h("ul", { class: "legend" }, series.map(({ name, tone }, at) =>
-    h("li", {}, h("i", { class: `swatch tone-${tone}`, "aria-hidden": "true" }), name, " ", values[at])));
+  const legend = h(
+    "ul",
+    { class: "legend" },
+    series.map(({ name, tone }, at) =>
+      h("li", {}, h("i", { class: `swatch tone-${tone}`, "aria-hidden": "true" }), name, " ", values[at]),
+    ),
+  );
   const box = h("div", { class: "plot-box" }, svg, tip);
-  const element = h("figure", { class: "plot" }, h("figcaption", {}, h("span", { class: "plot-title" }, label), legend), box);
+  const element = h(
+    "figure",
+    { class: "plot" },
+    h("figcaption", {}, h("span", { class: "plot-title" }, label), legend),
+    box,
+  );
   let data = series.map(() => []);
   let width = 0;
   let pointed = null;
@@ -51,13 +62,20 @@ export function plot({ label, series, format, stacked = false, height = 168, lea
     for (let step = 0; step <= 4; step += 2) {
       const value = (high / 4) * step;
       parts.push(s("line", { class: "rule", x1: LEFT, x2: width - 6, y1: y(value), y2: y(value) }));
-      parts.push(s("text", { class: "axis", x: LEFT - 8, y: y(value) + 3.5, "text-anchor": "end" }, format(value)));
+      parts.push(
+        s("text", { class: "axis", x: LEFT - 8, y: y(value) + 3.5, "text-anchor": "end" }, format(value)),
+      );
     }
     for (let minute = SECONDS / 60; minute >= 0; minute -= 1) {
       const at = LEFT + area.width * (1 - (minute * 60) / SECONDS);
       if (width < 420 && minute % 2 === 1) continue;
-      parts.push(s("text", { class: "axis", x: at, y: height - 4, "text-anchor": minute === 0 ? "end" : "middle" },
-        minute === 0 ? "now" : `−${minute} min`));
+      parts.push(
+        s(
+          "text",
+          { class: "axis", x: at, y: height - 4, "text-anchor": minute === 0 ? "end" : "middle" },
+          minute === 0 ? "now" : `−${minute} min`,
+        ),
+      );
     }
     let below = data[0].map(() => 0);
     series.forEach(({ tone }, index) => {
@@ -67,7 +85,11 @@ export function plot({ label, series, format, stacked = false, height = 168, lea
       for (const run of runs(above)) {
         const line = run.map((at) => point(above[at], at)).join("L");
         if (stacked || series.length === 1) {
-          const back = run.slice().reverse().map((at) => point(below[at], at)).join("L");
+          const back = run
+            .slice()
+            .reverse()
+            .map((at) => point(below[at], at))
+            .join("L");
           parts.push(s("path", { class: `area tone-${tone}`, d: `M${line}L${back}Z` }));
         }
         parts.push(s("path", { class: `line tone-${tone}`, d: `M${line}` }));
@@ -75,7 +97,9 @@ export function plot({ label, series, format, stacked = false, height = 168, lea
       if (stacked) below = above;
     });
     if (pointed !== null && pointed < data[0].length && pointed >= 0) {
-      parts.push(s("line", { class: "cross", x1: x(pointed), x2: x(pointed), y1: TOP, y2: TOP + area.height }));
+      parts.push(
+        s("line", { class: "cross", x1: x(pointed), x2: x(pointed), y1: TOP, y2: TOP + area.height }),
+      );
     }
     svg.replaceChildren(...parts);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -88,9 +112,18 @@ export function plot({ label, series, format, stacked = false, height = 168, lea
     tip.hidden = pointed < 0 || pointed >= data[0].length;
     if (!tip.hidden) {
       const ago = data[0].length - 1 - pointed;
-      tip.replaceChildren(h("div", { class: "tip-title" }, ago === 0 ? "now" : `${ago} s ago`),
-        ...series.map(({ name, tone }, index) => h("div", {}, h("i", { class: `swatch tone-${tone}` }), name,
-          h("b", {}, format(data[index][pointed])))));
+      tip.replaceChildren(
+        h("div", { class: "tip-title" }, ago === 0 ? "now" : `${ago} s ago`),
+        ...series.map(({ name, tone }, index) =>
+          h(
+            "div",
+            {},
+            h("i", { class: `swatch tone-${tone}` }),
+            name,
+            h("b", {}, format(data[index][pointed])),
+          ),
+        ),
+      );
       tip.style.left = `${Math.min(Math.max(at + LEFT + 12, 0), width - 170)}px`;
     }
     draw();
@@ -136,16 +169,22 @@ function runs(values) {
 export function spark(tone) {
   const line = s("path", { class: `line tone-${tone}` });
   const area = s("path", { class: `area tone-${tone}` });
-  const svg = s("svg", { class: "spark", viewBox: "0 0 120 32", preserveAspectRatio: "none", "aria-hidden": "true" }, area, line);
+  const svg = s(
+    "svg",
+    { class: "spark", viewBox: "0 0 120 32", preserveAspectRatio: "none", "aria-hidden": "true" },
+    area,
+    line,
+  );
   function update(values) {
     const last = values.slice(-60);
     // Not from 0: a third of the height for a change of a tenth.
     const high = Math.max(1e-9, ...last);
     const low = Math.min(...last, high * 0.7);
-    const points = last.map((value, at) => `${(120 - (last.length - 1 - at) * (120 / 59)).toFixed(1)} ${(29 - ((value - low) / (high - low)) * 26).toFixed(1)}`);
-    const first = 120 - (last.length - 1) * (120 / 59);
+    const x = (at) => 120 - (last.length - 1 - at) * (120 / 59);
+    const y = (value) => 29 - ((value - low) / (high - low)) * 26;
+    const points = last.map((value, at) => `${x(at).toFixed(1)} ${y(value).toFixed(1)}`);
     line.setAttribute("d", points.length > 1 ? `M${points.join("L")}` : "");
-    area.setAttribute("d", points.length > 1 ? `M${first.toFixed(1)} 32L${points.join("L")}L120 32Z` : "");
+    area.setAttribute("d", points.length > 1 ? `M${x(0).toFixed(1)} 32L${points.join("L")}L120 32Z` : "");
   }
   return { element: svg, update };
 }

@@ -6,7 +6,8 @@ import { bytes, cores, duration } from "./format.js";
 export function flat(value, path = "", into = new Map()) {
   if (Array.isArray(value)) {
     // A list's order says nothing here that its members do not.
-    if (value.length > 0 && value.every((one) => typeof one !== "object" || one === null)) into.set(path, value.join(", "));
+    if (value.length > 0 && value.every((one) => typeof one !== "object" || one === null))
+      into.set(path, value.join(", "));
     else value.forEach((one, at) => flat(one, `${path}[${at}]`, into));
   } else if (value !== null && typeof value === "object") {
     for (const [key, inner] of Object.entries(value)) flat(inner, path ? `${path}.${key}` : key, into);

@@ -10,7 +10,8 @@ export function bytes(value) {
     unit += 1;
   }
   if (unit === 0) return `${Math.round(value)} B`;
-  return `${value < 10 ? trim(value.toFixed(2)) : value < 100 ? trim(value.toFixed(1)) : Math.round(value)}${UNITS[unit]}`;
+  const places = value < 10 ? 2 : value < 100 ? 1 : 0;
+  return `${trim(value.toFixed(places))}${UNITS[unit]}`;
 }
 
 function trim(text) {
@@ -54,8 +55,15 @@ export function duration(ms) {
   if (ms % 1000 !== 0) return `${ms}ms`;
   const seconds = ms / 1000;
   if (seconds < 60) return `${seconds}s`;
-  const parts = [[Math.floor(seconds / 3600), "h"], [Math.floor(seconds / 60) % 60, "m"], [seconds % 60, "s"]];
-  return parts.filter(([value]) => value > 0).map(([value, unit]) => value + unit).join("");
+  const parts = [
+    [Math.floor(seconds / 3600), "h"],
+    [Math.floor(seconds / 60) % 60, "m"],
+    [seconds % 60, "s"],
+  ];
+  return parts
+    .filter(([value]) => value > 0)
+    .map(([value, unit]) => value + unit)
+    .join("");
 }
 
 /** 3 min ago */

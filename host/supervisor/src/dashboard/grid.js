@@ -36,21 +36,34 @@ export class Grid {
     this.canvas = h("canvas", { "aria-hidden": "true" });
     this.cell = h("div", { id: "grid-cell", class: "grid-cell", role: "option", "aria-selected": "true" });
     this.space = h("div", { class: "grid-space", role: "presentation" }, this.canvas, this.cell);
-    this.element = h("div", {
-      class: "grid", role: "listbox", tabindex: "0", "aria-activedescendant": "grid-cell",
-      "aria-label": "Tenants", "aria-describedby": "grid-keys",
-      on: {
-        keydown: (event) => this.key(event),
-        focus: () => this.moved(false),
-        pointermove: (event) => this.hover(event),
-        pointerleave: () => this.hover(null),
-        click: (event) => this.click(event),
-        scroll: () => { this.hover(null); this.draw(); },
+    this.element = h(
+      "div",
+      {
+        class: "grid",
+        role: "listbox",
+        tabindex: "0",
+        "aria-activedescendant": "grid-cell",
+        "aria-label": "Tenants",
+        "aria-describedby": "grid-keys",
+        on: {
+          keydown: (event) => this.key(event),
+          focus: () => this.moved(false),
+          pointermove: (event) => this.hover(event),
+          pointerleave: () => this.hover(null),
+          click: (event) => this.click(event),
+          scroll: () => {
+            this.hover(null);
+            this.draw();
+          },
+        },
       },
-    }, this.space);
+      this.space,
+    );
     this.tip = h("div", { class: "tip tip-cell", hidden: true });
     this.ink = null;
-    new ResizeObserver(() => { this.layout(); }).observe(this.element);
+    new ResizeObserver(() => {
+      this.layout();
+    }).observe(this.element);
   }
 
   /** Forgets colours after the theme has changed. */
@@ -61,7 +74,9 @@ export class Grid {
 
   colours() {
     if (this.ink) return this.ink;
-    const of = Object.fromEntries(["serving", "failing", "shedding", "open", "idle"].map((state) => [state, colour(state)]));
+    const of = Object.fromEntries(
+      ["serving", "failing", "shedding", "open", "idle"].map((state) => [state, colour(state)]),
+    );
     this.ink = { ...of, text: colour("text"), muted: colour("muted"), surface: colour("surface") };
     return this.ink;
   }
@@ -104,7 +119,12 @@ export class Grid {
     const from = this.element.scrollTop;
     const to = from + this.element.clientHeight;
     const of = MEASURES[this.measure].of;
-    const most = Math.log1p(Math.max(1, ...this.groups.map(({ tenants }) => tenants.reduce((high, tenant) => Math.max(high, of(tenant)), 0))));
+    const most = Math.log1p(
+      Math.max(
+        1,
+        ...this.groups.map(({ tenants }) => tenants.reduce((high, tenant) => Math.max(high, of(tenant)), 0)),
+      ),
+    );
     ctx.setTransform(1, 0, 0, 1, 0, 0);
     ctx.globalAlpha = 1;
     ctx.clearRect(0, 0, this.canvas.width, this.canvas.height);
@@ -113,7 +133,11 @@ export class Grid {
       if (block.name !== null) this.head(ctx, block, ratio, from, ink);
       const first = Math.max(0, Math.floor((from - block.cells) / this.pitch));
       const last = Math.min(block.rows, Math.ceil((to - block.cells) / this.pitch));
-      for (let at = first * block.columns; at < Math.min(last * block.columns, block.tenants.length); at += 1) {
+      for (
+        let at = first * block.columns;
+        at < Math.min(last * block.columns, block.tenants.length);
+        at += 1
+      ) {
         const tenant = block.tenants[at];
         const load = Math.log1p(of(tenant)) / most;
         const quiet = tenant.state === "idle";
@@ -174,8 +198,11 @@ export class Grid {
     const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
     const rows = { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10 };
     if (event.ctrlKey || event.metaKey || event.altKey || this.order.length === 0) return;
-    if (event.key in steps) this.at = Math.min(Math.max(this.at + steps[event.key], 0), this.order.length - 1);
-    else if (event.key in rows) for (let step = Math.abs(rows[event.key]); step > 0; step -= 1) this.at = this.beside(Math.sign(rows[event.key]));
+    if (event.key in steps)
+      this.at = Math.min(Math.max(this.at + steps[event.key], 0), this.order.length - 1);
+    else if (event.key in rows)
+      for (let step = Math.abs(rows[event.key]); step > 0; step -= 1)
+        this.at = this.beside(Math.sign(rows[event.key]));
     else if (event.key === "Enter" || event.key === " ") this.open(this.order[this.at].name);
     else return;
     event.preventDefault();
@@ -207,7 +234,8 @@ export class Grid {
     if (!centre) return;
     const [top, bottom] = [centre.y - this.pitch - GROUP_HEAD, centre.y + this.pitch];
     if (top < this.element.scrollTop) this.element.scrollTop = Math.max(0, top);
-    if (bottom > this.element.scrollTop + this.element.clientHeight) this.element.scrollTop = bottom - this.element.clientHeight;
+    if (bottom > this.element.scrollTop + this.element.clientHeight)
+      this.element.scrollTop = bottom - this.element.clientHeight;
     this.place();
     if (told) this.showTip(this.at);
   }
@@ -254,7 +282,11 @@ export class Grid {
     const row = (word, value) => h("div", {}, word, h("b", {}, value));
     this.tip.replaceChildren(
       h("div", { class: "tip-title" }, mark(tenant.state), tenant.name),
-      h("div", { class: "tip-sub" }, `${tenant.namespace} · ${WORDS[tenant.state]} · revision ${tenant.revision}`),
+      h(
+        "div",
+        { class: "tip-sub" },
+        `${tenant.namespace} · ${WORDS[tenant.state]} · revision ${tenant.revision}`,
+      ),
       row("Requests", `${short(tenant.requests)}/s`),
       tenant.faults > 0 && row("Faults", `${short(tenant.faults)}/s`),
       tenant.shed > 0 && row("Refused", `${short(tenant.shed)}/s`),
@@ -283,7 +315,12 @@ export class Grid {
 
 /** A tenant in a sentence. */
 export function described(tenant) {
-  const parts = [tenant.name, `namespace ${tenant.namespace}`, WORDS[tenant.state], `${short(tenant.requests)} requests a second`];
+  const parts = [
+    tenant.name,
+    `namespace ${tenant.namespace}`,
+    WORDS[tenant.state],
+    `${short(tenant.requests)} requests a second`,
+  ];
   if (tenant.faults > 0) parts.push(`${short(tenant.faults)} faults a second`);
   if (tenant.shed > 0) parts.push(`${short(tenant.shed)} refused a second`);
   return parts.join(", ");
@@ -300,11 +337,13 @@ function cut(ctx, text, width) {
 function pack(groups, pitch, width) {
   const headed = groups.length > 1 || (groups.length === 1 && groups[0].name !== null);
   const head = headed ? GROUP_HEAD : 0;
-  const mean = groups.length > 0 ? groups.reduce((sum, { tenants }) => sum + tenants.length, 0) / groups.length : 1;
+  const mean =
+    groups.length > 0 ? groups.reduce((sum, { tenants }) => sum + tenants.length, 0) / groups.length : 1;
   const rowsWanted = Math.max(2, Math.round(Math.sqrt(mean) * 0.7));
   const columns = ({ tenants }, rows) => Math.ceil(tenants.length / rows);
   const wide = (group, rows) => Math.max(columns(group, rows) * pitch, headed ? GROUP_WIDTH_MIN : 0);
-  const fits = (shelf, rows) => shelf.reduce((sum, group) => sum + wide(group, rows), (shelf.length - 1) * GROUP_GAP) <= width;
+  const fits = (shelf, rows) =>
+    shelf.reduce((sum, group) => sum + wide(group, rows), (shelf.length - 1) * GROUP_GAP) <= width;
   const shelves = [];
   for (const group of groups) {
     const shelf = shelves.at(-1);
@@ -321,7 +360,18 @@ function pack(groups, pitch, width) {
     for (const group of shelf) {
       const own = Math.max(1, Math.min(columns(group, rows), Math.floor(width / pitch)));
       const ownRows = Math.ceil(group.tenants.length / own);
-      blocks.push({ name: headed ? group.name : null, tenants: group.tenants, start, columns: own, rows: ownRows, x, y, width: wide(group, rows), cells: y + head, bottom: y + head + ownRows * pitch });
+      blocks.push({
+        name: headed ? group.name : null,
+        tenants: group.tenants,
+        start,
+        columns: own,
+        rows: ownRows,
+        x,
+        y,
+        width: wide(group, rows),
+        cells: y + head,
+        bottom: y + head + ownRows * pitch,
+      });
       start += group.tenants.length;
       high = Math.max(high, ownRows);
       x += wide(group, rows) + GROUP_GAP;

@@ -24,15 +24,39 @@ export function printable(text) {
 }
 
 export function logs(name) {
-  const filter = h("input", { type: "search", placeholder: "Filter lines", "aria-label": "Filter log lines", autocomplete: "off", on: { input: () => sift() } });
-  const streams = h("select", { "aria-label": "Which stream", on: { change: () => sift() } },
-    [["", "all streams"], ["stdout", "stdout"], ["stderr", "stderr"], ["host", "host"]].map(([value, word]) => h("option", { value }, word)));
+  const filter = h("input", {
+    type: "search",
+    placeholder: "Filter lines",
+    "aria-label": "Filter log lines",
+    autocomplete: "off",
+    on: { input: () => sift() },
+  });
+  const streams = h(
+    "select",
+    { "aria-label": "Which stream", on: { change: () => sift() } },
+    [
+      ["", "all streams"],
+      ["stdout", "stdout"],
+      ["stderr", "stderr"],
+      ["host", "host"],
+    ].map(([value, word]) => h("option", { value }, word)),
+  );
   const follow = h("input", { type: "checkbox", checked: true });
   const amount = h("span", { class: "shown" });
-  const lines = h("div", { class: "log", role: "log", "aria-live": "off", "aria-label": `Log of ${name}`, tabindex: "0" });
+  const lines = h("div", {
+    class: "log",
+    role: "log",
+    "aria-live": "off",
+    "aria-label": `Log of ${name}`,
+    tabindex: "0",
+  });
   const empty = h("p", { class: "nothing" }, "Nothing has been written yet.");
-  const element = h("div", { class: "logs" },
-    h("div", { class: "tools" }, filter, streams, h("label", { class: "check" }, follow, "Follow"), amount), h("div", { class: "log-box" }, lines, empty));
+  const element = h(
+    "div",
+    { class: "logs" },
+    h("div", { class: "tools" }, filter, streams, h("label", { class: "check" }, follow, "Follow"), amount),
+    h("div", { class: "log-box" }, lines, empty),
+  );
   const stop = new AbortController();
   let waiting = [];
 
@@ -42,7 +66,10 @@ export function logs(name) {
   });
 
   function matches(line) {
-    return (streams.value === "" || line.dataset.stream === streams.value) && (filter.value === "" || line.sought.includes(filter.value.toLowerCase()));
+    return (
+      (streams.value === "" || line.dataset.stream === streams.value) &&
+      (filter.value === "" || line.sought.includes(filter.value.toLowerCase()))
+    );
   }
 
   function sift() {
@@ -54,14 +81,27 @@ export function logs(name) {
     const all = lines.children.length;
     empty.hidden = all > 0;
     if (filter.value === "" && streams.value === "") setText(amount, plural(all, "line"));
-    else setText(amount, `${[...lines.children].filter((line) => !line.hidden).length} of ${plural(all, "line")}`);
+    else
+      setText(
+        amount,
+        `${[...lines.children].filter((line) => !line.hidden).length} of ${plural(all, "line")}`,
+      );
     if (follow.checked) lines.scrollTop = lines.scrollHeight;
   }
 
   function line({ at, stream, text, request, revision }) {
     const shown = printable(text);
-    const element = h("div", { class: `log-line stream-${["stdout", "stderr", "host"].includes(stream) ? stream : "host"}`, "data-stream": stream, title: `revision ${revision}, request ${printable(request)}` },
-      h("time", { datetime: at }, at.slice(11, 23)), h("span", { class: "log-stream" }, stream), h("span", { class: "log-text" }, shown));
+    const element = h(
+      "div",
+      {
+        class: `log-line stream-${["stdout", "stderr", "host"].includes(stream) ? stream : "host"}`,
+        "data-stream": stream,
+        title: `revision ${revision}, request ${printable(request)}`,
+      },
+      h("time", { datetime: at }, at.slice(11, 23)),
+      h("span", { class: "log-stream" }, stream),
+      h("span", { class: "log-text" }, shown),
+    );
     element.sought = shown.toLowerCase();
     element.hidden = !matches(element);
     return element;
@@ -91,13 +131,18 @@ export function logs(name) {
       document.addEventListener("visibilitychange", hide);
       try {
         lines.replaceChildren();
-        await records(`/v1/tenants/${encodeURIComponent(name)}/logs?tail=${TAIL}&follow=true`, session.signal, take);
+        await records(
+          `/v1/tenants/${encodeURIComponent(name)}/logs?tail=${TAIL}&follow=true`,
+          session.signal,
+          take,
+        );
       } catch (error) {
         if (error instanceof Refused && [400, 404].includes(error.status)) return;
       }
       document.removeEventListener("visibilitychange", hide);
       stop.signal.removeEventListener("abort", end);
-      if (document.hidden) await new Promise((go) => document.addEventListener("visibilitychange", go, { once: true }));
+      if (document.hidden)
+        await new Promise((go) => document.addEventListener("visibilitychange", go, { once: true }));
       else await new Promise((go) => setTimeout(go, AGAIN_MS));
     }
   }

@@ -38,7 +38,13 @@ export function path(state) {
 export function mark(state) {
   return s(
     "svg",
-    { class: `mark mark-${state}`, viewBox: "-1.1 -1.1 2.2 2.2", width: 11, height: 11, "aria-hidden": "true" },
+    {
+      class: `mark mark-${state}`,
+      viewBox: "-1.1 -1.1 2.2 2.2",
+      width: 11,
+      height: 11,
+      "aria-hidden": "true",
+    },
     s("path", { d: SHAPES[state] ?? SHAPES.idle }),
   );
 }

@@ -21,8 +21,11 @@ function keep() {
 }
 
 function choice(label, value, options, pick) {
-  const select = h("select", { on: { change: () => pick(select.value) } },
-    options.map(([key, word]) => h("option", { value: key, selected: key === value }, word)));
+  const select = h(
+    "select",
+    { on: { change: () => pick(select.value) } },
+    options.map(([key, word]) => h("option", { value: key, selected: key === value }, word)),
+  );
   return [h("label", { class: "choice" }, h("span", {}, label), select), select];
 }
 
@@ -30,56 +33,150 @@ function tile(label, tone) {
   const value = h("b", { class: "tile-value" }, "–");
   const note = h("span", { class: "tile-note" });
   const line = spark(tone);
-  const element = h("div", { class: "tile" }, h("span", { class: "tile-label" }, label), value, note, line.element);
-  return { element, set: (text, more, values) => { setText(value, text); setText(note, more); line.update(values); } };
+  const element = h(
+    "div",
+    { class: "tile" },
+    h("span", { class: "tile-label" }, label),
+    value,
+    note,
+    line.element,
+  );
+  return {
+    element,
+    set: (text, more, values) => {
+      setText(value, text);
+      setText(note, more);
+      line.update(values);
+    },
+  };
 }
 
 export function overview(store, { open, search }) {
   const tiles = {
-    requests: tile("Requests", "serving"), faults: tile("Faults", "failing"), shed: tile("Refused", "shedding"),
-    p99: tile("Latency p99", "accent"), cpu: tile("CPU", "accent"), memory: tile("Memory", "accent"), 
+    requests: tile("Requests", "serving"),
+    faults: tile("Faults", "failing"),
+    shed: tile("Refused", "shedding"),
+    p99: tile("Latency p99", "accent"),
+    cpu: tile("CPU", "accent"),
+    memory: tile("Memory", "accent"),
   };
   const grid = new Grid({ open });
-  const table = new Table({ open, sort: (key) => { view.sort = key; keep(); sorting.value = key; refresh(true); } });
-  const chips = new Map(STATES.map((state) => {
-    const amount = h("b", {}, "0");
-    const button = h("button", {
-      type: "button", class: "chip", "aria-pressed": "false", title: `${WORDS[state]}: ${MEANINGS[state]}`,
-      on: { click: () => toggle(state) },
-    }, mark(state), h("span", {}, WORDS[state]), amount);
-    return [state, { button, amount }];
-  }));
+  const table = new Table({
+    open,
+    sort: (key) => {
+      view.sort = key;
+      keep();
+      sorting.value = key;
+      refresh(true);
+    },
+  });
+  const chips = new Map(
+    STATES.map((state) => {
+      const amount = h("b", {}, "0");
+      const button = h(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "aria-pressed": "false",
+          title: `${WORDS[state]}: ${MEANINGS[state]}`,
+          on: { click: () => toggle(state) },
+        },
+        mark(state),
+        h("span", {}, WORDS[state]),
+        amount,
+      );
+      return [state, { button, amount }];
+    }),
+  );
   const asGrid = h("button", { type: "button", on: { click: () => switchTo("grid") } }, "Grid");
   const asTable = h("button", { type: "button", on: { click: () => switchTo("table") } }, "Table");
-  const [measuring] = choice("Size", view.measure, Object.entries(MEASURES).map(([key, { word }]) => [key, word]), (key) => {
-    view.measure = grid.measure = key;
-    keep();
-    grid.draw();
-  });
-  const [sorted, sorting] = choice("Sort", view.sort, [["name", "name"], ["state", "state"], ["requests", "requests/s"], ["faults", "faults/s"], ["shed", "refused/s"], ["p99", "latency p99"], ["cpu", "CPU"], ["memory", "memory"], ["running", "running"], ["revision", "revision"]], (key) => {
-    view.sort = key;
-    keep();
-    refresh(true);
-  });
-  const [grouped] = choice("Group", view.group ? "namespace" : "none", [["namespace", "namespace"], ["none", "none"]], (key) => {
-    view.group = key === "namespace";
-    keep();
-    refresh(true);
-  });
+  const [measuring] = choice(
+    "Size",
+    view.measure,
+    Object.entries(MEASURES).map(([key, { word }]) => [key, word]),
+    (key) => {
+      view.measure = grid.measure = key;
+      keep();
+      grid.draw();
+    },
+  );
+  const [sorted, sorting] = choice(
+    "Sort",
+    view.sort,
+    [
+      ["name", "name"],
+      ["state", "state"],
+      ["requests", "requests/s"],
+      ["faults", "faults/s"],
+      ["shed", "refused/s"],
+      ["p99", "latency p99"],
+      ["cpu", "CPU"],
+      ["memory", "memory"],
+      ["running", "running"],
+      ["revision", "revision"],
+    ],
+    (key) => {
+      view.sort = key;
+      keep();
+      refresh(true);
+    },
+  );
+  const [grouped] = choice(
+    "Group",
+    view.group ? "namespace" : "none",
+    [
+      ["namespace", "namespace"],
+      ["none", "none"],
+    ],
+    (key) => {
+      view.group = key === "namespace";
+      keep();
+      refresh(true);
+    },
+  );
   const shown = h("span", { class: "shown", role: "status" });
   const nothing = h("p", { class: "nothing", hidden: true });
   const stage = h("div", { class: "stage" });
-  const element = h("section", { class: "overview", "aria-label": "Tenants" },
+  const element = h(
+    "section",
+    { class: "overview", "aria-label": "Tenants" },
     h("h1", { class: "unseen" }, "Tenants"),
-    h("div", { class: "tiles" }, Object.values(tiles).map((one) => one.element)),
-    h("div", { class: "panel tenants" },
-      h("div", { class: "tools" },
-        h("div", { class: "chips", role: "group", "aria-label": "Legend, and which states are shown" }, STATES.toReversed().map((state) => chips.get(state).button)),
+    h(
+      "div",
+      { class: "tiles" },
+      Object.values(tiles).map((one) => one.element),
+    ),
+    h(
+      "div",
+      { class: "panel tenants" },
+      h(
+        "div",
+        { class: "tools" },
+        h(
+          "div",
+          { class: "chips", role: "group", "aria-label": "Legend, and which states are shown" },
+          STATES.toReversed().map((state) => chips.get(state).button),
+        ),
         shown,
-        h("div", { class: "choices" }, measuring, grouped, sorted,
-          h("div", { class: "segments", role: "group", "aria-label": "Show tenants as" }, asGrid, asTable))),
-      stage, nothing,
-      h("p", { id: "grid-keys", class: "unseen" }, "The arrow keys move between tenants, Enter opens one. The table has the same in words.")));
+        h(
+          "div",
+          { class: "choices" },
+          measuring,
+          grouped,
+          sorted,
+          h("div", { class: "segments", role: "group", "aria-label": "Show tenants as" }, asGrid, asTable),
+        ),
+      ),
+      stage,
+      nothing,
+      h(
+        "p",
+        { id: "grid-keys", class: "unseen" },
+        "The arrow keys move between tenants, Enter opens one. The table has the same in words.",
+      ),
+    ),
+  );
   grid.measure = view.measure;
   let edition = -1;
   let sortedAt = 0;
@@ -100,23 +197,28 @@ export function overview(store, { open, search }) {
   }
 
   function toggle(state) {
-    view.states = view.states.includes(state) ? view.states.filter((one) => one !== state) : [...view.states, state];
+    view.states = view.states.includes(state)
+      ? view.states.filter((one) => one !== state)
+      : [...view.states, state];
     keep();
     refresh(true);
   }
 
   function chosen() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const matches = (tenant) => words.every((word) => tenant.name.includes(word) || tenant.namespace.includes(word));
+    const matches = (tenant) =>
+      words.every((word) => tenant.name.includes(word) || tenant.namespace.includes(word));
     const found = [];
     for (const tenant of store.tenants.values()) {
-      if ((view.states.length === 0 || view.states.includes(tenant.state)) && matches(tenant)) found.push(tenant);
+      if ((view.states.length === 0 || view.states.includes(tenant.state)) && matches(tenant))
+        found.push(tenant);
     }
     const byName = (a, b) => (a.name < b.name ? -1 : 1);
-    const by = {
-      name: byName,
-      state: (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || byName(a, b),
-    }[view.sort] ?? ((a, b) => (b[view.sort] || 0) - (a[view.sort] || 0) || byName(a, b));
+    const by =
+      {
+        name: byName,
+        state: (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state) || byName(a, b),
+      }[view.sort] ?? ((a, b) => (b[view.sort] || 0) - (a[view.sort] || 0) || byName(a, b));
     return found.sort(by);
   }
 
@@ -143,7 +245,12 @@ export function overview(store, { open, search }) {
     if (all > 0 && performance.getEntriesByName("first-grid").length === 0) performance.mark("first-grid");
     setText(shown, found.length === all ? "" : `${count(found.length)} of ${plural(all, "tenant")}`);
     nothing.hidden = found.length > 0 || !store.host;
-    setText(nothing, all === 0 ? "Nothing is deployed yet. On a terminal: insula deploy hello ./hello.wasm" : "No tenant matches. Esc clears the search.");
+    setText(
+      nothing,
+      all === 0
+        ? "Nothing is deployed yet. On a terminal: insula deploy hello ./hello.wasm"
+        : "No tenant matches. Esc clears the search.",
+    );
     counted.shown = found.length;
   }
 
@@ -160,7 +267,11 @@ export function overview(store, { open, search }) {
     tiles.requests.set(`${short(host.requests)}/s`, `${count(host.running)} running`, past.requests.read());
     tiles.faults.set(percent(host.faults, host.requests), `${short(host.faults)}/s`, past.faults.read());
     tiles.shed.set(`${short(host.shed)}/s`, percent(host.shed, host.requests + host.shed), past.shed.read());
-    tiles.p99.set(latency(host.latency.p99_ms), `p50 ${latency(host.latency.p50_ms)}`, past.p99.read().map((value) => value || 0));
+    tiles.p99.set(
+      latency(host.latency.p99_ms),
+      `p50 ${latency(host.latency.p50_ms)}`,
+      past.p99.read().map((value) => value || 0),
+    );
     tiles.cpu.set(cores(host.cpu_m), plural(host.workers.length, "worker"), past.cpu_m.read());
     const { used_bytes: used, budget_bytes: budget } = host.memory;
     tiles.memory.set(bytes(used), budget ? `of ${bytes(budget)}` : "", past.memory.read());
@@ -181,6 +292,9 @@ export function overview(store, { open, search }) {
     select: (tenant) => current().select(tenant),
     found: () => (current().order.length > 0 ? current().order[current().at] : null),
     repaint: () => current().repaint(),
-    shown: () => { refresh(true); tick(); },
+    shown: () => {
+      refresh(true);
+      tick();
+    },
   };
 }

@@ -31,9 +31,29 @@ export class Ring {
   }
 }
 
-const IDLE = { state: "idle", requests: 0, faults: 0, shed: 0, cpu: 0, memory: 0, running: 0, p50: NaN, p99: NaN };
+const IDLE = {
+  state: "idle",
+  requests: 0,
+  faults: 0,
+  shed: 0,
+  cpu: 0,
+  memory: 0,
+  running: 0,
+  p50: NaN,
+  p99: NaN,
+};
 const PAST = ["requests", "faults", "shed", "cpu", "memory", "p50", "p99"];
-const HOST_FIGURES = ["requests", "faults", "shed", "cpu_m", "running", "memory", "supervisor", "files", "p99"];
+const HOST_FIGURES = [
+  "requests",
+  "faults",
+  "shed",
+  "cpu_m",
+  "running",
+  "memory",
+  "supervisor",
+  "files",
+  "p99",
+];
 
 export class Store extends EventTarget {
   constructor() {
@@ -99,7 +119,17 @@ export class Store extends EventTarget {
         continue;
       }
       if (before) this.remove([slot]);
-      const tenant = { slot, name: tenantName, namespace, revision, qos, memoryLimit, cpuLimit, ...IDLE, past: null };
+      const tenant = {
+        slot,
+        name: tenantName,
+        namespace,
+        revision,
+        qos,
+        memoryLimit,
+        cpuLimit,
+        ...IDLE,
+        past: null,
+      };
       this.tenants.set(slot, tenant);
       this.names.set(tenantName, tenant);
       this.edition += 1;
@@ -108,7 +138,17 @@ export class Store extends EventTarget {
     for (const [slot, state, requests, faults, shed, cpu, memory, running, p50, p99] of event.figures) {
       const tenant = this.tenants.get(slot);
       if (!tenant) continue;
-      Object.assign(tenant, { state, requests, faults, shed, cpu, memory, running, p50: ms(p50), p99: ms(p99) });
+      Object.assign(tenant, {
+        state,
+        requests,
+        faults,
+        shed,
+        cpu,
+        memory,
+        running,
+        p50: ms(p50),
+        p99: ms(p99),
+      });
       if (!tenant.past && this.remembered < REMEMBERED_MAX) {
         this.remembered += 1;
         tenant.past = Object.fromEntries(PAST.map((figure) => [figure, new Ring()]));
@@ -119,7 +159,12 @@ export class Store extends EventTarget {
       for (const figure of PAST) tenant.past[figure].push(tenant[figure]);
     }
     this.host = event.host;
-    const figures = { ...event.host, ...event.host.kinds, memory: event.host.memory.used_bytes, p99: event.host.latency.p99_ms ?? NaN };
+    const figures = {
+      ...event.host,
+      ...event.host.kinds,
+      memory: event.host.memory.used_bytes,
+      p99: event.host.latency.p99_ms ?? NaN,
+    };
     for (const figure of HOST_FIGURES) this.past[figure].push(figures[figure]);
     this.is("live");
     this.dispatchEvent(new Event("tick"));

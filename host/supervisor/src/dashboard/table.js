@@ -17,7 +17,12 @@ const COLUMNS = [
   { key: "shed", word: "Refused/s", number: true, write: (tenant) => quiet(tenant.shed) },
   { key: "p99", word: "p99", number: true, write: (tenant) => latency(tenant.p99) },
   { key: "cpu", word: "CPU", number: true, write: (tenant) => (tenant.cpu > 0 ? cores(tenant.cpu) : "–") },
-  { key: "memory", word: "Memory", number: true, write: (tenant) => (tenant.memory > 0 ? bytes(tenant.memory) : "–") },
+  {
+    key: "memory",
+    word: "Memory",
+    number: true,
+    write: (tenant) => (tenant.memory > 0 ? bytes(tenant.memory) : "–"),
+  },
   { key: "running", word: "Running", number: true, write: (tenant) => quiet(tenant.running) },
 ];
 
@@ -31,15 +36,31 @@ export class Table {
     this.order = [];
     this.at = 0;
     this.heads = COLUMNS.map(({ key, word, number }) =>
-      h("div", { role: "columnheader", class: number ? "cell number" : "cell", "data-key": key },
-        h("button", { type: "button", on: { click: () => sort(key) } }, word)));
+      h(
+        "div",
+        { role: "columnheader", class: number ? "cell number" : "cell", "data-key": key },
+        h("button", { type: "button", on: { click: () => sort(key) } }, word),
+      ),
+    );
     this.head = h("div", { role: "row", class: "row row-head", "aria-rowindex": "1" }, this.heads);
     this.rows = h("div", { role: "presentation", class: "rows" });
-    this.body = h("div", {
-      class: "table-scroll", tabindex: "0", role: "rowgroup", "aria-label": "Rows; the arrow keys move",
-      on: { scroll: () => this.draw(), keydown: (event) => this.key(event) },
-    }, this.rows);
-    this.element = h("div", { role: "table", class: "table", "aria-label": "Tenants" }, h("div", { role: "rowgroup" }, this.head), this.body);
+    this.body = h(
+      "div",
+      {
+        class: "table-scroll",
+        tabindex: "0",
+        role: "rowgroup",
+        "aria-label": "Rows; the arrow keys move",
+        on: { scroll: () => this.draw(), keydown: (event) => this.key(event) },
+      },
+      this.rows,
+    );
+    this.element = h(
+      "div",
+      { role: "table", class: "table", "aria-label": "Tenants" },
+      h("div", { role: "rowgroup" }, this.head),
+      this.body,
+    );
     new ResizeObserver(() => this.draw()).observe(this.body);
   }
 
@@ -50,7 +71,8 @@ export class Table {
     this.element.setAttribute("aria-rowcount", String(this.order.length + 1));
     for (const head of this.heads) {
       const is = head.dataset.key === sorted;
-      if (is) head.setAttribute("aria-sort", sorted === "name" || sorted === "state" ? "ascending" : "descending");
+      if (is)
+        head.setAttribute("aria-sort", sorted === "name" || sorted === "state" ? "ascending" : "descending");
       else head.removeAttribute("aria-sort");
     }
     this.rows.style.height = `${this.order.length * ROW}px`;
@@ -59,7 +81,10 @@ export class Table {
 
   draw() {
     const first = Math.max(0, Math.floor(this.body.scrollTop / ROW) - SPARE);
-    const last = Math.min(this.order.length, Math.ceil((this.body.scrollTop + this.body.clientHeight) / ROW) + SPARE);
+    const last = Math.min(
+      this.order.length,
+      Math.ceil((this.body.scrollTop + this.body.clientHeight) / ROW) + SPARE,
+    );
     while (this.rows.children.length > last - first) this.rows.lastChild.remove();
     while (this.rows.children.length < last - first) this.rows.append(line());
     for (let at = first; at < last; at += 1) this.fill(this.rows.children[at - first], at);
@@ -94,7 +119,8 @@ export class Table {
     this.at = Math.min(Math.max(this.at + steps[event.key], 0), this.order.length - 1);
     const top = this.at * ROW;
     if (top < this.body.scrollTop) this.body.scrollTop = top;
-    if (top + ROW > this.body.scrollTop + this.body.clientHeight) this.body.scrollTop = top + ROW - this.body.clientHeight;
+    if (top + ROW > this.body.scrollTop + this.body.clientHeight)
+      this.body.scrollTop = top + ROW - this.body.clientHeight;
     this.draw();
   }
 
@@ -120,8 +146,13 @@ function line() {
   const namespace = h("span", { class: "row-namespace" });
   const state = h("span", { class: "state" });
   const rest = COLUMNS.slice(2).map(() => h("div", { role: "cell", class: "cell number" }));
-  const row = h("div", { role: "row", class: "row" },
-    h("div", { role: "cell", class: "cell" }, link, namespace), h("div", { role: "cell", class: "cell" }, state), rest);
+  const row = h(
+    "div",
+    { role: "row", class: "row" },
+    h("div", { role: "cell", class: "cell" }, link, namespace),
+    h("div", { role: "cell", class: "cell" }, state),
+    rest,
+  );
   row.parts = [link, namespace, state];
   return row;
 }
