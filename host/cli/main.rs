@@ -27,6 +27,7 @@ mod inspect;
 mod limit_flags;
 mod logs;
 mod manifests;
+mod metrics_flags;
 mod namespace;
 mod new;
 mod openapi;
@@ -45,6 +46,7 @@ mod secret_input;
 mod serve;
 mod table;
 mod text;
+mod top;
 mod trigger;
 mod up;
 mod validate;
@@ -88,6 +90,7 @@ enum Verb {
     Logs(logs::Args),
     Revisions(revisions::Args),
     Rollback(rollback::Args),
+    Top(top::Args),
     Trigger(trigger::Args),
     Runs(runs::Args),
     Dashboard(dashboard::Args),
@@ -141,6 +144,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Logs(args) => logs::run(args).await?,
         Verb::Revisions(args) => revisions::run(args).await?,
         Verb::Rollback(args) => rollback::run(args).await?,
+        Verb::Top(args) => top::run(args).await?,
         Verb::Trigger(args) => return trigger::run(args).await,
         Verb::Runs(args) => runs::run(args).await?,
         Verb::Dashboard(args) => dashboard::run(args).await?,

@@ -185,6 +185,8 @@ fn moving(page: &Page) {
     let below = cell(page);
     page.press("End");
     let last = cell(page);
+    let tip = page.text(".tip-cell");
+    assert!(tip.contains("Requests") && !tip.contains("false"), "{tip}");
     let all = [&first, &second, &below, &last];
     for (at, one) in all.iter().enumerate() {
         assert!(all.iter().skip(at + 1).all(|other| other != one), "{all:?}");
@@ -242,6 +244,7 @@ fn a_tenant_in_a_browser() {
         answer.expect_ok();
     }
     page.eventually("document.querySelector('[data-outcome=responses] b').textContent === '7'");
+    page.eventually("document.querySelectorAll('.bars li').length > 0");
     page.eventually("document.querySelector('.pill').dataset.state === 'serving'");
     page.eventually(
         "document.querySelector('.meter-bar').getAttribute('aria-valuetext').includes('of')",

@@ -117,6 +117,8 @@ mod worker {
     /// Connections ever taken, and requests for which there is no tenant: counters.
     pub(super) const ACCEPTED: usize = 13;
     pub(super) const UNROUTED: usize = 14;
+    /// Instances kept for a next request.
+    pub(super) const IDLE: usize = 16;
     /// Components ever loaded.
     pub(super) const LOADS: usize = 15;
 }

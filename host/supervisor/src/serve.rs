@@ -14,8 +14,10 @@ use crate::data::{DataDir, DataError, control_socket};
 use crate::deploy::{Deployer, MountRules, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
+use crate::listen::listen_for_metrics;
 use crate::live::Live;
 use crate::logs::{Logs, Writing};
+use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::state::{State, StateError};
@@ -70,6 +72,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
+    /// Where metrics are served, and how many.
+    pub metrics: MetricsOptions,
     /// What manifests may ask for.
     pub ceilings: Ceilings,
     /// How hard compilers may work.
@@ -94,6 +98,14 @@ pub enum ServeError {
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}: {source}; name another address with `--listen`")]
     Listen {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Metrics cannot be served where they should.
+    #[error("metrics cannot be served on {addr}: {source}; name another address with `--metrics`")]
+    Metrics {
         /// What was asked for.
         addr: SocketAddr,
         /// The kernel's reason.
@@ -214,10 +226,13 @@ impl Host {
         let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
         table.set_memory_budget(config.memory_bytes.or_else(available).unwrap_or(0));
         let socket = Socket::bind(&control_socket(data))?;
+        let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
+        let metrics = Arc::new(Metrics::new(Arc::clone(&table), &config.metrics));
         let (code_needed, needs) = mpsc::channel(CODE_NEEDED_MAX);
         let setup = WorkerSetup {
             listener,
             table,
+            metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
             code_key: store.code_key(),
@@ -237,7 +252,11 @@ impl Host {
         };
         let deployer = Arc::new(Deployer {
             keeper: Keeper::new(store.clone()),
-            compilers: Compilers::new(store.clone(), config.compiler.clone()),
+            compilers: Compilers::new(
+                store.clone(),
+                config.compiler.clone(),
+                Arc::clone(&metrics.events),
+            ),
             store,
             state,
             registry,
@@ -260,9 +279,19 @@ impl Host {
             data: data.to_path_buf(),
             started_at: clock::now(),
             live: Live::default(),
+            metrics,
+            metrics_listen: metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok()),
             ready: AtomicBool::new(false),
             ending: end,
         });
+        if let Some(listener) = metrics_listener {
+            let app = Arc::clone(&app);
+            tokio::spawn(async move {
+                if let Err(error) = control::serve_metrics(listener, app).await {
+                    tracing::error!(%error, "metrics are not served any more");
+                }
+            });
+        }
         Ok(Self {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
             helpers: [

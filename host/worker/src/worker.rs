@@ -236,6 +236,11 @@ impl Worker {
         }
     }
 
+    /// Says how many idle instances there are.
+    pub(crate) fn tell_idle(&self) {
+        self.cell().set_idle(u64::from(self.idle_total.get()));
+    }
+
     /// Has the tenant's idle instances retired in time.
     pub(crate) fn look_after(self: &Rc<Self>, tenant: &Rc<Tenant>) {
         if tenant.swept.replace(true) {
@@ -271,6 +276,7 @@ impl Worker {
                 tenant.swept.set(any);
                 any
             });
+            self.tell_idle();
             if with_idle.is_empty() {
                 return;
             }

@@ -3,10 +3,12 @@
 //! ```text
 //! GET    /v1/host                          HostInfo
 //! GET    /v1/events                        Event, as server-sent events: a snapshot, then a change a second
+//! GET    /metrics                          Prometheus' text format
 //! GET    /v1/openapi.json                  the schema, generated from these types
 //! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
 //! PUT    /v1/artifacts/{digest}            the bytes; 201 new, 200 already there
 //! GET    /v1/tenants                       [TenantSummary], by name; ?namespace=NAME
+//! GET    /v1/activity                      Activity; ?namespace=NAME
 //! PUT    /v1/tenants/{name}                DeployRequest → DeployResponse
 //! GET    /v1/tenants/{name}                TenantDetail
 //! DELETE /v1/tenants/{name}                204
@@ -25,12 +27,14 @@
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
+mod activity;
 mod errors;
 mod events;
 mod jobs;
 mod memory;
 mod namespaces;
 
+pub use activity::{Activity, TenantActivity};
 pub use errors::{ErrorBody, ErrorCode};
 pub use events::{Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
@@ -59,6 +63,9 @@ pub struct HostInfo {
     pub pid: u32,
     /// The address that tenants are served on, with the real port.
     pub listen: String,
+    /// The address that `/metrics` is served on besides this socket, with the real port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// The data directory.
     pub data: String,
     /// When the supervisor started (RFC 3339).
@@ -286,6 +293,27 @@ pub struct TenantDetail {
     pub artifact_bytes: u64,
     /// Bytes of the compiled code, if it is on disk.
     pub code_bytes: Option<u64>,
+    /// How long its requests took since the host started, shortest first.
+    #[serde(default)]
+    pub durations: Vec<DurationRange>,
+}
+
+/// Requests that took longer than the range before it says, and no longer than this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DurationRange {
+    /// The longest in this range, in microseconds; none in the last one.
+    pub up_to_us: Option<u64>,
+    /// How many there were.
+    pub requests: u64,
+}
+
+impl DurationRange {
+    /// The ranges of a histogram.
+    pub fn all(latency: &crate::Latency) -> Vec<Self> {
+        let bounds = crate::latency::BOUNDS_US.into_iter().map(Some).chain([None]);
+        let ranges = bounds.zip(latency.buckets);
+        ranges.map(|(up_to_us, requests)| Self { up_to_us, requests }).collect()
+    }
 }
 
 /// One row of `insula revisions`.

@@ -7,12 +7,14 @@
 //!
 //! Every answer of 400 and above has one shape, those of the framework included.
 
+mod activity;
 mod artifacts;
 mod body;
 mod error;
 mod events;
 mod listener;
 mod logs;
+mod metrics;
 mod namespaces;
 mod openapi;
 mod page;
@@ -23,10 +25,12 @@ mod tenants;
 
 use crate::deploy::Deployer;
 use crate::live::Live;
+use crate::metrics::Metrics;
 use axum::Router;
 use axum::routing::{get, head, post, put};
 use error::ApiError;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -35,6 +39,7 @@ use tokio::sync::watch;
 
 pub(crate) use listener::Socket;
 pub use listener::SocketError;
+pub(crate) use metrics::serve_metrics;
 
 /// Open connections; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -48,6 +53,9 @@ pub(crate) struct App {
     pub(crate) started_at: String,
     /// Whoever watches it.
     pub(crate) live: Live,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Where the metrics are served besides the control socket.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Every worker has served once.
     pub(crate) ready: AtomicBool,
     /// Becomes true when the host ends.
@@ -61,9 +69,11 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/events", get(events::events))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/openapi.json", get(openapi::schema))
         .route("/v1/host", get(system::host))
         .route("/v1/artifacts/{digest}", head(artifacts::look).put(artifacts::upload))
+        .route("/v1/activity", get(activity::activity))
         .route("/v1/tenants", get(tenants::list))
         .route(
             "/v1/tenants/{name}",

@@ -9,8 +9,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use insula_model::api::{
-    DeployRequest, DeployResponse, ErrorBody, RevisionInfo, RollbackRequest, TenantDetail,
-    TenantSummary,
+    DeployRequest, DeployResponse, DurationRange, ErrorBody, RevisionInfo, RollbackRequest,
+    TenantDetail, TenantSummary,
 };
 use insula_model::{Namespace, TenantName};
 use serde::Deserialize;
@@ -92,8 +92,9 @@ pub(super) async fn deploy(
     Named(name): Named<TenantName>,
     Sent(request): Sent<DeployRequest>,
 ) -> Result<Json<DeployResponse>, ApiError> {
-    let deployer = Arc::clone(&app.deployer);
-    Ok(Json(deployer.deploy(Draft { name, request }).await?))
+    let deployed = Arc::clone(&app.deployer).deploy(Draft { name, request }).await;
+    app.metrics.events.deployed(deployed.as_ref().ok().map(|deployed| deployed.changed));
+    Ok(Json(deployed?))
 }
 
 /// Everything about one tenant.
@@ -131,6 +132,7 @@ pub(super) async fn inspect(
         manifest: revision.manifest,
         artifact_bytes: revision.artifact_bytes,
         code_bytes,
+        durations: DurationRange::all(&app.deployer.workers.latency(tenant.entry.slot)),
     }))
 }
 
@@ -196,6 +198,7 @@ pub(super) async fn roll_back(
     Named(name): Named<TenantName>,
     Sent(request): Sent<RollbackRequest>,
 ) -> Result<Json<DeployResponse>, ApiError> {
-    let deployer = Arc::clone(&app.deployer);
-    Ok(Json(deployer.roll_back(name, request.revision).await?))
+    let deployed = Arc::clone(&app.deployer).roll_back(name, request.revision).await;
+    app.metrics.events.deployed(deployed.as_ref().ok().map(|deployed| deployed.changed));
+    Ok(Json(deployed?))
 }

@@ -2,6 +2,7 @@
 // pointer. A sentence says the same to those who do not see it.
 
 import { h, s, setText } from "./dom.js";
+import { percent } from "./format.js";
 import { SECONDS } from "./store.js";
 
 const LEFT = 44;
@@ -92,7 +93,10 @@ export function plot({ label, series, format, stacked = false, height = 168, lea
             .join("L");
           parts.push(s("path", { class: `area tone-${tone}`, d: `M${line}L${back}Z` }));
         }
-        parts.push(s("path", { class: `line tone-${tone}`, d: `M${line}` }));
+        // A second alone is a dot.
+        parts.push(
+          s("path", { class: `line tone-${tone}`, d: run.length > 1 ? `M${line}` : `M${line}h.01` }),
+        );
       }
       if (stacked) below = above;
     });
@@ -187,4 +191,29 @@ export function spark(tone) {
     area.setAttribute("d", points.length > 1 ? `M${x(0).toFixed(1)} 32L${points.join("L")}L120 32Z` : "");
   }
   return { element: svg, update };
+}
+
+/** How many fell into each of some ranges, as bars: [{ label, count }]. */
+export function bars(label) {
+  const list = h("ol", { class: "bars", "aria-label": label });
+  function update(ranges) {
+    const used = ranges.map(({ count }) => count > 0);
+    const shown = ranges.slice(Math.max(0, used.indexOf(true)), used.lastIndexOf(true) + 1);
+    const most = Math.max(1, ...shown.map(({ count }) => count));
+    const all = shown.reduce((sum, { count }) => sum + count, 0);
+    list.replaceChildren(
+      ...shown.map(({ label: range, count }) => {
+        const fill = h("i", {});
+        fill.style.width = `${(count / most) * 100}%`;
+        return h(
+          "li",
+          {},
+          h("span", {}, range),
+          h("div", { class: "bar-box" }, fill),
+          h("b", {}, percent(count, all)),
+        );
+      }),
+    );
+  }
+  return { element: list, update };
 }

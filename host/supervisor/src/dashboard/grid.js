@@ -7,8 +7,10 @@ import { colour, h, say } from "./dom.js";
 import { bytes, cores, latency, plural, short } from "./format.js";
 import { mark, path, WORDS } from "./marks.js";
 
-/** Sides of a cell's place, in pixels; the largest at which all cells are in view is taken. */
-const PITCHES = [34, 28, 24, 20, 17, 15, 13, 11, 10, 9];
+/** Side of a cell's place, in pixels: the largest up to this at which all cells are in view … */
+const PITCH_MAX = 36;
+/** … and not below this; then the grid scrolls. */
+const PITCH_MIN = 9;
 const PAD = 16;
 const GROUP_HEAD = 24;
 const GROUP_GAP = 18;
@@ -32,7 +34,7 @@ export class Grid {
     this.blocks = [];
     this.measure = "requests";
     this.at = 0;
-    this.pitch = PITCHES[0];
+    this.pitch = PITCH_MAX;
     this.canvas = h("canvas", { "aria-hidden": "true" });
     this.cell = h("div", { id: "grid-cell", class: "grid-cell", role: "option", "aria-selected": "true" });
     this.space = h("div", { class: "grid-space", role: "presentation" }, this.canvas, this.cell);
@@ -48,6 +50,7 @@ export class Grid {
         on: {
           keydown: (event) => this.key(event),
           focus: () => this.moved(false),
+          blur: () => this.showTip(null),
           pointermove: (event) => this.hover(event),
           pointerleave: () => this.hover(null),
           click: (event) => this.click(event),
@@ -95,9 +98,9 @@ export class Grid {
     const width = this.element.clientWidth - 2 * PAD;
     const height = this.element.clientHeight;
     if (width <= 0 || height <= 0) return;
-    for (const pitch of PITCHES) {
+    for (let pitch = PITCH_MAX; pitch >= PITCH_MIN; pitch -= 1) {
       const { blocks, bottom } = pack(this.groups, pitch, width);
-      if (bottom <= height || pitch === PITCHES.at(-1)) {
+      if (bottom <= height || pitch === PITCH_MIN) {
         Object.assign(this, { blocks, pitch });
         this.space.style.height = `${Math.max(bottom, height)}px`;
         break;
@@ -280,6 +283,14 @@ export class Grid {
     const tenant = this.order[at];
     const centre = this.centre(at);
     const row = (word, value) => h("div", {}, word, h("b", {}, value));
+    const rows = [
+      row("Requests", `${short(tenant.requests)}/s`),
+      tenant.faults > 0 && row("Faults", `${short(tenant.faults)}/s`),
+      tenant.shed > 0 && row("Refused", `${short(tenant.shed)}/s`),
+      Number.isFinite(tenant.p99) && row("Latency p99", latency(tenant.p99)),
+      row("CPU", cores(tenant.cpu)),
+      row("Memory", bytes(tenant.memory)),
+    ];
     this.tip.replaceChildren(
       h("div", { class: "tip-title" }, mark(tenant.state), tenant.name),
       h(
@@ -287,12 +298,7 @@ export class Grid {
         { class: "tip-sub" },
         `${tenant.namespace} · ${WORDS[tenant.state]} · revision ${tenant.revision}`,
       ),
-      row("Requests", `${short(tenant.requests)}/s`),
-      tenant.faults > 0 && row("Faults", `${short(tenant.faults)}/s`),
-      tenant.shed > 0 && row("Refused", `${short(tenant.shed)}/s`),
-      Number.isFinite(tenant.p99) && row("Latency p99", latency(tenant.p99)),
-      row("CPU", cores(tenant.cpu)),
-      row("Memory", bytes(tenant.memory)),
+      ...rows.filter(Boolean),
     );
     const x = Math.min(Math.max(centre.x + this.pitch, 8), this.element.clientWidth - 220);
     const below = centre.y - this.element.scrollTop + this.pitch;

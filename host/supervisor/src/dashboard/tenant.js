@@ -1,7 +1,7 @@
 // One tenant: how it fares now and in the last minutes, what it may use and uses, its history and its log.
 
 import { get, Refused } from "./api.js";
-import { plot } from "./chart.js";
+import { bars, plot } from "./chart.js";
 import { h, setText } from "./dom.js";
 import { age, bytes, cores, count, duration, latency, percent, short } from "./format.js";
 import { logs } from "./logs.js";
@@ -105,6 +105,7 @@ export function tenantPage(store, name) {
     running: meter("Requests at once"),
     rate: meter("Requests/s"),
   };
+  const durations = bars("How long requests took, since the host started");
   const outcomes = h("ul", { class: "outcomes" });
   const limits = h("dl", { class: "limits" });
   const routes = h("ul", { class: "routes" });
@@ -140,6 +141,7 @@ export function tenantPage(store, name) {
           h("details", {}, h("summary", {}, "All limits"), limits),
         ),
         panel("Since the host started", outcomes),
+        panel("How long requests took", durations.element),
         panel("Routes", routes),
       ),
     ),
@@ -180,6 +182,16 @@ export function tenantPage(store, name) {
       ],
     ];
     limits.replaceChildren(...rows.flatMap(([word, value]) => [h("dt", {}, word), h("dd", {}, value)]));
+  }
+
+  function took({ durations: ranges }) {
+    const text = (us) => latency(us / 1000);
+    durations.update(
+      ranges.map(({ up_to_us: upTo, requests: held }, at) => ({
+        label: upTo === null ? `over ${text(ranges[at - 1].up_to_us)}` : `to ${text(upTo)}`,
+        count: held,
+      })),
+    );
   }
 
   function totals({ counters }) {
@@ -256,6 +268,7 @@ export function tenantPage(store, name) {
     }
     facts(detail);
     totals(detail);
+    took(detail);
     const before = revision;
     revision = detail.revision;
     if (before !== revision) await history.load().catch(() => {});
