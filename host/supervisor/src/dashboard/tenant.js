@@ -131,6 +131,7 @@ export function tenantPage(store, name) {
         panel("Requests per second", requests.element),
         panel("Latency", latencies.element),
         h("div", { class: "pair" }, panel("CPU", cpu.element), panel("Memory", memory.element)),
+        panel("Routes", routes),
       ),
       h(
         "div",
@@ -142,7 +143,6 @@ export function tenantPage(store, name) {
         ),
         panel("Since the host started", outcomes),
         panel("How long requests took", durations.element),
-        panel("Routes", routes),
       ),
     ),
     panel({ title: "Revisions" }, history.element),
