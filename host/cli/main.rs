@@ -9,6 +9,7 @@
 
 mod apply;
 mod artifact;
+mod audit;
 mod bench;
 mod build;
 mod client;
@@ -17,6 +18,7 @@ mod completions;
 mod dashboard;
 mod deploy;
 mod dev;
+mod doctor;
 mod failure;
 mod gate;
 mod grant_flags;
@@ -28,6 +30,7 @@ mod limit_flags;
 mod logs;
 mod manifests;
 mod metrics_flags;
+mod moment;
 mod namespace;
 mod new;
 mod openapi;
@@ -49,6 +52,7 @@ mod text;
 mod top;
 mod trigger;
 mod up;
+mod usage;
 mod validate;
 mod watch;
 
@@ -97,8 +101,11 @@ enum Verb {
     Rm(rm::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
+    Usage(usage::Args),
+    Audit(audit::Args),
     Run(run::Args),
     Validate(validate::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
     Openapi(openapi::Args),
     Completions(completions::Args),
@@ -151,8 +158,11 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
+        Verb::Usage(args) => usage::run(args).await?,
+        Verb::Audit(args) => audit::run(args).await?,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
+        Verb::Doctor(args) => return doctor::run(args).await,
         Verb::Bench(args) => return bench::run(args).await,
         Verb::Openapi(args) => openapi::run(args).await?,
         Verb::Completions(args) => completions::run(&args)?,

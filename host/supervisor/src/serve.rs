@@ -8,6 +8,7 @@
 //! What can be refused cheaply comes first. The end is bounded: a publish under way, the drain, and a
 //! few seconds; a second signal ends the workers at once.
 
+use crate::audit::Audit;
 use crate::compilers::Compilers;
 use crate::control::{self, App, Socket, SocketError};
 use crate::data::{DataDir, DataError, control_socket};
@@ -21,8 +22,9 @@ use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::state::{State, StateError};
+use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
-use crate::{clock, listen};
+use crate::{clock, data as data_dir, listen, logs, state, upkeep};
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::{Table, TableError};
 use insula_model::api::{HostInfo, JobRun};
@@ -45,8 +47,6 @@ use tokio::task::JoinHandle;
 const TENANTS: &str = "tenants";
 /// Workers' requests for code that wait to be taken up; more wait in their sockets.
 const CODE_NEEDED_MAX: usize = 1_024;
-/// Time between two sweeps of the artifact store, in seconds.
-const SWEEP_S: u64 = 3_600;
 /// How long a shutdown waits for a publish under way, in milliseconds: longer than a stuck worker
 /// holds one up.
 const PUBLISH_MS_MAX: u64 = 15_000;
@@ -143,6 +143,12 @@ pub enum ServeError {
     /// Workers do not start.
     #[error(transparent)]
     Workers(#[from] WorkersFailed),
+    /// The audit log cannot be used.
+    #[error("the audit log in the data directory's `audit` cannot be used: {0}")]
+    Audit(io::Error),
+    /// The usage database cannot be used.
+    #[error(transparent)]
+    Usage(#[from] usage::LedgerError),
     /// The directory of logs, a signal handler, or a thread.
     #[error("the host could not be set up: {0}")]
     Io(#[from] io::Error),
@@ -183,7 +189,7 @@ pub async fn serve(config: HostConfig, on_ready: impl FnOnce(HostInfo)) -> Resul
     let mut stop = Stop::new()?;
     let data = DataDir::claim(&config.data)?;
     let listener = listen::listen(config.listen, data.unclean()).await?;
-    let host = Host::start(&config, data.path(), listener).await?;
+    let host = Host::start(&config, &data, listener).await?;
     let started = tokio::select! {
         started = host.app.deployer.workers.serving() => started.map(|()| true),
         () = stop.requested() => Ok(false),
@@ -208,19 +214,20 @@ struct Host {
     writing: Writing,
     ending: watch::Sender<bool>,
     control: JoinHandle<io::Result<()>>,
-    helpers: [JoinHandle<()>; 2],
+    helpers: Vec<JoinHandle<()>>,
     scheduler: JoinHandle<()>,
 }
 
 impl Host {
     async fn start(
         config: &HostConfig,
-        data: &Path,
+        owned: &DataDir,
         listener: TcpListener,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
-        let (store, state, registry, last_runs) =
-            open(data.to_path_buf(), config.secrets_key.clone()).await?;
+        let data = owned.path();
+        let (store, state, registry, last_runs, audit, used) =
+            open(data.to_path_buf(), config.secrets_key.clone(), owned.unclean()).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
         let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
@@ -243,6 +250,7 @@ impl Host {
         let jobs = Arc::new(Board::default());
         let (to_registry, to_jobs) = (Arc::clone(&registry), Arc::clone(&jobs));
         let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed);
+        let usage = used.of(Arc::clone(&registry), workers.clone());
         let scheduler = Scheduler {
             board: Arc::clone(&jobs),
             state: state.clone(),
@@ -262,6 +270,7 @@ impl Host {
             registry,
             workers,
             jobs,
+            usage: usage.clone(),
             logs,
             ceilings: config.ceilings.clone(),
             mount_rules: MountRules {
@@ -276,6 +285,7 @@ impl Host {
         let (ending, end) = watch::channel(false);
         let app = Arc::new(App {
             deployer: Arc::clone(&deployer),
+            audit,
             data: data.to_path_buf(),
             started_at: clock::now(),
             live: Live::default(),
@@ -294,9 +304,11 @@ impl Host {
         }
         Ok(Self {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
-            helpers: [
+            helpers: vec![
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
-                tokio::spawn(sweep(deployer)),
+                tokio::spawn(upkeep::sweep(Arc::clone(&deployer))),
+                tokio::spawn(upkeep::look_after(deployer, data.to_path_buf())),
+                tokio::spawn(usage.run()),
             ],
             scheduler: tokio::spawn(scheduler.run(last_runs)),
             app,
@@ -340,6 +352,8 @@ impl Host {
             tracing::error!("the ends of some runs could not be recorded");
         }
         self.writing.close(&deployer.logs).await;
+        deployer.usage.close().await;
+        self.app.audit.close().await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
         }
@@ -347,7 +361,7 @@ impl Host {
     }
 }
 
-type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>);
+type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>, Audit, usage::Opened);
 
 /// What no tenant may see, wherever links lead: the data directory, which is absolute already, and the
 /// key for secrets.
@@ -358,19 +372,46 @@ fn private(data: &Path, secrets_key: Option<&SecretsKey>) -> Vec<PathBuf> {
 }
 
 /// Opens what is on disk; blocks elsewhere.
-async fn open(data: PathBuf, secrets_key: Option<SecretsKey>) -> Result<Opened, ServeError> {
+async fn open(
+    data: PathBuf,
+    secrets_key: Option<SecretsKey>,
+    unclean: bool,
+) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
+        let log = state::database_path(&data).with_extension("db-wal");
+        if unclean && !log.exists() && state::database_path(&data).exists() {
+            tracing::warn!(
+                file = %log.display(),
+                "the last host was killed, and the log of its database is not there: what it \
+                 acknowledged last may be lost; look who removed it"
+            );
+        }
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
-        let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
+        let state = open_state(&data, secrets_key)?;
         let registry = Registry::load(state.load()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
+        logs::forget_all_but(&data, |name| registry.get(name).is_some());
         let last_runs = state.recover_runs()?;
-        Ok((store, state, registry, last_runs))
+        let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
+        let used = usage::Opened::open(&data)?;
+        Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// Opens the database; on a full disk, with what was kept in reserve for that.
+fn open_state(data: &Path, secrets_key: Option<SecretsKey>) -> Result<State, ServeError> {
+    let vault = || Vault::open(data, secrets_key.clone());
+    match State::open(data, vault()?) {
+        Err(error @ StateError::Full(_)) if data_dir::use_reserve(data) => {
+            tracing::error!(%error, "the disk of the data directory is full; free some space: this host starts with what it kept in reserve, and changes may be refused");
+            Ok(State::open(data, vault()?)?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose
@@ -388,16 +429,4 @@ fn forget_stores(dir: &Path, registry: &Registry) {
             tracing::warn!(?error, "removed stores are erased by the next start: {error}");
         }
     });
-}
-
-/// Removes artifacts that nobody deployed in time, at start-up and every hour.
-async fn sweep(deployer: Arc<Deployer>) {
-    let mut times = tokio::time::interval(Duration::from_secs(SWEEP_S));
-    loop {
-        times.tick().await;
-        let _alone = deployer.publishing.lock().await;
-        if let Err(error) = deployer.keeper.sweep(&deployer.state).await {
-            tracing::warn!(%error, "artifacts could not be swept; tried again in an hour");
-        }
-    }
 }

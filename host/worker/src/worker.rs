@@ -17,7 +17,7 @@ use insula_keyvalue::Database;
 use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
-use insula_sandbox::epoch::Epoch;
+use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -202,7 +202,8 @@ impl Worker {
             let (pressure, qos) = (self.pressure.clone(), tenant.entry.limits.resources.qos);
             Arc::new(move |change| {
                 let cell = table.cell(index, slot);
-                cell.add_memory(change);
+                let now_ns = monotonic_ns();
+                cell.add_memory(change, now_ns);
                 pressure.given(change);
                 if change <= 0 {
                     return Ok(());
@@ -214,7 +215,7 @@ impl Worker {
                 } else {
                     return Ok(());
                 };
-                cell.add_memory(-change);
+                cell.add_memory(-change, now_ns);
                 pressure.given(-change);
                 Err(denied)
             })

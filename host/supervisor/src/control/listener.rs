@@ -1,6 +1,6 @@
 //! The control socket: made privately, bounded, removed at the end.
 
-use axum::serve::Listener;
+use super::connections::STALL_MS_MAX;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixListener;
+use tokio::net::unix::UCred;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 
 /// Bytes of a Unix socket's path, without the terminating zero (`unix(7)`).
 const PATH_BYTES_MAX: usize = 107;
+/// Time between two attempts to accept, in milliseconds.
+const RETRY_MS: u64 = 200;
 /// What a socket is called until its mode is set.
 const NEW: &str = "control.new";
 
@@ -40,7 +45,7 @@ pub(crate) struct Socket {
 }
 
 /// The socket's name in the file system, while it is ours.
-pub(super) struct SocketFile(PathBuf);
+struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -71,50 +76,81 @@ impl Socket {
     }
 
     /// At most so many connections at once.
-    pub(super) fn bounded(self, connections_max: usize) -> io::Result<Bounded<UnixListener>> {
-        let listener = UnixListener::from_std(self.listener)?;
-        Ok(Bounded::new(listener, connections_max, Some(self.file)))
+    pub(super) fn bounded(self, connections_max: usize) -> io::Result<Bounded> {
+        Ok(Bounded {
+            listener: UnixListener::from_std(self.listener)?,
+            places: Arc::new(Semaphore::new(connections_max)),
+            _file: self.file,
+        })
     }
 }
 
 /// Accepts while there are places.
-pub(super) struct Bounded<L> {
-    listener: L,
+pub(super) struct Bounded {
+    listener: UnixListener,
     places: Arc<Semaphore>,
-    _file: Option<SocketFile>,
+    _file: SocketFile,
 }
 
-/// A connection and its place.
-pub(super) struct Held<S> {
-    stream: S,
+impl Bounded {
+    /// Whether another connection may be taken.
+    pub(super) fn has_place(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
+    /// Waits for a place.
+    pub(super) async fn place(&self) {
+        // Given back at once: only one task accepts. The semaphore is never closed.
+        drop(self.places.acquire().await);
+    }
+
+    /// The next connection, once there is a place for it.
+    pub(super) async fn accept(&self) -> Held {
+        loop {
+            let place = Arc::clone(&self.places).acquire_owned().await.ok();
+            match self.listener.accept().await {
+                Ok((stream, _)) => return Held { stream, stalled: None, _place: place },
+                Err(error) => {
+                    // Out of descriptors, mostly; connections wait in the backlog meanwhile.
+                    tracing::error!(%error, "the control API cannot accept; tried again in a moment");
+                    tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+                }
+            }
+        }
+    }
+}
+
+/// A connection and its place. One whose client reads nothing of an answer for too long fails.
+pub(super) struct Held {
+    stream: UnixStream,
+    /// Runs while the client does not take what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl<L> Bounded<L> {
-    /// At most so many connections at once; `file` is removed with it.
-    pub(super) fn new(listener: L, connections_max: usize, file: Option<SocketFile>) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(connections_max)), _file: file }
+impl Held {
+    /// Who opened the connection; none if the kernel does not say.
+    pub(super) fn peer(&self) -> Option<UCred> {
+        self.stream.peer_cred().ok()
+    }
+
+    /// Passes on what a write came to, and keeps the time while it comes to nothing.
+    fn watched<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let sleep = || Box::pin(tokio::time::sleep(Duration::from_millis(STALL_MS_MAX)));
+        let stalled = self.stalled.get_or_insert_with(sleep);
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl<L: Listener> Listener for Bounded<L> {
-    type Io = Held<L::Io>;
-    type Addr = L::Addr;
-
-    async fn accept(&mut self) -> (Held<L::Io>, L::Addr) {
-        // The semaphore is never closed, so there always is a place in the end.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        // axum's own accept backs off when descriptors run out.
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Held { stream, _place: place }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<L::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+impl AsyncRead for Held {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -124,13 +160,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+impl AsyncWrite for Held {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watched(cx, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -143,7 +180,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watched(cx, written)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

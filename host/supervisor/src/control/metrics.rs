@@ -2,8 +2,8 @@
 //! Unix socket.
 
 use super::App;
+use super::capped::Capped;
 use super::error::ApiError;
-use super::listener::Bounded;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
@@ -44,7 +44,7 @@ pub(crate) async fn serve_metrics(
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
         .with_state(app);
-    let serving = axum::serve(Bounded::new(listener, CONNECTIONS_MAX, None), router).into_future();
+    let serving = axum::serve(Capped::new(listener, CONNECTIONS_MAX), router).into_future();
     tokio::select! {
         result = serving => result,
         _ = ending.wait_for(|ending| *ending) => Ok(()),

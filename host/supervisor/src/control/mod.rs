@@ -1,15 +1,18 @@
 //! The control API: HTTP with JSON on `DATA/control.sock` (see `insula_model::api`).
 //!
 //! Owns the socket file and the connections on it. Access is the file's mode, 0600 in a directory of
-//! mode 0700. Bounded by [`CONNECTIONS_MAX`] connections, [`body::JSON_BYTES_MAX`] of JSON, and the
-//! artifact ceiling for uploads. Ends when told to; requests under way then have
-//! [`FINISH_MS_MAX`] to end, and followed logs end at once.
+//! mode 0700. Bounded by [`connections::CONNECTIONS_MAX`] connections, [`body::JSON_BYTES_MAX`] of JSON,
+//! and the artifact ceiling for uploads. Ends when told to; requests under way then have a moment to end
+//! (see `connections`), and followed logs end at once.
 //!
 //! Every answer of 400 and above has one shape, those of the framework included.
 
 mod activity;
 mod artifacts;
+mod audit;
 mod body;
+mod capped;
+mod connections;
 mod error;
 mod events;
 mod listener;
@@ -18,11 +21,14 @@ mod metrics;
 mod namespaces;
 mod openapi;
 mod page;
+mod peer;
 mod runs;
 mod secrets;
 mod system;
 mod tenants;
+mod usage;
 
+use crate::audit::Audit;
 use crate::deploy::Deployer;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -34,21 +40,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 use tokio::sync::watch;
 
 pub(crate) use listener::Socket;
 pub use listener::SocketError;
 pub(crate) use metrics::serve_metrics;
 
-/// Open connections; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 256;
-/// How long requests under way may take to end at shutdown, in milliseconds.
-const FINISH_MS_MAX: u64 = 2_000;
-
 /// What the handlers share.
 pub(crate) struct App {
     pub(crate) deployer: Arc<Deployer>,
+    pub(crate) audit: Audit,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
     /// Whoever watches it.
@@ -90,23 +91,18 @@ fn router(app: Arc<App>) -> Router {
             "/v1/namespaces/{name}",
             put(namespaces::set).get(namespaces::inspect).delete(namespaces::remove),
         )
+        .route("/v1/usage", get(usage::usage))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/verify", get(audit::verify))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
+        // Around everything above: what is added belongs there.
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), audit::layer))
         .with_state(app)
 }
 
 /// Serves until `app.ending` says so.
 pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
-    let mut ending = app.ending.clone();
-    let mut also_ending = app.ending.clone();
-    let serving = axum::serve(socket.bounded(CONNECTIONS_MAX)?, router(app))
-        .with_graceful_shutdown(async move { drop(ending.wait_for(|ending| *ending).await) });
-    tokio::select! {
-        result = serving.into_future() => result,
-        () = async {
-            // The sender lives as long as the host: an error means that it ends, too.
-            drop(also_ending.wait_for(|ending| *ending).await);
-            tokio::time::sleep(Duration::from_millis(FINISH_MS_MAX)).await;
-        } => Ok(()),
-    }
+    let ending = app.ending.clone();
+    connections::serve(socket, router(app), ending).await
 }
