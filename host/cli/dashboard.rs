@@ -19,8 +19,8 @@ Examples:
                                                the dashboard of another machine
 
 It runs until Ctrl-C; the host does not need it and goes on. The URL holds a key that is made anew each
-time: whoever has it can see all that the host shows, roll tenants back and run jobs, but not deploy,
-remove, or read or set secrets. It listens on a loopback address only.";
+time: whoever has it can see tenants, their logs and the host, roll tenants back and run jobs, and nothing
+else: no deploys, no removal, no secrets. It listens on a loopback address only.";
 
 /// Open the host's dashboard to a browser on this machine.
 #[derive(Debug, clap::Args)]
