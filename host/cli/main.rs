@@ -3,8 +3,8 @@
 //! Owns: the dispatch between roles, the command line, the client of the control API, and every word
 //! that a user reads. Only this crate reads the environment; libraries get resolved values.
 //! A verb lives in the file of its name. What several verbs share: [`host_args`] (which host),
-//! [`client`] (the control API), [`apply`] (one deploy), [`limit_flags`], [`grant_flags`],
-//! [`rollout_flags`], [`manifests`], [`artifact`],
+//! [`client`] (the control API), [`gate`] (a browser's way to it), [`apply`] (one deploy),
+//! [`limit_flags`], [`grant_flags`], [`rollout_flags`], [`manifests`], [`artifact`],
 //! and for the eyes [`out`], [`table`], [`text`], [`progress`], [`failure`].
 #![forbid(unsafe_code)]
 
@@ -17,10 +17,12 @@ mod canary;
 mod client;
 mod client_errors;
 mod completions;
+mod dashboard;
 mod deploy;
 mod dev;
 mod doctor;
 mod failure;
+mod gate;
 mod grant_flags;
 mod granted;
 mod host_args;
@@ -100,6 +102,7 @@ enum Verb {
     Promote(promote::Args),
     Trigger(trigger::Args),
     Runs(runs::Args),
+    Dashboard(dashboard::Args),
     Rm(rm::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
@@ -157,6 +160,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Promote(args) => promote::run(args).await?,
         Verb::Trigger(args) => return trigger::run(args).await,
         Verb::Runs(args) => runs::run(args).await?,
+        Verb::Dashboard(args) => dashboard::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,

@@ -11,6 +11,7 @@
 //!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
 //!                ├──▶ audit      who changed or read what, before anybody is told that it is done
 //!                └──▶ rollouts   which canaries are well: promoted, or rolled back
+//! control ──▶ live    what happens at this moment, while somebody watches
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
@@ -27,6 +28,7 @@ mod deploy;
 mod jobs;
 mod keeper;
 mod listen;
+mod live;
 mod logs;
 mod metrics;
 mod processes;

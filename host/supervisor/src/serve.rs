@@ -16,6 +16,7 @@ use crate::deploy::{Deployer, MountRules, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
 use crate::listen::listen_for_metrics;
+use crate::live::Live;
 use crate::logs::{Logs, Writing};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
@@ -289,6 +290,7 @@ impl Host {
             audit,
             data: data.to_path_buf(),
             started_at: clock::now(),
+            live: Live::default(),
             metrics,
             metrics_listen: metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok()),
             ready: AtomicBool::new(false),

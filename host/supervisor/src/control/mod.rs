@@ -13,11 +13,13 @@ mod audit;
 mod body;
 mod connections;
 mod error;
+mod events;
 mod listener;
 mod logs;
 mod metrics;
 mod namespaces;
 mod openapi;
+mod page;
 mod peer;
 mod runs;
 mod secrets;
@@ -27,6 +29,7 @@ mod usage;
 
 use crate::audit::Audit;
 use crate::deploy::Deployer;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use axum::Router;
 use axum::routing::{get, head, post, put};
@@ -48,6 +51,8 @@ pub(crate) struct App {
     pub(crate) audit: Audit,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
+    /// Whoever watches it.
+    pub(crate) live: Live,
     pub(crate) metrics: Arc<Metrics>,
     /// Where the metrics are served besides the control socket.
     pub(crate) metrics_listen: Option<SocketAddr>,
@@ -59,6 +64,9 @@ pub(crate) struct App {
 
 fn router(app: Arc<App>) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/dashboard/{part}", get(page::part))
+        .route("/v1/events", get(events::events))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .route("/metrics", get(metrics::metrics))
