@@ -45,6 +45,7 @@ mod serve;
 mod table;
 mod text;
 mod top;
+mod trace_flags;
 mod trigger;
 mod up;
 mod validate;

@@ -24,6 +24,7 @@ pub mod quota;
 pub mod request_id;
 pub mod resources;
 pub mod route;
+pub mod trace;
 pub mod wire;
 
 pub use ceilings::Ceilings;

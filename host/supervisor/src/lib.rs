@@ -30,6 +30,7 @@ mod registry;
 mod serve;
 mod state;
 mod sync;
+mod traces;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
@@ -39,4 +40,5 @@ pub use metrics::MetricsOptions;
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
+pub use traces::{Collector, CollectorError, TraceOptions};
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

@@ -20,6 +20,7 @@ use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::state::{State, StateError};
+use crate::traces::{TraceOptions, Traces};
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, listen};
 use insula_ipc::memory::available_bytes;
@@ -71,6 +72,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
+    /// Where traces are sent; none for nowhere.
+    pub traces: Option<TraceOptions>,
     /// Where metrics are served, and how many.
     pub metrics: MetricsOptions,
     /// What manifests may ask for.
@@ -231,6 +234,7 @@ impl Host {
         let setup = WorkerSetup {
             listener,
             table,
+            traces: Traces::start(config.traces.as_ref(), Arc::clone(&metrics.events.traces)),
             metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),

@@ -16,6 +16,7 @@ mod codes;
 mod connection;
 mod cores;
 mod dispatch;
+mod early;
 mod errand;
 mod hand;
 mod headers;
@@ -37,6 +38,7 @@ mod shed;
 mod tenant;
 mod tenant_log;
 mod ticket;
+mod tracer;
 mod turns;
 mod worker;
 

@@ -12,7 +12,6 @@
 //! [`Book::most`] series, whatever number of tenants there are.
 
 use super::figures::Figures;
-use crate::registry::Registry;
 use insula_ipc::table::Table;
 use insula_model::config::MetricsBy;
 use insula_model::{Namespace, TenantName};
@@ -74,12 +73,12 @@ impl Book {
         }
     }
 
-    /// All series as they are now.
-    pub(super) fn series(&mut self, table: &Table, registry: &Registry) -> Vec<Series> {
-        let named = |slot| {
-            let tenant = registry.by_slot(slot)?;
-            Some((tenant.entry.name.clone(), tenant.namespace.clone()))
-        };
+    /// All series as they are now; `named` tells who has a slot.
+    pub(super) fn series(
+        &mut self,
+        table: &Table,
+        named: impl Fn(u32) -> Option<(TenantName, Namespace)>,
+    ) -> Vec<Series> {
         let active = table.active().map(|slot| (slot, named(slot), Figures::of(table, slot)));
         match self.by {
             MetricsBy::Tenant => self.by_tenant(active),
