@@ -54,6 +54,7 @@ mod serve;
 mod table;
 mod text;
 mod top;
+mod trace_flags;
 mod trigger;
 mod up;
 mod usage;

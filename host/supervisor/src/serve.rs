@@ -23,6 +23,7 @@ use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::rollouts;
 use crate::state::{State, StateError};
+use crate::traces::{TraceOptions, Traces};
 use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, data as data_dir, listen, logs, state, upkeep};
@@ -73,6 +74,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
+    /// Where traces are sent; none for nowhere.
+    pub traces: Option<TraceOptions>,
     /// Where metrics are served, and how many.
     pub metrics: MetricsOptions,
     /// What manifests may ask for.
@@ -240,6 +243,7 @@ impl Host {
         let setup = WorkerSetup {
             listener,
             table,
+            traces: Traces::start(config.traces.as_ref(), Arc::clone(&metrics.events.traces)),
             metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),

@@ -445,6 +445,9 @@ pub struct LogRecord {
     pub revision: u32,
     /// The request, as in `X-Request-Id`.
     pub request: String,
+    /// The trace that the request is part of, if there is one: 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// One line, without its end. Not trusted: it may hold control characters.
     pub text: String,
 }

@@ -12,7 +12,6 @@
 //! [`Book::most`] series, whatever number of tenants there are.
 
 use super::figures::Figures;
-use crate::registry::Registry;
 use insula_ipc::table::Table;
 use insula_model::config::MetricsBy;
 use insula_model::{Namespace, TenantName};
@@ -74,17 +73,17 @@ impl Book {
         }
     }
 
-    /// All series as they are now.
-    pub(super) fn series(&mut self, table: &Table, registry: &Registry) -> Vec<Series> {
-        let named = |slot| {
-            let tenant = registry.by_slot(slot)?;
-            Some((tenant.entry.name.clone(), tenant.namespace.clone()))
-        };
-        // What a canary does is its tenant's.
+    /// All series as they are now. `counted_in` tells of which slot's figures a slot's are part (another one's
+    /// for a canary), `named` who has a slot.
+    pub(super) fn series(
+        &mut self,
+        table: &Table,
+        counted_in: impl Fn(u32) -> u32,
+        named: impl Fn(u32) -> Option<(TenantName, Namespace)>,
+    ) -> Vec<Series> {
         let mut rows: BTreeMap<u32, Figures> = BTreeMap::new();
         for slot in table.active() {
-            let row = rows.entry(registry.counted_in(slot)).or_default();
-            row.add(&Figures::of(table, slot));
+            rows.entry(counted_in(slot)).or_default().add(&Figures::of(table, slot));
         }
         let active = rows.into_iter().map(|(slot, figures)| (slot, named(slot), figures));
         match self.by {

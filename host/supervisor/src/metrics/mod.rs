@@ -64,7 +64,11 @@ impl Metrics {
     /// The page. Takes some 10 µs for each series, and reads /proc: not for an event loop.
     pub(crate) fn page(&self, workers: &Workers, registry: &Registry) -> String {
         self.events.scrapes.fetch_add(1, Relaxed);
-        let series = lock(&self.book).series(&self.table, registry);
+        let named = |slot| {
+            let tenant = registry.by_slot(slot)?;
+            Some((tenant.entry.name.clone(), tenant.namespace.clone()))
+        };
+        let series = lock(&self.book).series(&self.table, |slot| registry.counted_in(slot), named);
         let mut page = text::Page::default();
         let infos = workers.infos();
         let host = host::Host {
