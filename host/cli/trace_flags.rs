@@ -8,7 +8,7 @@ use insula_supervisor::{Collector, TraceOptions};
 const SAMPLE_DEFAULT: SampleRatio = SampleRatio(1_000_000);
 
 /// As written; nothing filled in.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Traces")]
 pub(crate) struct TraceFlags {
     /// URL of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318 [default: none, and
