@@ -200,7 +200,7 @@ mod tests {
             write(&mut page, &series);
             assert!(since.elapsed() < SCRAPE_MAX, "{:?}", since.elapsed());
             let sum: u64 = series.iter().map(|one| one.figures.counters.requests).sum();
-            assert_eq!(sum, (0..u64::from(TENANTS)).map(|slot| slot % 7 + 1).sum());
+            assert_eq!(sum, (0..u64::from(TENANTS)).map(|slot| slot % 7 + 1).sum::<u64>());
             sizes.push(page.into_text().len());
         }
         // 44 samples of some 90 bytes for each series.
