@@ -9,7 +9,8 @@
 //!                │        └──▶ logs   guests' lines, on their way to disk
 //!                ├──▶ usage      what tenants have used, by the hour
 //!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
-//!                └──▶ audit      who changed or read what, before anybody is told that it is done
+//!                ├──▶ audit      who changed or read what, before anybody is told that it is done
+//!                └──▶ rollouts   which canaries are well: promoted, or rolled back
 //! control ──▶ live    what happens at this moment, while somebody watches
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
@@ -32,6 +33,7 @@ mod logs;
 mod metrics;
 mod processes;
 mod registry;
+mod rollouts;
 mod serve;
 mod state;
 pub mod survey;

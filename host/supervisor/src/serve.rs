@@ -21,6 +21,7 @@ use crate::logs::{Logs, Writing};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
+use crate::rollouts;
 use crate::state::{State, StateError};
 use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
@@ -40,7 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// What tenants keep, in the data directory.
@@ -279,6 +280,7 @@ impl Host {
             },
             tenants_dir: data.join(TENANTS),
             listen,
+            canary_begun: Notify::new(),
             publishing: Mutex::new(()),
             draining: AtomicBool::new(false),
         });
@@ -306,6 +308,7 @@ impl Host {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
             helpers: vec![
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
+                tokio::spawn(rollouts::watch(Arc::clone(&deployer))),
                 tokio::spawn(upkeep::sweep(Arc::clone(&deployer))),
                 tokio::spawn(upkeep::look_after(deployer, data.to_path_buf())),
                 tokio::spawn(usage.run()),
@@ -386,11 +389,17 @@ async fn open(
                  acknowledged last may be lost; look who removed it"
             );
         }
+        if data_dir::use_reserve(&data) {
+            tracing::error!(
+                "the disk of the data directory is full; free some space: this host starts with what \
+                 it kept in reserve, and changes may be refused"
+            );
+        }
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
-        let state = open_state(&data, secrets_key)?;
-        let registry = Registry::load(state.load()?);
+        let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
+        let registry = Registry::load(state.load()?, state.load_canaries()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         logs::forget_all_but(&data, |name| registry.get(name).is_some());
@@ -400,18 +409,6 @@ async fn open(
         Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
-}
-
-/// Opens the database; on a full disk, with what was kept in reserve for that.
-fn open_state(data: &Path, secrets_key: Option<SecretsKey>) -> Result<State, ServeError> {
-    let vault = || Vault::open(data, secrets_key.clone());
-    match State::open(data, vault()?) {
-        Err(error @ StateError::Full(_)) if data_dir::use_reserve(data) => {
-            tracing::error!(%error, "the disk of the data directory is full; free some space: this host starts with what it kept in reserve, and changes may be refused");
-            Ok(State::open(data, vault()?)?)
-        }
-        other => Ok(other?),
-    }
 }
 
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose

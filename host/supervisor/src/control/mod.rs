@@ -11,7 +11,6 @@ mod activity;
 mod artifacts;
 mod audit;
 mod body;
-mod capped;
 mod connections;
 mod error;
 mod events;
@@ -82,6 +81,7 @@ fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/tenants/{name}/revisions", get(tenants::revisions))
         .route("/v1/tenants/{name}/rollback", post(tenants::roll_back))
+        .route("/v1/tenants/{name}/promote", post(tenants::promote))
         .route("/v1/tenants/{name}/secrets", get(secrets::list))
         .route("/v1/tenants/{name}/secrets/{key}", put(secrets::set).delete(secrets::remove))
         .route("/v1/tenants/{name}/runs", post(runs::start).get(runs::list))
@@ -104,5 +104,8 @@ fn router(app: Arc<App>) -> Router {
 /// Serves until `app.ending` says so.
 pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
     let ending = app.ending.clone();
-    connections::serve(socket, router(app), ending).await
+    let listener = socket.bounded(connections::CONNECTIONS_MAX)?;
+    let peer = |held: &listener::Held<_>| Some(peer::Peer::of(held));
+    connections::serve(listener, router(app), ending, peer).await;
+    Ok(())
 }

@@ -37,6 +37,7 @@ use utoipa::openapi::OpenApi as Schema;
         super::tenants::remove,
         super::tenants::revisions,
         super::tenants::roll_back,
+        super::tenants::promote,
         super::secrets::list,
         super::secrets::set,
         super::secrets::remove,

@@ -1,5 +1,6 @@
 //! Why a deploy, rollback or removal did not happen, and what the API says about it.
 
+use super::probe::ProbeFailed;
 use super::reach::MountError;
 use crate::compile::CompileError;
 use crate::state::StateError;
@@ -98,6 +99,9 @@ pub(crate) enum DeployError {
     /// Neither a tenant nor a secret has this name.
     #[error("no tenant is named `{0}`, and no secrets were set for that name")]
     NothingOf(TenantName),
+    /// Nobody gets to see it.
+    #[error(transparent)]
+    Probe(#[from] ProbeFailed),
     /// No code.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -125,6 +129,14 @@ pub(crate) enum DeployError {
 }
 
 impl DeployError {
+    /// Whether a canary that was to be ended has ended already, or ends with the host.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(
+            self,
+            Self::Draining | Self::State(StateError::NoCanary(_) | StateError::NoTenant(_))
+        )
+    }
+
     /// The code and, unless the message says it, the mend.
     fn advice(&self) -> (ErrorCode, Option<String>) {
         let some = |code, hint: &str| (code, Some(hint.to_owned()));
@@ -180,6 +192,7 @@ impl DeployError {
                 (ErrorCode::NotFound, Some(format!("`insula secret ls {name}` lists them")))
             }
             Self::NothingOf(_) => some(ErrorCode::NotFound, "`insula ps` lists the tenants"),
+            Self::Probe(failed) => some(ErrorCode::Probe, failed.mend()),
             Self::Compile(error) => compile_advice(error),
             Self::State(error) => state_advice(error),
             Self::Stores(_) => some(
@@ -303,6 +316,22 @@ fn state_advice(error: &StateError) -> (ErrorCode, Option<String>) {
         StateError::SecretsUndeployed(_) => some(
             ErrorCode::TooLarge,
             "deploy some of them, or remove their secrets with `insula secret rm`",
+        ),
+        StateError::CanaryRuns { name, .. } => (
+            ErrorCode::Conflict,
+            Some(format!(
+                "end it first: `insula promote {name}` gives it all requests, `insula rollback {name}` none"
+            )),
+        ),
+        StateError::NoCanary(name) => (
+            ErrorCode::Conflict,
+            Some(format!(
+                "`insula deploy {name} FILE --canary 5%` begins one; `insula revisions {name}` shows what became of earlier ones"
+            )),
+        ),
+        StateError::CanaryRoutes { .. } => some(
+            ErrorCode::Conflict,
+            "deploy the other routes without `--canary` (or `rollout`), before or after the canary",
         ),
         StateError::NamespacesFull(_) => {
             some(ErrorCode::TooLarge, "remove some without tenants with `insula namespace rm`")

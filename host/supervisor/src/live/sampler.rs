@@ -75,8 +75,8 @@ impl Sampler {
         let mut before: Vec<Option<Known>> = std::mem::take(&mut self.known);
         for tenant in app.deployer.registry.all() {
             let slot = tenant.entry.slot;
-            let counters = app.deployer.workers.counters(slot);
-            let latency = app.deployer.workers.latency(slot);
+            let counters = app.deployer.workers.counters_of(&tenant);
+            let latency = app.deployer.workers.latency_of(&tenant);
             let was = before.get_mut(slot as usize).and_then(Option::take);
             let mut known = match was {
                 Some(mut known) if known.tenant.entry.name == tenant.entry.name => {
