@@ -149,7 +149,7 @@ export class Grid {
         const y = block.cells + (Math.floor(at / block.columns) + 0.5) * this.pitch - from;
         ctx.setTransform(side * ratio, 0, 0, side * ratio, x * ratio, y * ratio);
         ctx.fillStyle = ink[tenant.state];
-        ctx.globalAlpha = tenant.state === "serving" ? 0.4 + (0.6 * Math.ceil(load * DEPTHS)) / DEPTHS : 1;
+        ctx.globalAlpha = tenant.state === "serving" ? 0.52 + (0.48 * Math.ceil(load * DEPTHS)) / DEPTHS : 1;
         ctx.fill(path(tenant.state), "evenodd");
       }
     }
