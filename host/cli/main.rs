@@ -9,6 +9,7 @@
 
 mod apply;
 mod artifact;
+mod audit;
 mod bench;
 mod build;
 mod client;
@@ -26,6 +27,7 @@ mod limit_flags;
 mod logs;
 mod manifests;
 mod metrics_flags;
+mod moment;
 mod namespace;
 mod new;
 mod openapi;
@@ -48,6 +50,7 @@ mod top;
 mod trace_flags;
 mod trigger;
 mod up;
+mod usage;
 mod validate;
 mod watch;
 
@@ -95,6 +98,8 @@ enum Verb {
     Rm(rm::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
+    Usage(usage::Args),
+    Audit(audit::Args),
     Run(run::Args),
     Validate(validate::Args),
     Bench(bench::Args),
@@ -148,6 +153,8 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
+        Verb::Usage(args) => usage::run(args).await?,
+        Verb::Audit(args) => audit::run(args).await?,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
         Verb::Bench(args) => return bench::run(args).await,

@@ -7,13 +7,16 @@
 //!                ├──▶ registry   what is in force (memory)
 //!                ├──▶ processes  the workers: started, told, buried, replaced
 //!                │        └──▶ logs   guests' lines, on their way to disk
-//!                └──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                ├──▶ usage      what tenants have used, by the hour
+//!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                └──▶ audit      who changed or read what, before anybody is told that it is done
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
 //! event loop stays free to replace a dead worker at once.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod clock;
 pub mod compile;
 mod compilers;
@@ -31,6 +34,7 @@ mod serve;
 mod state;
 mod sync;
 mod traces;
+mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
@@ -41,4 +45,5 @@ pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
 pub use traces::{Collector, CollectorError, TraceOptions};
+pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

@@ -8,6 +8,7 @@
 //! What can be refused cheaply comes first. The end is bounded: a publish under way, the drain, and a
 //! few seconds; a second signal ends the workers at once.
 
+use crate::audit::Audit;
 use crate::compilers::Compilers;
 use crate::control::{self, App, Socket, SocketError};
 use crate::data::{DataDir, DataError, control_socket};
@@ -21,6 +22,7 @@ use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::state::{State, StateError};
 use crate::traces::{TraceOptions, Traces};
+use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, listen};
 use insula_ipc::memory::available_bytes;
@@ -145,6 +147,12 @@ pub enum ServeError {
     /// Workers do not start.
     #[error(transparent)]
     Workers(#[from] WorkersFailed),
+    /// The audit log cannot be used.
+    #[error("the audit log in the data directory's `audit` cannot be used: {0}")]
+    Audit(io::Error),
+    /// The usage database cannot be used.
+    #[error(transparent)]
+    Usage(#[from] usage::LedgerError),
     /// The directory of logs, a signal handler, or a thread.
     #[error("the host could not be set up: {0}")]
     Io(#[from] io::Error),
@@ -185,7 +193,7 @@ pub async fn serve(config: HostConfig, on_ready: impl FnOnce(HostInfo)) -> Resul
     let mut stop = Stop::new()?;
     let data = DataDir::claim(&config.data)?;
     let listener = listen::listen(config.listen, data.unclean()).await?;
-    let host = Host::start(&config, data.path(), listener).await?;
+    let host = Host::start(&config, &data, listener).await?;
     let started = tokio::select! {
         started = host.app.deployer.workers.serving() => started.map(|()| true),
         () = stop.requested() => Ok(false),
@@ -210,19 +218,20 @@ struct Host {
     writing: Writing,
     ending: watch::Sender<bool>,
     control: JoinHandle<io::Result<()>>,
-    helpers: [JoinHandle<()>; 2],
+    helpers: [JoinHandle<()>; 3],
     scheduler: JoinHandle<()>,
 }
 
 impl Host {
     async fn start(
         config: &HostConfig,
-        data: &Path,
+        owned: &DataDir,
         listener: TcpListener,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
-        let (store, state, registry, last_runs) =
-            open(data.to_path_buf(), config.secrets_key.clone()).await?;
+        let data = owned.path();
+        let (store, state, registry, last_runs, audit, used) =
+            open(data.to_path_buf(), config.secrets_key.clone(), owned.unclean()).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
         let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
@@ -246,6 +255,7 @@ impl Host {
         let jobs = Arc::new(Board::default());
         let (to_registry, to_jobs) = (Arc::clone(&registry), Arc::clone(&jobs));
         let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed);
+        let usage = used.of(Arc::clone(&registry), workers.clone());
         let scheduler = Scheduler {
             board: Arc::clone(&jobs),
             state: state.clone(),
@@ -265,6 +275,7 @@ impl Host {
             registry,
             workers,
             jobs,
+            usage: usage.clone(),
             logs,
             ceilings: config.ceilings.clone(),
             mount_rules: MountRules {
@@ -279,6 +290,7 @@ impl Host {
         let (ending, end) = watch::channel(false);
         let app = Arc::new(App {
             deployer: Arc::clone(&deployer),
+            audit,
             data: data.to_path_buf(),
             started_at: clock::now(),
             metrics,
@@ -299,6 +311,7 @@ impl Host {
             helpers: [
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
                 tokio::spawn(sweep(deployer)),
+                tokio::spawn(usage.run()),
             ],
             scheduler: tokio::spawn(scheduler.run(last_runs)),
             app,
@@ -342,6 +355,8 @@ impl Host {
             tracing::error!("the ends of some runs could not be recorded");
         }
         self.writing.close(&deployer.logs).await;
+        deployer.usage.close().await;
+        self.app.audit.close().await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
         }
@@ -349,7 +364,7 @@ impl Host {
     }
 }
 
-type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>);
+type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>, Audit, usage::Opened);
 
 /// What no tenant may see, wherever links lead: the data directory, which is absolute already, and the
 /// key for secrets.
@@ -360,7 +375,11 @@ fn private(data: &Path, secrets_key: Option<&SecretsKey>) -> Vec<PathBuf> {
 }
 
 /// Opens what is on disk; blocks elsewhere.
-async fn open(data: PathBuf, secrets_key: Option<SecretsKey>) -> Result<Opened, ServeError> {
+async fn open(
+    data: PathBuf,
+    secrets_key: Option<SecretsKey>,
+    unclean: bool,
+) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
@@ -370,7 +389,9 @@ async fn open(data: PathBuf, secrets_key: Option<SecretsKey>) -> Result<Opened, 
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         let last_runs = state.recover_runs()?;
-        Ok((store, state, registry, last_runs))
+        let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
+        let used = usage::Opened::open(&data)?;
+        Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
 }

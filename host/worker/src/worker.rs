@@ -18,7 +18,7 @@ use insula_keyvalue::Database;
 use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
-use insula_sandbox::epoch::Epoch;
+use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ pub(crate) struct Worker {
     tenants: RefCell<HashMap<u32, Rc<Tenant>>>,
     /// Slots by name, for calls from tenant to tenant.
     names: RefCell<HashMap<Box<str>, u32>>,
-    outbound: Arc<Outbound>,
+    pub(crate) outbound: Arc<Outbound>,
     pub(crate) running: Cell<u64>,
     /// The port that tenants are served at.
     pub(crate) port: Cell<u16>,
@@ -206,7 +206,8 @@ impl Worker {
             let (pressure, qos) = (self.pressure.clone(), tenant.entry.limits.resources.qos);
             Arc::new(move |change| {
                 let cell = table.cell(index, slot);
-                cell.add_memory(change);
+                let now_ns = monotonic_ns();
+                cell.add_memory(change, now_ns);
                 pressure.given(change);
                 if change <= 0 {
                     return Ok(());
@@ -218,7 +219,7 @@ impl Worker {
                 } else {
                     return Ok(());
                 };
-                cell.add_memory(-change);
+                cell.add_memory(-change, now_ns);
                 pressure.given(-change);
                 Err(denied)
             })

@@ -23,20 +23,27 @@
 //! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
 //! GET    /v1/namespaces/{name}             NamespaceInfo
 //! DELETE /v1/namespaces/{name}             204; only without tenants
+//! GET    /v1/usage                         UsageReport; ?since=&until=&by=tenant|namespace&tenant=A,B
+//! GET    /v1/audit                         AuditRecord, one JSON object a line; ?tenant=&since=&until=&action=&tail=N&follow=true
+//! GET    /v1/audit/verify                  AuditCheck
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
 mod activity;
+mod audit;
 mod errors;
 mod jobs;
 mod memory;
 mod namespaces;
+mod usage;
 
 pub use activity::{Activity, TenantActivity};
+pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
+pub use usage::{USAGE_DAYS_MAX, UsageBy, UsageReport, UsageRow};
 
 use crate::breaker::BreakerState;
 use crate::grants::secrets::{SecretKey, SecretVia};

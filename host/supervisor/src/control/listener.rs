@@ -9,7 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixListener;
+use tokio::net::unix::UCred;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of a Unix socket's path, without the terminating zero (`unix(7)`).
@@ -111,6 +112,13 @@ impl<L: Listener> Listener for Bounded<L> {
 
     fn local_addr(&self) -> io::Result<L::Addr> {
         self.listener.local_addr()
+    }
+}
+
+impl Held<UnixStream> {
+    /// Who opened the connection; none if the kernel does not say.
+    pub(super) fn peer(&self) -> Option<UCred> {
+        self.stream.peer_cred().ok()
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod activity;
 mod artifacts;
+mod audit;
 mod body;
 mod error;
 mod listener;
@@ -16,11 +17,14 @@ mod logs;
 mod metrics;
 mod namespaces;
 mod openapi;
+mod peer;
 mod runs;
 mod secrets;
 mod system;
 mod tenants;
+mod usage;
 
+use crate::audit::Audit;
 use crate::deploy::Deployer;
 use crate::metrics::Metrics;
 use axum::Router;
@@ -46,6 +50,7 @@ const FINISH_MS_MAX: u64 = 2_000;
 /// What the handlers share.
 pub(crate) struct App {
     pub(crate) deployer: Arc<Deployer>,
+    pub(crate) audit: Audit,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
     pub(crate) metrics: Arc<Metrics>,
@@ -82,8 +87,13 @@ fn router(app: Arc<App>) -> Router {
             "/v1/namespaces/{name}",
             put(namespaces::set).get(namespaces::inspect).delete(namespaces::remove),
         )
+        .route("/v1/usage", get(usage::usage))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/verify", get(audit::verify))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
+        // Around everything above: what is added belongs there.
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), audit::layer))
         .with_state(app)
 }
 
@@ -91,7 +101,8 @@ fn router(app: Arc<App>) -> Router {
 pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
     let mut ending = app.ending.clone();
     let mut also_ending = app.ending.clone();
-    let serving = axum::serve(socket.bounded(CONNECTIONS_MAX)?, router(app))
+    let service = router(app).into_make_service_with_connect_info::<peer::Peer>();
+    let serving = axum::serve(socket.bounded(CONNECTIONS_MAX)?, service)
         .with_graceful_shutdown(async move { drop(ending.wait_for(|ending| *ending).await) });
     tokio::select! {
         result = serving.into_future() => result,

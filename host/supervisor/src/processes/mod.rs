@@ -39,6 +39,7 @@ use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
 use insula_model::breaker::BreakerState;
+use insula_model::usage::Used;
 use insula_model::wire::{TenantEntry, ToWorker};
 use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
@@ -303,6 +304,11 @@ impl Workers {
     /// How long a tenant's requests took since the host started.
     pub(crate) fn latency(&self, slot: u32) -> Latency {
         self.0.table.latency(slot)
+    }
+
+    /// Everything that a tenant has used, over all workers.
+    pub(crate) fn used(&self, slot: u32) -> Used {
+        self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
     }
 
     /// What a tenant's circuit breaker says.
