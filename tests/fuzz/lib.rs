@@ -77,6 +77,7 @@ fn reaches_a_worker(resolved: &Resolved) {
         grants: Some(Box::new(resolved.grants.clone())),
         secrets: Vec::new(),
         job: resolved.schedule.is_some(),
+        canary: None,
     };
     let sent = postcard::to_stdvec(&entry).expect("what resolves can be sent");
     assert!(sent.len() < MESSAGE_BYTES_MAX as usize, "{} bytes", sent.len());

@@ -1,6 +1,7 @@
 //! The way of one request, every stage in order.
 
 use crate::admission::admit;
+use crate::canary;
 use crate::codes::Unavailable;
 use crate::connection::{Busy, Peer};
 use crate::early::{join, take_early};
@@ -95,6 +96,7 @@ async fn answer(
         None => route(&worker, &mut parts)?,
         Some(callee) => callee.clone(),
     };
+    let tenant = canary::chosen(tenant, &parts.headers);
     worker.table.set_active(tenant.entry.slot);
     let head = head_bytes(&parts);
     // Known from here on to every line of the log, and to every call out.

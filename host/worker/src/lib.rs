@@ -12,6 +12,7 @@
 
 mod admission;
 mod breaker;
+mod canary;
 mod codes;
 mod connection;
 mod cores;
@@ -28,6 +29,7 @@ mod outbound;
 mod paced;
 mod pool;
 mod pressure;
+mod probe;
 mod request_body;
 mod respond;
 mod response_body;

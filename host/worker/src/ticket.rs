@@ -265,6 +265,9 @@ impl Drop for Ticket {
             let status = self.status.map(|status| status.as_u16());
             if let Some(class) = status.and_then(StatusClass::of) {
                 cell.answered(class);
+                if (class, outcome) == (StatusClass::ServerError, Outcome::Response) {
+                    cell.answered_badly();
+                }
             }
             if let Some(id) = self.carries {
                 self.worker.outbound.carried(id);

@@ -2,6 +2,7 @@
 //!
 //! Everything in here is on the event loop's thread: cells instead of locks. Bounded by what each part is bounded by.
 
+use crate::canary::Canary;
 use crate::codes::Codes;
 use crate::hand;
 use crate::long::Long;
@@ -16,7 +17,7 @@ use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
-use insula_model::wire::{FromWorker, TenantEntry};
+use insula_model::wire::{CanaryOf, FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
@@ -142,11 +143,17 @@ impl Worker {
         self.cell().know_slot(slot);
         let log =
             TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
+        if let Some(of) = entry.canary.clone() {
+            return self.publish_canary(entry, &of, log);
+        }
         let before = self.tenants.borrow().get(&slot).cloned();
-        let idle_total = self.idle_total.clone();
-        let follows = before.as_deref();
-        let tenant = Tenant::new(entry, follows, log, idle_total);
-        let tenant = Rc::new(tenant);
+        let tenant = Rc::new(Tenant::new(entry, before.as_deref(), log, self.idle_total.clone()));
+        if let Some(before) = &before {
+            let mut canary = before.canary.borrow_mut();
+            // One that is promoted is what is published here.
+            let goes_on = |canary: &Canary| canary.tenant.entry.revision != tenant.entry.revision;
+            *tenant.canary.borrow_mut() = canary.take().filter(goes_on);
+        }
         self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
         self.tenants.borrow_mut().insert(slot, tenant.clone());
         let mut router = self.router.borrow_mut();
@@ -158,6 +165,26 @@ impl Worker {
             self.table.breaker(slot).reset();
             Self::retire(&mut router, &before);
         }
+    }
+
+    /// Gives a revision its part of the tenant's requests, from now on.
+    fn publish_canary(&self, entry: TenantEntry, of: &CanaryOf, log: TenantLog) {
+        // The supervisor never tells of a canary before its tenant, nor of one without.
+        let Some(stable) = self.tenant(of.slot) else { return };
+        let slot = entry.slot;
+        let tenant = Rc::new(Tenant::new(entry, Some(&stable), log, self.idle_total.clone()));
+        let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
+        *stable.canary.borrow_mut() = Some(Canary::new(tenant, of));
+        if let Some(before) = before {
+            before.close();
+        }
+    }
+
+    /// A revision that is not in force, for its probe; what it writes goes to `log`.
+    pub(crate) fn probed(&self, entry: TenantEntry, log: TenantLog) -> Rc<Tenant> {
+        self.cell().know_slot(entry.slot);
+        let kin = self.tenant_named(entry.name.as_str());
+        Rc::new(Tenant::new(entry, kin.as_deref(), log, self.idle_total.clone()))
     }
 
     /// The tenant of this name.
@@ -177,7 +204,13 @@ impl Worker {
 
     /// Takes a tenant out of service.
     pub(crate) fn remove(&self, slot: u32) {
-        if let Some(before) = self.tenants.borrow_mut().remove(&slot) {
+        let Some(before) = self.tenants.borrow_mut().remove(&slot) else { return };
+        if let Some(of) = &before.entry.canary {
+            if let Some(stable) = self.tenant(of.slot) {
+                stable.canary.borrow_mut().take_if(|canary| Rc::ptr_eq(&canary.tenant, &before));
+            }
+            before.close();
+        } else {
             self.names.borrow_mut().remove(before.entry.name.as_str());
             before.end();
             Self::retire(&mut self.router.borrow_mut(), &before);
@@ -188,8 +221,7 @@ impl Worker {
         for route in &tenant.entry.routes {
             router.remove(route, tenant);
         }
-        tenant.pool.close();
-        tenant.shared.close();
+        tenant.close();
     }
 
     /// What a tenant's instances may reach.

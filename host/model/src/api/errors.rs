@@ -27,6 +27,8 @@ pub enum ErrorCode {
     InvalidArtifact,
     /// The artifact took more than a compiler may use: 422.
     CompileLimit,
+    /// The new revision did not pass its probe: 422.
+    Probe,
     /// The bytes do not have the digest they were sent under: 422.
     DigestMismatch,
     /// Another tenant has this route: 409.
@@ -62,6 +64,7 @@ impl ErrorCode {
             Self::DigestMismatch => "digest-mismatch",
             Self::RouteTaken => "route-taken",
             Self::Secret => "secret",
+            Self::Probe => "probe",
             Self::Conflict => "conflict",
             Self::Quota => "quota",
             Self::NotFound => "not-found",
@@ -80,6 +83,7 @@ impl ErrorCode {
             Self::InvalidManifest
             | Self::InvalidArtifact
             | Self::CompileLimit
+            | Self::Probe
             | Self::DigestMismatch => 422,
             Self::RouteTaken | Self::Secret | Self::Conflict => 409,
             Self::Quota => 403,

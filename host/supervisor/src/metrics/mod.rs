@@ -55,6 +55,13 @@ impl Metrics {
         self.table.clear_slot(slot);
     }
 
+    /// Adds the row of a canary that has ended to that of its tenant, with which it was shown before.
+    pub(crate) fn fold_slot(&self, from: u32, to: u32) {
+        let mut book = lock(&self.book);
+        book.folded(from);
+        self.table.fold_slot(from, to);
+    }
+
     /// The page. Takes some 10 µs for each series, and reads /proc: not for an event loop.
     pub(crate) fn page(&self, workers: &Workers, registry: &Registry) -> String {
         self.events.scrapes.fetch_add(1, Relaxed);
@@ -62,7 +69,7 @@ impl Metrics {
             let tenant = registry.by_slot(slot)?;
             Some((tenant.entry.name.clone(), tenant.namespace.clone()))
         };
-        let series = lock(&self.book).series(&self.table, named);
+        let series = lock(&self.book).series(&self.table, |slot| registry.counted_in(slot), named);
         let mut page = text::Page::default();
         let infos = workers.infos();
         let host = host::Host {
