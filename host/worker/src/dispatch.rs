@@ -13,6 +13,7 @@ use crate::sharing;
 use crate::shed::{answered, refuse, retry_after_s, shed};
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
+use crate::tracer::Tracer;
 use crate::turns::Turns;
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -130,6 +131,7 @@ async fn answer(
     };
     ticket.received(received_ns);
     ticket.record(worker.tracer.record(&worker, &traced, id, &parts.method, received_ns));
+    ticket.carry(id, Tracer::state(&traced, &parts.headers));
     ticket.ended(Stage::Admit);
     Turns::wait(&worker, &tenant.account).await;
     let loaded = match load(&worker, &tenant).await {

@@ -7,10 +7,10 @@ use crate::errand::{Back, BoxFuture, Errand};
 use crate::tenant::Tenant;
 use crate::tracer::Recording;
 use crate::worker::Worker;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use insula_ipc::breaker::Probe;
 use insula_model::trace::Stage;
-use insula_model::{Fault, Outcome, StatusClass, Usage};
+use insula_model::{Fault, Outcome, RequestId, StatusClass, Usage};
 use insula_sandbox::Running;
 use insula_sandbox::epoch::{SLICE_NS, monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::{Finished, Gauge};
@@ -36,6 +36,8 @@ pub(crate) struct Ticket {
     status: Option<StatusCode>,
     /// When the client had all of it, if the guest ran on after that.
     answered_ns: Option<u64>,
+    /// Whose `tracestate` its calls carry on, if there is one.
+    carries: Option<RequestId>,
     /// What becomes of its trace, if that is recorded.
     recording: Option<Box<Recording>>,
     cpu: Duration,
@@ -65,6 +67,7 @@ impl Ticket {
             received_ns: None,
             status: None,
             answered_ns: None,
+            carries: None,
             recording: None,
             cpu: Duration::ZERO,
             outcome: None,
@@ -83,6 +86,14 @@ impl Ticket {
     /// Its trace is recorded from here on.
     pub(crate) fn record(&mut self, recording: Option<Box<Recording>>) {
         self.recording = recording;
+    }
+
+    /// Its calls carry this `tracestate` on.
+    pub(crate) fn carry(&mut self, id: RequestId, state: Option<HeaderValue>) {
+        if let Some(state) = state {
+            self.worker.outbound.carry(id, state);
+            self.carries = Some(id);
+        }
     }
 
     /// A stage of its way has ended.
@@ -257,6 +268,9 @@ impl Drop for Ticket {
                 if (class, outcome) == (StatusClass::ServerError, Outcome::Response) {
                     cell.answered_badly();
                 }
+            }
+            if let Some(id) = self.carries {
+                self.worker.outbound.carried(id);
             }
             if let Some(recording) = self.recording.take() {
                 let tracer = &self.worker.tracer;

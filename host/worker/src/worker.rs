@@ -52,7 +52,7 @@ pub(crate) struct Worker {
     tenants: RefCell<HashMap<u32, Rc<Tenant>>>,
     /// Slots by name, for calls from tenant to tenant.
     names: RefCell<HashMap<Box<str>, u32>>,
-    outbound: Arc<Outbound>,
+    pub(crate) outbound: Arc<Outbound>,
     pub(crate) running: Cell<u64>,
     /// The port that tenants are served at.
     pub(crate) port: Cell<u16>,
