@@ -198,7 +198,8 @@ fn is_offered(method: &Method, path: &str) -> bool {
         (&Method::GET, Some(None)) => true,
         (&Method::GET, Some(Some((_, of)))) => ["revisions", "logs", "runs"].contains(&of),
         (&Method::GET, None) => {
-            ["/v1/host", "/v1/events", "/v1/tenants", "/v1/namespaces"].contains(&path)
+            let all = ["/v1/host", "/v1/events", "/v1/tenants", "/v1/namespaces", "/v1/usage"];
+            all.contains(&path)
         }
         (&Method::POST, Some(Some((_, act)))) => ["rollback", "runs"].contains(&act),
         _ => false,
