@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod archive_tail;
 mod artifact;
 mod bench;
 mod build;
@@ -16,11 +17,13 @@ mod client_errors;
 mod completions;
 mod deploy;
 mod dev;
+mod export;
 mod failure;
 mod grant_flags;
 mod granted;
 mod host_args;
 mod host_config;
+mod import;
 mod inspect;
 mod limit_flags;
 mod logs;
@@ -31,6 +34,7 @@ mod openapi;
 mod out;
 mod progress;
 mod ps;
+mod repave;
 mod revisions;
 mod rm;
 mod rollback;
@@ -41,6 +45,8 @@ mod runs;
 mod secret;
 mod secret_input;
 mod serve;
+mod start;
+mod stop;
 mod table;
 mod text;
 mod trigger;
@@ -89,6 +95,11 @@ enum Verb {
     Trigger(trigger::Args),
     Runs(runs::Args),
     Rm(rm::Args),
+    Repave(repave::Args),
+    Stop(stop::Args),
+    Start(start::Args),
+    Export(export::Args),
+    Import(import::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
     Run(run::Args),
@@ -141,6 +152,11 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Trigger(args) => return trigger::run(args).await,
         Verb::Runs(args) => runs::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
+        Verb::Repave(args) => repave::run(args).await?,
+        Verb::Stop(args) => return stop::run(args).await,
+        Verb::Start(args) => return start::run(args).await,
+        Verb::Export(args) => export::run(args).await?,
+        Verb::Import(args) => return import::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
         Verb::Run(args) => return Ok(run::run(args).await),

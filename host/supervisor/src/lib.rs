@@ -14,6 +14,7 @@
 //! event loop stays free to replace a dead worker at once.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod clock;
 pub mod compile;
 mod compilers;

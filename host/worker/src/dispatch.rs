@@ -29,7 +29,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A response body up to this size that is complete when the head is, goes out with it in one write.
 const WHOLE_BYTES_MAX: usize = 64 << 10;
@@ -83,6 +83,7 @@ async fn answer(
         None => route(&worker, &mut parts)?,
         Some(callee) => callee.clone(),
     };
+    let tenant = worker.in_time(tenant);
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
     let head = head_bytes(&parts);
@@ -245,12 +246,18 @@ pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>
         worker.codes.touch(&tenant.entry.code());
         return Ok(loaded);
     }
-    let loaded = match worker.codes.get(&tenant.entry.code()).await {
-        Err(Unavailable::Full(_)) if worker.make_room() => {
-            worker.codes.get(&tenant.entry.code()).await?
-        }
+    let code = tenant.entry.code();
+    if let Some(ms) = tenant.entry.limits.max_age_ms {
+        // Another tenant may have loaded it long ago.
+        worker.codes.forget_older(&code, Duration::from_millis(ms));
+    }
+    let loaded = match worker.codes.get(&code).await {
+        Err(Unavailable::Full(_)) if worker.make_room() => worker.codes.get(&code).await?,
         decided => decided?,
     };
+    if tenant.since.get().is_none() {
+        tenant.since.set(Some(worker.codes.since(&code).unwrap_or_else(Instant::now)));
+    }
     *tenant.loaded.borrow_mut() = Arc::downgrade(&loaded);
     worker.cell().set_loaded(worker.codes.count());
     Ok(loaded)

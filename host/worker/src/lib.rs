@@ -27,6 +27,7 @@ mod outbound;
 mod paced;
 mod pool;
 mod pressure;
+mod repave;
 mod request_body;
 mod respond;
 mod response_body;

@@ -7,6 +7,7 @@ use crate::hand;
 use crate::long::Long;
 use crate::outbound::Outbound;
 use crate::pressure::Pressure;
+use crate::repave::drop_slowly;
 use crate::router::Router;
 use crate::share::Fair;
 use crate::tenant::Tenant;
@@ -140,16 +141,32 @@ impl Worker {
         let tenant = Tenant::new(entry, follows, log, idle_total);
         let tenant = Rc::new(tenant);
         self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
-        self.tenants.borrow_mut().insert(slot, tenant.clone());
+        let Some(before) = before else {
+            self.tenants.borrow_mut().insert(slot, tenant.clone());
+            let mut router = self.router.borrow_mut();
+            tenant.entry.routes.iter().for_each(|route| router.insert(route, &tenant));
+            return;
+        };
+        self.supplant(&before, &tenant);
+        self.table.breaker(slot).reset();
+        if tenant.entry.stopped {
+            // Those that wait for a place have the old one.
+            before.stopped.set(true);
+            if before.since.get().is_some() {
+                self.codes.forget(&before.entry.code(), self.codes.now());
+                self.cell().set_loaded(self.codes.count());
+            }
+        }
+        Self::retire(&before);
+    }
+
+    /// Puts `after` where `before` is, for every request from now on.
+    pub(crate) fn supplant(&self, before: &Rc<Tenant>, after: &Rc<Tenant>) {
+        self.tenants.borrow_mut().insert(after.entry.slot, after.clone());
         let mut router = self.router.borrow_mut();
-        // New routes first: at no point does a route that both revisions have lead nowhere.
-        for route in &tenant.entry.routes {
-            router.insert(route, &tenant);
-        }
-        if let Some(before) = before {
-            self.table.breaker(slot).reset();
-            Self::retire(&mut router, &before);
-        }
+        // New routes first: at no point does a route that both have lead nowhere.
+        after.entry.routes.iter().for_each(|route| router.insert(route, after));
+        before.entry.routes.iter().for_each(|route| router.remove(route, before));
     }
 
     /// The tenant of this name.
@@ -172,16 +189,20 @@ impl Worker {
         if let Some(before) = self.tenants.borrow_mut().remove(&slot) {
             self.names.borrow_mut().remove(before.entry.name.as_str());
             before.end();
-            Self::retire(&mut self.router.borrow_mut(), &before);
+            let mut router = self.router.borrow_mut();
+            before.entry.routes.iter().for_each(|route| router.remove(route, &before));
+            Self::retire(&before);
         }
     }
 
-    fn retire(router: &mut Router, tenant: &Rc<Tenant>) {
-        for route in &tenant.entry.routes {
-            router.remove(route, tenant);
-        }
-        tenant.pool.close();
+    fn retire(tenant: &Tenant) {
+        drop_slowly(tenant.pool.close());
         tenant.shared.close();
+    }
+
+    /// The count of all tenants' idle instances.
+    pub(crate) fn idle_total(&self) -> Rc<Cell<u32>> {
+        self.idle_total.clone()
     }
 
     /// What a tenant's instances may reach.
@@ -263,6 +284,7 @@ impl Worker {
             let now = Instant::now();
             let mut with_idle = self.with_idle.borrow_mut();
             with_idle.retain(|tenant| {
+                self.sweep_by_age(tenant, now);
                 let any = tenant.pool.sweep(now) | tenant.shared.sweep(now);
                 tenant.swept.set(any);
                 any

@@ -27,6 +27,8 @@ pub enum ErrorCode {
     InvalidArtifact,
     /// The artifact took more than a compiler may use: 422.
     CompileLimit,
+    /// The archive is not one of ours, not whole, changed, or of a later version: 422.
+    InvalidArchive,
     /// The bytes do not have the digest they were sent under: 422.
     DigestMismatch,
     /// Another tenant has this route: 409.
@@ -59,6 +61,7 @@ impl ErrorCode {
             Self::InvalidManifest
             | Self::InvalidArtifact
             | Self::CompileLimit
+            | Self::InvalidArchive
             | Self::DigestMismatch => 422,
             Self::RouteTaken | Self::Secret | Self::Conflict => 409,
             Self::Quota => 403,

@@ -37,6 +37,7 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
         artifact: tenant.entry.digest,
         routes: tenant.entry.routes.clone(),
         deployed_at: tenant.deployed_at.clone(),
+        stopped_at: tenant.stopped_at.clone(),
         counters: app.deployer.workers.counters(tenant.entry.slot),
         breaker: app.deployer.workers.breaker(tenant.entry.slot),
         job: app.deployer.jobs.status(tenant.entry.slot),

@@ -14,7 +14,10 @@
 //! publishing is one at a time (see `publish`).
 
 mod error;
+mod export;
+mod import;
 mod namespaces;
+mod operate;
 mod publish;
 mod reach;
 mod repair;
@@ -36,9 +39,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 pub(crate) use error::{DeployError, store_code};
+pub(crate) use export::EXPORTS_MAX;
+pub(crate) use import::{Importing, adopt};
+pub(crate) use operate::Chosen;
 pub(crate) use reach::MountRules;
 pub(crate) use repair::repair;
 
@@ -60,6 +66,10 @@ pub(crate) struct Deployer {
     pub(crate) listen: SocketAddr,
     /// Held by whoever changes what is in force.
     pub(crate) publishing: Mutex<()>,
+    /// Exports under way.
+    pub(crate) exports: Arc<Semaphore>,
+    /// Held by the one import under way.
+    pub(crate) importing: Mutex<()>,
     /// The host shuts down; nothing new is taken on.
     pub(crate) draining: AtomicBool,
 }
@@ -98,6 +108,7 @@ struct Active {
     kind: GuestKind,
     routes: Vec<Route>,
     slot: u32,
+    stopped: bool,
 }
 
 impl Draft {
@@ -159,6 +170,7 @@ impl Active {
             kind: tenant.entry.kind,
             routes: tenant.entry.routes.clone(),
             slot: tenant.entry.slot,
+            stopped: tenant.entry.stopped,
         }
     }
 }
@@ -250,6 +262,7 @@ impl Deployer {
             changed: active.changed,
             kind: active.kind,
             compile_ms,
+            stopped: active.stopped,
             job: self.jobs.status(active.slot),
         }
     }

@@ -47,6 +47,7 @@ impl Deployer {
             grants: Some(Box::new(plan.grants.clone())),
             secrets: Vec::new(),
             job: plan.schedule.is_some(),
+            stopped: false,
         })?;
         if self.registry.get(&name).is_none() {
             // A removal may have failed to: a new tenant inherits nothing.
@@ -91,7 +92,7 @@ impl Deployer {
     }
 
     /// Has a tenant's schedule, or its absence, count from now on.
-    async fn put_on_board(&self, name: &TenantName, slot: u32) {
+    pub(super) async fn put_on_board(&self, name: &TenantName, slot: u32) {
         let Some(tenant) = self.registry.get(name) else { return };
         let new = tenant.schedule.is_some() && !self.jobs.has(slot);
         let last = if new { self.state.last_run(name.clone()).await } else { Ok(None) };

@@ -8,11 +8,13 @@
 //! Every call runs on a blocking thread, one at a time; callers wait for the lock there, and there are
 //! as many as the control API lets in. Ends with [`State::close`], which folds the log into the file.
 
+mod moving;
 mod namespaces;
 mod read;
 mod runs;
 mod schema;
 mod secrets;
+mod stopped;
 mod write;
 
 use crate::sync::lock;
@@ -26,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(crate) use moving::{Import, Secret};
 pub(crate) use namespaces::Kept;
 pub(crate) use runs::{Began, Begin, End};
 pub(crate) use write::{NewRevision, Published};

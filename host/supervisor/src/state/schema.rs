@@ -7,7 +7,7 @@
 use super::StateError;
 use rusqlite::{Connection, TransactionBehavior};
 
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 6] = [
     // 1: artifacts, tenants, revisions, routes.
     "CREATE TABLE artifacts (
         digest      TEXT PRIMARY KEY,           -- sha256:…
@@ -78,6 +78,13 @@ const MIGRATIONS: [&str; 4] = [
      ) STRICT, WITHOUT ROWID;
      INSERT INTO namespaces (name, created_at)
         VALUES ('default', strftime('%Y-%m-%dT%H:%M:%SZ', 'now'));",
+    // 5: tenants that were stopped.
+    "ALTER TABLE tenants ADD COLUMN stopped_at TEXT; -- none while it may run",
+    // 6: imported tenants that are yet to be given their stores and scratch directories.
+    "CREATE TABLE arriving (
+        tenant      TEXT PRIMARY KEY,
+        staged      TEXT NOT NULL               -- the name that these are under
+     ) STRICT, WITHOUT ROWID;",
 ];
 
 /// Sets the connection up and applies the migrations that the file has not seen.

@@ -92,6 +92,7 @@ impl State {
             )?;
             transaction.execute("DELETE FROM tenants WHERE id = ?1", [head.id])?;
             transaction.execute("DELETE FROM secrets WHERE tenant = ?1", [name.as_str()])?;
+            transaction.execute("DELETE FROM arriving WHERE tenant = ?1", [name.as_str()])?;
             let forgotten = forget_artifacts(&transaction, name.as_str(), artifacts)?;
             transaction.commit()?;
             Ok(forgotten)
@@ -207,7 +208,11 @@ pub(super) fn active(
 }
 
 /// Makes these, and no others, the routes of a tenant.
-fn take_routes(transaction: &Transaction<'_>, id: i64, routes: &[Route]) -> Result<(), StateError> {
+pub(super) fn take_routes(
+    transaction: &Transaction<'_>,
+    id: i64,
+    routes: &[Route],
+) -> Result<(), StateError> {
     transaction.prepare_cached("DELETE FROM routes WHERE tenant = ?1")?.execute([id])?;
     let mut owner = transaction.prepare_cached(
         "SELECT t.name FROM routes r JOIN tenants t ON t.id = r.tenant
@@ -243,7 +248,7 @@ fn forget_revisions(
 }
 
 /// Of these artifacts, removes those that no revision refers to.
-fn forget_artifacts(
+pub(super) fn forget_artifacts(
     transaction: &Transaction<'_>,
     name: &str,
     artifacts: Vec<String>,
