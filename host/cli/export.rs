@@ -160,7 +160,7 @@ async fn copy(
     }
     to.flush().context("the archive cannot be written")?;
     let json = tail.manifest().ok_or_else(lost)?;
-    Ok(serde_json::from_slice(json).context("the archive's manifest cannot be read")?)
+    serde_json::from_slice(json).context("the archive's manifest cannot be read")
 }
 
 fn report(manifest: &ArchiveManifest, path: &Path, to_stdout: bool) -> Result<()> {

@@ -56,7 +56,7 @@ impl Worker {
                 work.did(0, 1).await;
             }
         }
-        self.cell().set_loaded(self.codes.count());
+        self.cell().set_loaded(self.codes.count(), self.codes.loads());
         retired
     }
 
