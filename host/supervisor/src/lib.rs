@@ -7,7 +7,9 @@
 //!                ├──▶ registry   what is in force (memory)
 //!                ├──▶ processes  the workers: started, told, buried, replaced
 //!                │        └──▶ logs   guests' lines, on their way to disk
-//!                └──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                ├──▶ usage      what tenants have used, by the hour
+//!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                └──▶ audit      who changed or read what, before anybody is told that it is done
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
@@ -15,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod audit;
 mod clock;
 pub mod compile;
 mod compilers;
@@ -25,17 +28,21 @@ mod jobs;
 mod keeper;
 mod listen;
 mod logs;
+mod metrics;
 mod processes;
 mod registry;
 mod serve;
 mod state;
 mod sync;
+mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
 pub use data::{DataError, control_socket};
+pub use metrics::MetricsOptions;
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
+pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

@@ -19,15 +19,18 @@ use utoipa::openapi::OpenApi as Schema;
         (name = "tenants", description = "Named applications and their revisions"),
         (name = "namespaces", description = "Groups of tenants, each within one quota"),
         (name = "moving", description = "Tenants from one host to another, or to a backup"),
+        (name = "audit", description = "Who changed or read what through this API"),
         (name = "secrets", description = "Values that tenants are granted by name"),
     ),
     paths(
         super::system::healthz,
         super::system::readyz,
         super::system::host,
+        super::metrics::metrics,
         schema,
         super::artifacts::look,
         super::artifacts::upload,
+        super::activity::activity,
         super::tenants::list,
         super::tenants::deploy,
         super::tenants::inspect,
@@ -49,6 +52,9 @@ use utoipa::openapi::OpenApi as Schema;
         super::namespaces::set,
         super::namespaces::inspect,
         super::namespaces::remove,
+        super::usage::usage,
+        super::audit::list,
+        super::audit::verify,
     )
 )]
 struct Api;
