@@ -1,7 +1,7 @@
 //! `insula inspect`: everything about one tenant.
 
 use crate::host_args::HostArgs;
-use crate::{granted, out, ps, runs, text};
+use crate::{canary, granted, out, ps, runs, text};
 use anyhow::Result;
 use insula_model::api::{TenantDetail, TenantSummary};
 use insula_model::{ByteSize, Count, DurationMs, LatencyQuantiles, Limits, MilliCpu, TenantName};
@@ -44,6 +44,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     section(detail.summary.name.as_str(), about(&detail));
     if let Some(job) = &detail.summary.job {
         section("job", runs::about(job));
+    }
+    if let Some(running) = &detail.summary.canary {
+        section("canary", canary::about(running));
     }
     section("reaches", granted::lines(&detail));
     section("limits", limits(&detail.limits));

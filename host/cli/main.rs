@@ -3,7 +3,8 @@
 //! Owns: the dispatch between roles, the command line, the client of the control API, and every word
 //! that a user reads. Only this crate reads the environment; libraries get resolved values.
 //! A verb lives in the file of its name. What several verbs share: [`host_args`] (which host),
-//! [`client`] (the control API), [`apply`] (one deploy), [`limit_flags`], [`grant_flags`], [`manifests`], [`artifact`],
+//! [`client`] (the control API), [`apply`] (one deploy), [`limit_flags`], [`grant_flags`],
+//! [`rollout_flags`], [`manifests`], [`artifact`],
 //! and for the eyes [`out`], [`table`], [`text`], [`progress`], [`failure`].
 #![forbid(unsafe_code)]
 
@@ -13,11 +14,13 @@ mod artifact;
 mod audit;
 mod bench;
 mod build;
+mod canary;
 mod client;
 mod client_errors;
 mod completions;
 mod deploy;
 mod dev;
+mod doctor;
 mod export;
 mod failure;
 mod grant_flags;
@@ -36,11 +39,13 @@ mod new;
 mod openapi;
 mod out;
 mod progress;
+mod promote;
 mod ps;
 mod repave;
 mod revisions;
 mod rm;
 mod rollback;
+mod rollout_flags;
 mod run;
 mod run_cache;
 mod run_flags;
@@ -98,6 +103,7 @@ enum Verb {
     Revisions(revisions::Args),
     Rollback(rollback::Args),
     Top(top::Args),
+    Promote(promote::Args),
     Trigger(trigger::Args),
     Runs(runs::Args),
     Rm(rm::Args),
@@ -112,6 +118,7 @@ enum Verb {
     Audit(audit::Args),
     Run(run::Args),
     Validate(validate::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
     Openapi(openapi::Args),
     Completions(completions::Args),
@@ -158,6 +165,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Revisions(args) => revisions::run(args).await?,
         Verb::Rollback(args) => rollback::run(args).await?,
         Verb::Top(args) => top::run(args).await?,
+        Verb::Promote(args) => promote::run(args).await?,
         Verb::Trigger(args) => return trigger::run(args).await,
         Verb::Runs(args) => runs::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
@@ -172,6 +180,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Audit(args) => audit::run(args).await?,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
+        Verb::Doctor(args) => return doctor::run(args).await,
         Verb::Bench(args) => return bench::run(args).await,
         Verb::Openapi(args) => openapi::run(args).await?,
         Verb::Completions(args) => completions::run(&args)?,

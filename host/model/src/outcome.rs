@@ -77,6 +77,36 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 26] = [
+        Self::ClientGone,
+        Self::RequestBodyTooLarge,
+        Self::RequestHeaderTooLarge,
+        Self::RequestBodyBroken,
+        Self::RequestTimeout,
+        Self::BadRequest,
+        Self::Trap,
+        Self::OutOfFuel,
+        Self::OutOfMemory,
+        Self::OutOfStorage,
+        Self::Deadline,
+        Self::NoResponse,
+        Self::Exit,
+        Self::ResponseBodyTooLarge,
+        Self::BadResponse,
+        Self::CodeUnavailable,
+        Self::DirectoryUnavailable,
+        Self::WorkerFull,
+        Self::Panic,
+        Self::Concurrency,
+        Self::RateLimit,
+        Self::TenantMemory,
+        Self::HostMemory,
+        Self::Evicted,
+        Self::CircuitOpen,
+        Self::Draining,
+    ];
+
     /// A stable, machine-readable word for logs, metrics and the `insula-fault` response header.
     pub fn code(self) -> &'static str {
         match self {

@@ -5,11 +5,12 @@
 
 use crate::api::{GuestKind, JobResult, LogStream};
 use crate::grants::secrets::{SecretKey, SecretValue};
+use crate::rollout::{Percent, Sticky};
 use crate::{CodeId, Digest, Grants, Limits, Route, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 5;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
@@ -20,6 +21,10 @@ pub const PUBLISH_TENANTS_MAX: usize = 100;
 pub const REPAVE_SLOTS_MAX: usize = 1_024;
 /// The longest text of one log line, in bytes; longer lines are cut into several.
 pub const LOG_LINE_BYTES_MAX: usize = 4 << 10;
+/// The last lines of a probe's log that its report holds.
+pub const PROBE_LINES_MAX: usize = 20;
+/// The longest of those lines, in bytes; longer ones are cut.
+pub const PROBE_LINE_BYTES_MAX: usize = 500;
 
 /// From the supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,8 +36,8 @@ pub enum ToWorker {
         /// Everything the worker is told.
         config: WorkerConfig,
     },
-    /// New state of some tenants, and slots that are free again. Applied between two requests, as
-    /// one; answered by [`FromWorker::Ack`].
+    /// New state of some tenants, then slots that are free again. Applied between two requests, as
+    /// one; answered by [`FromWorker::Ack`]. A canary comes after the tenant that it is one of.
     Publish {
         /// Echoed in the acknowledgement.
         seq: u64,
@@ -62,6 +67,18 @@ pub enum ToWorker {
         slot: u32,
         /// Its number; echoed in the answer, and in the tenant's log as [`crate::RequestId::run`].
         run: u64,
+    },
+    /// Try a revision that is not in force; answered by [`FromWorker::Probed`].
+    Probe {
+        /// Echoed in the answer.
+        id: u64,
+        /// The revision, in a slot that nobody else has.
+        entry: Box<TenantEntry>,
+        /// What to ask it with GET; none to make sure only that it can be loaded, and instantiated if it is
+        /// a handler.
+        path: Option<String>,
+        /// Milliseconds that this may take.
+        timeout_ms: u64,
     },
     /// Accept nothing more, finish what runs within this time, then exit.
     Drain {
@@ -105,6 +122,40 @@ pub enum FromWorker {
         run: u64,
         /// How.
         result: JobResult,
+    },
+    /// A [`ToWorker::Probe`] has ended.
+    Probed {
+        /// Of that message.
+        id: u64,
+        /// How.
+        report: ProbeReport,
+    },
+}
+
+/// What came of a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// How it ended.
+    pub end: ProbeEnd,
+    /// The last of what guest and host wrote to its log meanwhile: at most [`PROBE_LINES_MAX`] lines.
+    pub log: Vec<String>,
+}
+
+/// How a probe ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeEnd {
+    /// Nothing was asked, and nothing was wrong.
+    Sound,
+    /// It answered with this status, to the last byte.
+    Answered(u16),
+    /// It did not answer, or could not be loaded or instantiated.
+    Failed {
+        /// As in the `insula-fault` field.
+        fault: String,
+        /// What is known about it; may be empty.
+        detail: String,
+        /// Whether it was the host's doing and says nothing about the revision.
+        is_hosts: bool,
     },
 }
 
@@ -166,6 +217,21 @@ pub struct TenantEntry {
     pub job: bool,
     /// Whether it was stopped: nothing of it runs, and its requests are refused.
     pub stopped: bool,
+    /// If it is a canary: of whom. It then has no routes of its own.
+    pub canary: Option<Box<CanaryOf>>,
+}
+
+/// What makes a revision a canary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryOf {
+    /// The slot of the tenant, whose requests it gets a part of.
+    pub slot: u32,
+    /// Which part.
+    pub share: Percent,
+    /// By what requests stick.
+    pub sticky: Option<Sticky>,
+    /// The key of the hash that decides for those.
+    pub key: [u8; 32],
 }
 
 impl TenantEntry {

@@ -9,7 +9,8 @@
 //!                │        └──▶ logs   guests' lines, on their way to disk
 //!                ├──▶ usage      what tenants have used, by the hour
 //!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
-//!                └──▶ audit      who changed or read what, before anybody is told that it is done
+//!                ├──▶ audit      who changed or read what, before anybody is told that it is done
+//!                └──▶ rollouts   which canaries are well: promoted, or rolled back
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
@@ -31,15 +32,18 @@ mod logs;
 mod metrics;
 mod processes;
 mod registry;
+mod rollouts;
 mod serve;
 mod state;
+pub mod survey;
 mod sync;
+mod upkeep;
 mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
-pub use data::{DataError, control_socket};
+pub use data::{DataError, RestoreError, control_socket, holder, restore};
 pub use metrics::MetricsOptions;
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};

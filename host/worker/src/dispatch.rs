@@ -1,6 +1,7 @@
 //! The way of one request, every stage in order.
 
 use crate::admission::admit;
+use crate::canary;
 use crate::codes::Unavailable;
 use crate::connection::{Busy, Peer};
 use crate::headers::{self, content_length, head_bytes, prepare_request, strip_hop_by_hop};
@@ -96,7 +97,7 @@ async fn answer(
         None => route(&worker, &mut parts)?,
         Some(callee) => callee.clone(),
     };
-    let tenant = worker.in_time(tenant);
+    let tenant = worker.in_time(canary::chosen(tenant, &parts.headers));
     worker.table.set_active(tenant.entry.slot);
     let refuse = |fault, detail: &dyn Fn() -> String| {
         answered(&worker, &tenant, refuse(&worker, &tenant, id, fault, detail))

@@ -12,6 +12,7 @@
 
 mod admission;
 mod breaker;
+mod canary;
 mod codes;
 mod connection;
 mod cores;
@@ -27,6 +28,7 @@ mod outbound;
 mod paced;
 mod pool;
 mod pressure;
+mod probe;
 mod repave;
 mod request_body;
 mod respond;

@@ -12,7 +12,7 @@ use crate::outbound::{self, LOOKUPS_MAX, Outbound};
 use crate::share::Idle;
 use crate::tenant_log::LINES_QUEUED_MAX;
 use crate::worker::Worker;
-use crate::{job, listener};
+use crate::{job, listener, probe};
 use insula_ipc::channel::{self, ChannelError};
 use insula_ipc::fds::{InheritError, inherited};
 use insula_ipc::table::{Table, TableError};
@@ -171,11 +171,11 @@ async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListen
     loop {
         match channel::receive(from).await {
             Ok(Some(ToWorker::Publish { seq, tenants, removed })) => {
-                for slot in removed {
-                    worker.remove(slot);
-                }
                 for entry in tenants {
                     worker.publish(entry);
+                }
+                for slot in removed {
+                    worker.remove(slot);
                 }
                 say(worker, FromWorker::Ack { seq }).await;
             }
@@ -197,6 +197,10 @@ async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListen
             Ok(Some(ToWorker::CodeReady { code })) => worker.codes.ready(&code),
             Ok(Some(ToWorker::RunJob { slot, run })) => {
                 tokio::task::spawn_local(job::run(worker.clone(), slot, run));
+            }
+            Ok(Some(ToWorker::Probe { id, entry, path, timeout_ms })) => {
+                let asked = probe::Asked { id, path, timeout_ms };
+                tokio::task::spawn_local(probe::run(worker.clone(), *entry, asked));
             }
             Ok(Some(ToWorker::Drain { within_ms })) => return within_ms,
             Ok(Some(ToWorker::Hello { .. })) => {}

@@ -96,6 +96,16 @@ impl Worker {
         drop_slowly(idle);
     }
 
+    /// A tenant is stopped: nothing of its canary is kept, and nobody waits for it any more.
+    pub(crate) fn stop_canary(&self, tenant: &Tenant) {
+        let slot = tenant.canary.borrow().as_ref().map(|canary| canary.tenant.entry.slot);
+        let Some((before, idle)) = slot.and_then(|slot| self.renew(slot)) else { return };
+        before.stopped.set(true);
+        before.shared.close();
+        self.codes.forget(&before.entry.code(), self.codes.now());
+        drop_slowly(idle);
+    }
+
     /// Puts a successor in a tenant's place, if anything was made of it here; the old one, and the
     /// instances that it kept. Its shared instances are still to be closed.
     fn renew(&self, slot: u32) -> Option<(Rc<Tenant>, Vec<Idle>)> {
@@ -105,6 +115,7 @@ impl Worker {
         let name = entry.name.clone();
         let log = TenantLog::new(slot, name, entry.revision, self.to_supervisor.clone());
         let tenant = Rc::new(Tenant::new(entry, Some(&before), log, self.idle_total()));
+        *tenant.canary.borrow_mut() = before.canary.take();
         self.supplant(&before, &tenant);
         let idle = before.pool.close();
         Some((before, idle))

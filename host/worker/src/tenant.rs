@@ -4,8 +4,10 @@
 //! each sees one revision from head to body.
 
 use crate::breaker::Record;
+use crate::canary::Canary;
 use crate::outbound::Outbound;
 use crate::pool::Pool;
+use crate::repave::drop_slowly;
 use crate::share::Account;
 use crate::sharing::SharedPool;
 use crate::tenant_log::TenantLog;
@@ -61,24 +63,26 @@ pub(crate) struct Tenant {
     record: RefCell<Record>,
     /// The second in which requests were last refused, and how many the log was told of.
     shed: Cell<(u64, u32)>,
+    /// The revision that gets a part of its requests, if there is one.
+    pub(crate) canary: RefCell<Option<Canary>>,
 }
 
 impl Tenant {
-    /// The revision in `entry`, which follows `before`.
+    /// The revision in `entry`; `kin` is another one of the same tenant, which it follows or stands beside.
     pub(crate) fn new(
         entry: TenantEntry,
-        before: Option<&Self>,
+        kin: Option<&Self>,
         log: TenantLog,
         idle_total: Rc<Cell<u32>>,
     ) -> Self {
         let log = Arc::new(log);
         let to = log.clone();
-        let mut removed = before.and_then(|before| before.removed.clone());
+        let mut removed = kin.and_then(Self::removal);
         if entry.grants.as_ref().is_some_and(|grants| grants.keyvalue.is_some()) {
             removed.get_or_insert_default();
         }
         let resources = &entry.limits.resources;
-        let account = match before {
+        let account = match kin.filter(|kin| kin.entry.slot == entry.slot) {
             Some(before) => before.account.clone(),
             None => Rc::new(Account::new(entry.slot, resources)),
         };
@@ -101,8 +105,16 @@ impl Tenant {
             freed: Notify::new(),
             record: RefCell::default(),
             shed: Cell::default(),
+            canary: RefCell::default(),
             entry,
         }
+    }
+
+    /// What tells its instances, and those of its canary, that the tenant was removed.
+    fn removal(&self) -> Option<Arc<AtomicBool>> {
+        let canary = self.canary.borrow();
+        let canary = canary.as_ref().and_then(|canary| canary.tenant.removed.clone());
+        self.removed.clone().or(canary)
     }
 
     /// What its instances may reach.
@@ -170,5 +182,14 @@ impl Tenant {
         if let Some(removed) = &self.removed {
             removed.store(true, Ordering::SeqCst);
         }
+        if let Some(canary) = &*self.canary.borrow() {
+            canary.tenant.end();
+        }
+    }
+
+    /// Keeps no instance any more; those that run end as they would.
+    pub(crate) fn close(&self) {
+        drop_slowly(self.pool.close());
+        self.shared.close();
     }
 }

@@ -238,6 +238,9 @@ impl Drop for Ticket {
             cell.took(end_ns.saturating_sub(received_ns) / 1_000);
             if let Some(class) = self.status {
                 cell.answered(class);
+                if (class, outcome) == (StatusClass::ServerError, Outcome::Response) {
+                    cell.answered_badly();
+                }
             }
         }
         cell.leave();

@@ -2,12 +2,12 @@
 //!
 //! Everything in here is on the event loop's thread: cells instead of locks. Bounded by what each part is bounded by.
 
+use crate::canary::Canary;
 use crate::codes::Codes;
 use crate::hand;
 use crate::long::Long;
 use crate::outbound::Outbound;
 use crate::pressure::Pressure;
-use crate::repave::drop_slowly;
 use crate::router::Router;
 use crate::share::Fair;
 use crate::tenant::Tenant;
@@ -16,7 +16,7 @@ use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
-use insula_model::wire::{FromWorker, TenantEntry};
+use insula_model::wire::{CanaryOf, FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
@@ -139,11 +139,17 @@ impl Worker {
         self.cell().know_slot(slot);
         let log =
             TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
+        if let Some(of) = entry.canary.clone() {
+            return self.publish_canary(entry, &of, log);
+        }
         let before = self.tenants.borrow().get(&slot).cloned();
-        let idle_total = self.idle_total.clone();
-        let follows = before.as_deref();
-        let tenant = Tenant::new(entry, follows, log, idle_total);
-        let tenant = Rc::new(tenant);
+        let tenant = Rc::new(Tenant::new(entry, before.as_deref(), log, self.idle_total.clone()));
+        if let Some(before) = &before {
+            let mut canary = before.canary.borrow_mut();
+            // One that is promoted is what is published here.
+            let goes_on = |canary: &Canary| canary.tenant.entry.revision != tenant.entry.revision;
+            *tenant.canary.borrow_mut() = canary.take().filter(goes_on);
+        }
         self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
         let Some(before) = before else {
             self.tenants.borrow_mut().insert(slot, tenant.clone());
@@ -161,16 +167,49 @@ impl Worker {
                 self.cell().set_loaded(self.codes.count(), self.codes.loads());
             }
         }
-        Self::retire(&before);
+        before.close();
+        if tenant.entry.stopped {
+            self.stop_canary(&tenant);
+        }
     }
 
     /// Puts `after` where `before` is, for every request from now on.
     pub(crate) fn supplant(&self, before: &Rc<Tenant>, after: &Rc<Tenant>) {
         self.tenants.borrow_mut().insert(after.entry.slot, after.clone());
+        if let Some(of) = &after.entry.canary {
+            // It has no routes, and hangs on the tenant whose requests it shares.
+            let Some(stable) = self.tenant(of.slot) else { return };
+            if let Some(canary) = &mut *stable.canary.borrow_mut()
+                && Rc::ptr_eq(&canary.tenant, before)
+            {
+                canary.tenant = after.clone();
+            }
+            return;
+        }
         let mut router = self.router.borrow_mut();
         // New routes first: at no point does a route that both have lead nowhere.
         after.entry.routes.iter().for_each(|route| router.insert(route, after));
         before.entry.routes.iter().for_each(|route| router.remove(route, before));
+    }
+
+    /// Gives a revision its part of the tenant's requests, from now on.
+    fn publish_canary(&self, entry: TenantEntry, of: &CanaryOf, log: TenantLog) {
+        // The supervisor never tells of a canary before its tenant, nor of one without.
+        let Some(stable) = self.tenant(of.slot) else { return };
+        let slot = entry.slot;
+        let tenant = Rc::new(Tenant::new(entry, Some(&stable), log, self.idle_total.clone()));
+        let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
+        *stable.canary.borrow_mut() = Some(Canary::new(tenant, of));
+        if let Some(before) = before {
+            before.close();
+        }
+    }
+
+    /// A revision that is not in force, for its probe; what it writes goes to `log`.
+    pub(crate) fn probed(&self, entry: TenantEntry, log: TenantLog) -> Rc<Tenant> {
+        self.cell().know_slot(entry.slot);
+        let kin = self.tenant_named(entry.name.as_str());
+        Rc::new(Tenant::new(entry, kin.as_deref(), log, self.idle_total.clone()))
     }
 
     /// The tenant of this name.
@@ -190,18 +229,19 @@ impl Worker {
 
     /// Takes a tenant out of service.
     pub(crate) fn remove(&self, slot: u32) {
-        if let Some(before) = self.tenants.borrow_mut().remove(&slot) {
+        let Some(before) = self.tenants.borrow_mut().remove(&slot) else { return };
+        if let Some(of) = &before.entry.canary {
+            if let Some(stable) = self.tenant(of.slot) {
+                stable.canary.borrow_mut().take_if(|canary| Rc::ptr_eq(&canary.tenant, &before));
+            }
+            before.close();
+        } else {
             self.names.borrow_mut().remove(before.entry.name.as_str());
             before.end();
             let mut router = self.router.borrow_mut();
             before.entry.routes.iter().for_each(|route| router.remove(route, &before));
-            Self::retire(&before);
+            before.close();
         }
-    }
-
-    fn retire(tenant: &Tenant) {
-        drop_slowly(tenant.pool.close());
-        tenant.shared.close();
     }
 
     /// The count of all tenants' idle instances.

@@ -29,6 +29,8 @@ pub enum ErrorCode {
     CompileLimit,
     /// The archive is not one of ours, not whole, changed, or of a later version: 422.
     InvalidArchive,
+    /// The new revision did not pass its probe: 422.
+    Probe,
     /// The bytes do not have the digest they were sent under: 422.
     DigestMismatch,
     /// Another tenant has this route: 409.
@@ -65,6 +67,7 @@ impl ErrorCode {
             Self::DigestMismatch => "digest-mismatch",
             Self::RouteTaken => "route-taken",
             Self::Secret => "secret",
+            Self::Probe => "probe",
             Self::Conflict => "conflict",
             Self::Quota => "quota",
             Self::NotFound => "not-found",
@@ -84,6 +87,7 @@ impl ErrorCode {
             | Self::InvalidArtifact
             | Self::CompileLimit
             | Self::InvalidArchive
+            | Self::Probe
             | Self::DigestMismatch => 422,
             Self::RouteTaken | Self::Secret | Self::Conflict => 409,
             Self::Quota => 403,

@@ -13,6 +13,7 @@
 //! DELETE /v1/tenants/{name}                204
 //! GET    /v1/tenants/{name}/revisions      [RevisionInfo], newest first
 //! POST   /v1/tenants/{name}/rollback       RollbackRequest → DeployResponse
+//! POST   /v1/tenants/{name}/promote        a canary gets all requests → DeployResponse
 //! GET    /v1/tenants/{name}/secrets        [SecretInfo]; values are never returned
 //! PUT    /v1/tenants/{name}/secrets/{key}  the value, as it is → 204
 //! DELETE /v1/tenants/{name}/secrets/{key}  204
@@ -42,6 +43,7 @@ mod memory;
 mod moving;
 mod namespaces;
 mod operate;
+mod rollouts;
 mod usage;
 
 pub use activity::{Activity, TenantActivity};
@@ -59,6 +61,7 @@ pub use operate::{
     DRAIN_MS_DEFAULT, DRAIN_MS_MAX, RepaveRequest, RepaveResponse, StartResponse, StopRequest,
     StopResponse,
 };
+pub use rollouts::{CanaryChange, CanaryStatus, RolloutInfo, RolloutState};
 pub use usage::{USAGE_DAYS_MAX, UsageBy, UsageReport, UsageRow};
 
 use crate::breaker::BreakerState;
@@ -184,6 +187,9 @@ pub struct TenantSummary {
     /// How it fares as a job, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,
+    /// The revision that gets a part of its requests, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryStatus>,
 }
 
 /// One secret of a tenant, without its value.
@@ -239,6 +245,9 @@ pub struct Counters {
     /// … of 500 to 599; those that were shed included.
     #[serde(default)]
     pub status_5xx: u64,
+    /// Of `responses`, those with a status of 500 or above: the guest says itself that it failed.
+    #[serde(default)]
+    pub responses_5xx: u64,
     /// Requests waiting in its queue now.
     #[serde(default)]
     pub queued: u64,
@@ -254,6 +263,37 @@ pub struct Counters {
     /// Microseconds that these waited for it, together.
     #[serde(default)]
     pub cold_load_us: u64,
+}
+
+impl Counters {
+    /// The sums of both; of the peaks, the higher one.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            running: self.running + other.running,
+            requests: self.requests + other.requests,
+            responses: self.responses + other.responses,
+            client_faults: self.client_faults + other.client_faults,
+            guest_faults: self.guest_faults + other.guest_faults,
+            host_faults: self.host_faults + other.host_faults,
+            shed: self.shed + other.shed,
+            fuel: self.fuel + other.fuel,
+            cpu_us: self.cpu_us + other.cpu_us,
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            memory_peak_bytes: self.memory_peak_bytes.max(other.memory_peak_bytes),
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+            status_2xx: self.status_2xx + other.status_2xx,
+            status_3xx: self.status_3xx + other.status_3xx,
+            status_4xx: self.status_4xx + other.status_4xx,
+            status_5xx: self.status_5xx + other.status_5xx,
+            responses_5xx: self.responses_5xx + other.responses_5xx,
+            queued: self.queued + other.queued,
+            waited: self.waited + other.waited,
+            wait_us: self.wait_us + other.wait_us,
+            cold_loads: self.cold_loads + other.cold_loads,
+            cold_load_us: self.cold_load_us + other.cold_load_us,
+        }
+    }
 }
 
 /// What kind of guest an artifact is.
@@ -337,6 +377,9 @@ pub struct RevisionInfo {
     pub limits: Limits,
     /// What it may reach.
     pub grants: Grants,
+    /// What became of it as a canary, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutInfo>,
 }
 
 /// `PUT /v1/tenants/{name}`. The artifact must have been uploaded before.
@@ -350,7 +393,7 @@ pub struct DeployRequest {
     pub artifact: Digest,
 }
 
-/// The result of a deploy or rollback: every worker serves this revision now.
+/// The result of a deploy, rollback or promotion: it is so in every worker now.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeployResponse {
     /// The tenant's name.
@@ -372,6 +415,12 @@ pub struct DeployResponse {
     /// When it runs, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,
+    /// The canary that this began or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryChange>,
+    /// What the caller might not expect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// `POST /v1/tenants/{name}/rollback`.

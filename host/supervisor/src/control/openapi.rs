@@ -42,6 +42,7 @@ use utoipa::openapi::OpenApi as Schema;
         super::operate::repave,
         super::operate::stop,
         super::operate::start,
+        super::tenants::promote,
         super::secrets::list,
         super::secrets::set,
         super::secrets::remove,

@@ -1,5 +1,6 @@
 //! Why a deploy, rollback or removal did not happen, and what the API says about it.
 
+use super::probe::ProbeFailed;
 use super::reach::MountError;
 use crate::archive::ArchiveError;
 use crate::compile::CompileError;
@@ -99,6 +100,9 @@ pub(crate) enum DeployError {
     /// Neither a tenant nor a secret has this name.
     #[error("no tenant is named `{0}`, and no secrets were set for that name")]
     NothingOf(TenantName),
+    /// Nobody gets to see it.
+    #[error(transparent)]
+    Probe(#[from] ProbeFailed),
     /// No code.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -152,6 +156,14 @@ pub(crate) enum DeployError {
 }
 
 impl DeployError {
+    /// Whether a canary that was to be ended has ended already, or ends with the host.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(
+            self,
+            Self::Draining | Self::State(StateError::NoCanary(_) | StateError::NoTenant(_))
+        )
+    }
+
     /// The code and, unless the message says it, the mend.
     fn advice(&self) -> (ErrorCode, Option<String>) {
         let some = |code, hint: &str| (code, Some(hint.to_owned()));
@@ -207,6 +219,7 @@ impl DeployError {
                 (ErrorCode::NotFound, Some(format!("`insula secret ls {name}` lists them")))
             }
             Self::NothingOf(_) => some(ErrorCode::NotFound, "`insula ps` lists the tenants"),
+            Self::Probe(failed) => some(ErrorCode::Probe, failed.mend()),
             Self::Compile(error) => compile_advice(error),
             Self::State(error) => state_advice(error),
             Self::Stores(_) => some(
@@ -319,6 +332,13 @@ fn compile_advice(error: &CompileError) -> (ErrorCode, Option<String>) {
         CompileError::Cpu(_) | CompileError::Timeout(_) | CompileError::Memory(_) => {
             (ErrorCode::CompileLimit, None)
         }
+        CompileError::Killed => (
+            ErrorCode::Internal,
+            Some(
+                "deploy again; if the kernel did it (`dmesg`), give the machine more memory or lower `compiler.memory`"
+                    .into(),
+            ),
+        ),
         CompileError::Crashed(_) => (
             ErrorCode::InvalidArtifact,
             Some(
@@ -330,9 +350,20 @@ fn compile_advice(error: &CompileError) -> (ErrorCode, Option<String>) {
             ErrorCode::Busy,
             Some("or have the operator raise `compiler.queue` or `compiler.at_once`".into()),
         ),
-        CompileError::Store(error) => (store_code(error), None),
+        CompileError::Store(error) => (store_code(error), store_mend(error)),
+        CompileError::Damaged(_) => (
+            ErrorCode::Storage,
+            Some("deploy it again, which brings the bytes; and look after the disk".into()),
+        ),
         CompileError::NoArtifact(_) => (ErrorCode::NotFound, None),
-        CompileError::Start(_) | CompileError::Lost => (ErrorCode::Internal, None),
+        CompileError::Start(_) => (
+            ErrorCode::Internal,
+            Some(
+                "`insula doctor` looks at open files, processes and memory; then deploy again"
+                    .into(),
+            ),
+        ),
+        CompileError::Lost => (ErrorCode::Internal, None),
     }
 }
 
@@ -362,6 +393,22 @@ fn state_advice(error: &StateError) -> (ErrorCode, Option<String>) {
             ErrorCode::TooLarge,
             "deploy some of them, or remove their secrets with `insula secret rm`",
         ),
+        StateError::CanaryRuns { name, .. } => (
+            ErrorCode::Conflict,
+            Some(format!(
+                "end it first: `insula promote {name}` gives it all requests, `insula rollback {name}` none"
+            )),
+        ),
+        StateError::NoCanary(name) => (
+            ErrorCode::Conflict,
+            Some(format!(
+                "`insula deploy {name} FILE --canary 5%` begins one; `insula revisions {name}` shows what became of earlier ones"
+            )),
+        ),
+        StateError::CanaryRoutes { .. } => some(
+            ErrorCode::Conflict,
+            "deploy the other routes without `--canary` (or `rollout`), before or after the canary",
+        ),
         StateError::NamespacesFull(_) => {
             some(ErrorCode::TooLarge, "remove some without tenants with `insula namespace rm`")
         }
@@ -369,12 +416,38 @@ fn state_advice(error: &StateError) -> (ErrorCode, Option<String>) {
             ErrorCode::Storage,
             "look after the disk of the data directory; nothing was changed",
         ),
-        StateError::Disk(_) => some(
+        StateError::Full(_) => some(
             ErrorCode::Storage,
             "free some space on the disk of the data directory; nothing was changed",
         ),
+        StateError::Disk(_) => some(
+            ErrorCode::Storage,
+            "the disk of the data directory is read-only or fails (`dmesg` and `insula doctor` say more); what was in force still is",
+        ),
+        StateError::Corrupt { .. } | StateError::Damaged { .. } => {
+            some(ErrorCode::Storage, "tenants are served as before; stop the host first")
+        }
+        StateError::Vanished(_) => some(
+            ErrorCode::Storage,
+            "tenants are served as before; put the data directory back as it was and restart the host",
+        ),
         _ => (ErrorCode::Internal, None),
     }
+}
+
+/// What to do about a failure of the artifact store, unless its message says it.
+pub(crate) fn store_mend(error: &StoreError) -> Option<String> {
+    let StoreError::Io { source, .. } = error else { return None };
+    let mend = match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "make the disk of the data directory writable again; nothing was changed"
+        }
+        io::ErrorKind::NotFound => {
+            "put the data directory back as it was and restart the host; tenants are served as before"
+        }
+        _ => "look after the disk of the data directory; nothing was changed",
+    };
+    Some(mend.into())
 }
 
 /// The code of a failure of the artifact store.

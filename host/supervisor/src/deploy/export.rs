@@ -175,7 +175,7 @@ impl Export {
         name: &TenantName,
     ) -> Result<Option<u32>, DeployError> {
         let Some(sealing) = &self.key else { return Ok(None) };
-        let values = self.runtime.block_on(self.deployer.state.secret_values(name.clone()))?;
+        let values = self.runtime.block_on(self.deployer.state.all_secrets(name.clone()))?;
         let seal = |(key, set_at, value): crate::state::Secret| {
             let sealed = sealing.seal(name.as_str(), key.as_str(), &value)?;
             Ok(SecretFile { key, set_at, sealed })
@@ -235,7 +235,7 @@ impl Export {
         let Deployer { registry, workers, jobs, .. } = &*self.deployer;
         let tenant = registry.get(name).filter(|tenant| tenant.entry.stopped)?;
         let slot = tenant.entry.slot;
-        let counters = workers.counters(slot);
+        let counters = workers.counters_of(&tenant);
         let rests = counters.running == 0 && counters.memory_bytes == 0 && !jobs.runs_in(slot);
         rests.then_some(tenant)
     }

@@ -15,7 +15,7 @@ use crate::archive::{
 };
 use crate::compilers::Asker;
 use crate::keeper::Pin;
-use crate::state::{Import, Secret};
+use crate::state::{Import, Secret, StateError};
 use insula_model::api::{
     ErrorBody, ImportResponse, ImportResult, ImportedTenant, REVISIONS_KEPT_MAX,
 };
@@ -356,7 +356,18 @@ impl Deployer {
             // Deployed or removed since it was looked for.
             return Err(DeployError::Exists(name));
         }
-        let slot = self.registry.slot_for(&name).ok_or(DeployError::HostFull)?;
+        if let Some(canary) = self.registry.canary(&name) {
+            let (revision, share) = (canary.tenant.entry.revision, canary.rollout.share);
+            return Err(StateError::CanaryRuns { name, revision, share }.into());
+        }
+        // Whatever is put into it keeps it.
+        let reserved = match &there {
+            Some(_) => None,
+            None => Some(self.registry.reserve().ok_or(DeployError::HostFull)?),
+        };
+        let slot = there.as_ref().map(|there| there.entry.slot);
+        let slot = slot.or(reserved.as_ref().map(|reserved| reserved.slot()));
+        let slot = slot.ok_or(DeployError::HostFull)?;
         if let Some(there) = &there {
             let mut held = there.entry.clone();
             held.stopped = true;

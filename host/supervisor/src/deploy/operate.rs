@@ -56,16 +56,20 @@ impl Deployer {
             self.open()?;
             let started = Instant::now();
             let tenants = self.chosen(chosen).await?;
-            let slots: Vec<u32> = tenants.iter().map(|tenant| tenant.entry.slot).collect();
+            let canary = |tenant: &Arc<Tenant>| {
+                self.registry.canary(&tenant.entry.name).map(|canary| canary.tenant.entry.slot)
+            };
+            let slots = tenants.iter().flat_map(|t| [Some(t.entry.slot), canary(t)]);
+            let slots: Vec<u32> = slots.flatten().collect();
             let mut retired = Retired::default();
             for slots in slots.chunks(REPAVE_SLOTS_MAX) {
                 retired += self.workers.repave(slots.to_vec()).await?;
             }
             let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             let (instances, code) = (retired.instances, retired.code);
-            tracing::info!(tenants = slots.len(), instances, code, took_ms, "repaved");
+            tracing::info!(tenants = tenants.len(), instances, code, took_ms, "repaved");
             Ok(RepaveResponse {
-                tenants: slots.len() as u64,
+                tenants: tenants.len() as u64,
                 instances,
                 code,
                 running: slots.iter().map(|slot| self.workers.counters(*slot).running).sum(),
@@ -90,7 +94,7 @@ impl Deployer {
         let until = Instant::now() + drain;
         let running = || {
             let job = u64::from(self.jobs.runs_in(slot));
-            self.workers.counters(slot).running.max(job)
+            self.workers.counters_of(&tenant).running.max(job)
         };
         let is_same = || self.registry.get(&name).is_some_and(|t| t.entry.slot == slot);
         while running() > 0 && Instant::now() < until && is_same() {

@@ -80,7 +80,13 @@ impl Book {
             let tenant = registry.by_slot(slot)?;
             Some((tenant.entry.name.clone(), tenant.namespace.clone()))
         };
-        let active = table.active().map(|slot| (slot, named(slot), Figures::of(table, slot)));
+        // What a canary does is its tenant's.
+        let mut rows: BTreeMap<u32, Figures> = BTreeMap::new();
+        for slot in table.active() {
+            let row = rows.entry(registry.counted_in(slot)).or_default();
+            row.add(&Figures::of(table, slot));
+        }
+        let active = rows.into_iter().map(|(slot, figures)| (slot, named(slot), figures));
         match self.by {
             MetricsBy::Tenant => self.by_tenant(active),
             MetricsBy::Namespace => self.by_namespace(active),

@@ -55,6 +55,12 @@ impl Metrics {
         self.table.clear_slot(slot);
     }
 
+    /// Adds the row of a canary that has ended to that of its tenant, with which it was shown before.
+    pub(crate) fn fold_slot(&self, from: u32, to: u32) {
+        let _book = lock(&self.book);
+        self.table.fold_slot(from, to);
+    }
+
     /// The page. Takes some 10 µs for each series, and reads /proc: not for an event loop.
     pub(crate) fn page(&self, workers: &Workers, registry: &Registry) -> String {
         self.events.scrapes.fetch_add(1, Relaxed);

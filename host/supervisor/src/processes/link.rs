@@ -141,6 +141,7 @@ pub(super) async fn read(
                 // behind it.
                 let _ = inner.code_needed.send(CodeNeeded { code, reason }).await;
             }
+            FromWorker::Probed { id, report } => inner.probes.ended(life, id, report),
             FromWorker::JobEnded { slot, run, result } => {
                 // Behind every line that the program wrote.
                 if let Some(line) = inner.jobs.ended(life, slot, run, result) {

@@ -19,6 +19,7 @@
 
 mod backoff;
 mod link;
+mod probes;
 mod spawn;
 mod worker;
 
@@ -26,7 +27,7 @@ use crate::clock;
 use crate::jobs::{Board, Place};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Registry, Tenant};
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -47,6 +48,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+pub(crate) use probes::{ProbeAsked, Unprobed};
 
 /// Frames on their way to one worker: publishes come one at a time, so these are `CodeReady`s.
 const OUTGOING_MAX: usize = 256;
@@ -109,6 +112,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     registry: Arc<Registry>,
     jobs: Arc<Board>,
+    probes: probes::Probes,
     logs: Logs,
     code_needed: mpsc::Sender<CodeNeeded>,
     seats: Mutex<Vec<Seat>>,
@@ -172,6 +176,7 @@ impl Workers {
             outbound_ca: setup.outbound_ca,
             registry,
             jobs,
+            probes: probes::Probes::default(),
             logs,
             code_needed,
             seats: Mutex::new(seats.collect()),
@@ -290,10 +295,15 @@ impl Workers {
     /// Has the worker of this life run a job, if it still serves.
     pub(crate) fn run_job(&self, life: u64, slot: u32, run: u64) -> bool {
         let Ok(frame) = encode(&ToWorker::RunJob { slot, run }) else { return false };
+        self.send(life, Bytes::from(frame))
+    }
+
+    /// Sends a frame to the worker of this life, if it still serves.
+    fn send(&self, life: u64, frame: Bytes) -> bool {
         let seats = lock(&self.0.seats);
         let seat = seats.iter().find(|seat| seat.life == life && seat.takes_runs());
         let link = seat.and_then(|seat| seat.link.as_ref());
-        link.map(|link| link.send(Bytes::from(frame))).is_some()
+        link.map(|link| link.send(frame)).is_some()
     }
 
     /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
@@ -301,7 +311,12 @@ impl Workers {
         self.0.metrics.clear_slot(slot);
     }
 
-    /// What a tenant has done, over all workers.
+    /// Adds the figures of a slot to those of another one, and clears it. Nothing may run in it any more.
+    pub(crate) fn fold_slot(&self, from: u32, to: u32) {
+        self.0.metrics.fold_slot(from, to);
+    }
+
+    /// What was counted in a slot, over all workers.
     pub(crate) fn counters(&self, slot: u32) -> Counters {
         self.0.table.counters(slot)
     }
@@ -311,7 +326,14 @@ impl Workers {
         self.0.table.active().collect()
     }
 
-    /// How long a tenant's requests took since the host started.
+    /// What a tenant has done, its canary included.
+    pub(crate) fn counters_of(&self, tenant: &Tenant) -> Counters {
+        let slots = self.0.registry.slots(tenant);
+        let all = slots.into_iter().map(|slot| self.counters(slot));
+        all.reduce(Counters::with).unwrap_or_default()
+    }
+
+    /// How long the requests of a slot took since it is in use.
     pub(crate) fn latency(&self, slot: u32) -> Latency {
         self.0.table.latency(slot)
     }
@@ -319,6 +341,15 @@ impl Workers {
     /// Everything that a tenant has used, over all workers.
     pub(crate) fn used(&self, slot: u32) -> Used {
         self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
+    }
+
+    /// How long a tenant's requests took since the host started, those of its canary included.
+    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
+        let mut all = Latency::default();
+        for slot in self.0.registry.slots(tenant) {
+            all.add(&self.latency(slot));
+        }
+        all
     }
 
     /// What a tenant's circuit breaker says.

@@ -88,7 +88,7 @@ impl State {
     }
 
     /// All secrets that were set for a name.
-    pub(crate) async fn secret_values(&self, name: TenantName) -> Result<Vec<Secret>, StateError> {
+    pub(crate) async fn all_secrets(&self, name: TenantName) -> Result<Vec<Secret>, StateError> {
         let vault = self.vault.clone();
         self.call(move |connection| {
             let mut select = connection.prepare_cached(

@@ -1,6 +1,6 @@
 //! Reading state: everything at start-up, and the history of one tenant for the API.
 
-use super::{State, StateError, secrets};
+use super::{State, StateError, rollouts, secrets};
 use crate::registry::Tenant;
 use crate::vault::Vault;
 use insula_model::api::{GuestKind, RevisionInfo};
@@ -52,6 +52,7 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
             limits: resolved.limits,
             job: resolved.schedule.is_some(),
             stopped: stopped_at.is_some(),
+            canary: None,
             grants: (!resolved.grants.is_empty()).then(|| Box::new(resolved.grants)),
             secrets: Vec::new(),
             name: parsed(&name, name.parse())?,
@@ -98,6 +99,10 @@ pub(super) fn head(connection: &Connection, name: &TenantName) -> Result<Option<
 impl State {
     /// Every tenant with its active revision, by name. One query. Blocks.
     pub(crate) fn load(&self) -> Result<Vec<Tenant>, StateError> {
+        self.load_all().map_err(|error| super::located(error, &self.path))
+    }
+
+    fn load_all(&self) -> Result<Vec<Tenant>, StateError> {
         let connection = crate::sync::lock(&self.connection);
         let mut statement = connection.prepare(&format!(
             "SELECT {COLUMNS} FROM tenants t
@@ -156,8 +161,11 @@ impl State {
                 return Err(StateError::NoTenant(name));
             };
             let mut statement = connection.prepare_cached(
-                "SELECT number, artifact, created_at, resolved FROM revisions
-                 WHERE tenant = ?1 ORDER BY number DESC",
+                "SELECT number, artifact, created_at, resolved,
+                     rule, state, started_at, ended_at, reason
+                 FROM revisions r LEFT JOIN rollouts o
+                     ON o.tenant = r.tenant AND o.revision = r.number
+                 WHERE r.tenant = ?1 ORDER BY number DESC",
             )?;
             let mut rows = statement.query(params![head.id])?;
             let mut revisions = Vec::new();
@@ -173,6 +181,7 @@ impl State {
                     routes: resolved.routes,
                     limits: resolved.limits,
                     grants: resolved.grants,
+                    rollout: rollouts::info(name.as_str(), row)?,
                 });
             }
             Ok(revisions)
