@@ -133,7 +133,7 @@ impl Gate {
         };
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let json = (head.method == Method::POST).then_some("application/json");
-        match self.client.start(head.method, path, json, body.boxed_unsync()).await {
+        match self.client.start(head.method, path, json, None, body.boxed_unsync()).await {
             Ok(response) => response.map(|body| body.map_err(io::Error::other).boxed_unsync()),
             Err(error) => refusal(
                 StatusCode::BAD_GATEWAY,

@@ -126,6 +126,9 @@ struct ReuseFlags {
     /// Let one instance serve this many requests at the same time: WASI 0.3 only [default: 1]
     #[arg(long, value_name = "N")]
     reuse_concurrent: Option<u32>,
+    /// Retire instances and load code anew at this age, from 1s [default: never]
+    #[arg(long, value_name = "DURATION")]
+    max_age: Option<DurationMs>,
 }
 
 impl TenantFlags {
@@ -185,7 +188,8 @@ impl TenantFlags {
         }
         self.grants.apply(manifest);
         self.rollout.apply(manifest)?;
-        let ReuseFlags { reuse_requests, reuse_idle, reuse_concurrent } = self.reuse;
+        let ReuseFlags { reuse_requests, reuse_idle, reuse_concurrent, max_age } = self.reuse;
+        manifest.max_age = max_age.or(manifest.max_age);
         if reuse_requests.is_some() || reuse_idle.is_some() || reuse_concurrent.is_some() {
             let before = match manifest.reuse.take() {
                 Some(reuse) => reuse,

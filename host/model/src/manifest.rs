@@ -12,6 +12,7 @@ use crate::grants::secrets::{SecretKey, SecretVia};
 use crate::grants::sockets::SocketRule;
 use crate::grants::{BuildSpec, ClockSpec, Grants, KeyValueSpec};
 pub use crate::limits::ReuseSpec;
+use crate::limits::resolve_max_age;
 use crate::probe::{Probe, ProbeSpec};
 use crate::quantity::{ByteSize, Count, DurationMs};
 use crate::resources::{CpuSpec, MemorySpec, RateSpec};
@@ -89,6 +90,10 @@ pub struct Manifest {
     /// Let one instance serve several requests. Default: a fresh instance for every request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse: Option<ReuseSpec>,
+    /// How old instances and loaded code may get, from 1s. Default: as old as they are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub max_age: Option<DurationMs>,
     /// Arguments after the program's name. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
@@ -291,6 +296,7 @@ impl Manifest {
             request: None,
             response: None,
             reuse: None,
+            max_age: None,
             args: None,
             env: None,
             config: None,
@@ -388,6 +394,7 @@ impl Manifest {
             )?
             .0,
             reuse,
+            max_age_ms: resolve_max_age(self.max_age, c)?,
             resources: self.resolve_resources(c)?,
         };
         let grants = self.resolve_grants(limits.timeout_ms, c)?;

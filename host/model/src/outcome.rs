@@ -70,6 +70,8 @@ pub enum Fault {
     Evicted,
     /// The tenant's circuit breaker is open: it kept failing.
     CircuitOpen,
+    /// The tenant was stopped by whoever operates it.
+    TenantStopped,
     /// The host is shutting down.
     Draining,
 }
@@ -133,6 +135,7 @@ impl Fault {
             Self::HostMemory => "host-memory",
             Self::Evicted => "evicted",
             Self::CircuitOpen => "circuit-open",
+            Self::TenantStopped => "tenant-stopped",
             Self::Draining => "draining",
         }
     }

@@ -11,12 +11,15 @@ use crate::{CodeId, Digest, Grants, Limits, Route, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 5;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
 /// 64 routes of 512 bytes make 32 KiB a tenant.
 pub const PUBLISH_TENANTS_MAX: usize = 100;
+/// Tenants in one [`ToWorker::Repave`]: the worker's requests have turns in between, and the supervisor's
+/// next message comes after the answer.
+pub const REPAVE_SLOTS_MAX: usize = 1_024;
 /// The longest text of one log line, in bytes; longer lines are cut into several.
 pub const LOG_LINE_BYTES_MAX: usize = 4 << 10;
 /// The last lines of a probe's log that its report holds.
@@ -43,6 +46,14 @@ pub enum ToWorker {
         tenants: Vec<TenantEntry>,
         /// Slots of removed tenants.
         removed: Vec<u32>,
+    },
+    /// Retire every instance of these tenants, and load their code anew when it is needed next. What
+    /// runs finishes where it is. Answered by [`FromWorker::Repaved`].
+    Repave {
+        /// Echoed in the answer.
+        seq: u64,
+        /// The tenants' slots, at most [`REPAVE_SLOTS_MAX`].
+        slots: Vec<u32>,
     },
     /// Accept connections now: all tenants have been published.
     Start,
@@ -86,6 +97,13 @@ pub enum FromWorker {
     Ack {
         /// Of that message.
         seq: u64,
+    },
+    /// A [`ToWorker::Repave`] is done: no request from now on sees anything that was there before.
+    Repaved {
+        /// Of that message.
+        seq: u64,
+        /// What it did.
+        retired: Retired,
     },
     /// A line for a tenant's log.
     Log(LogLine),
@@ -149,6 +167,22 @@ pub enum ProbeEnd {
     },
 }
 
+/// What a repave took out of service in one worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Instances that were kept for further requests, shared ones among them.
+    pub instances: u64,
+    /// Pieces of compiled code that were mapped.
+    pub code: u64,
+}
+
+impl std::ops::AddAssign for Retired {
+    fn add_assign(&mut self, more: Self) {
+        self.instances += more.instances;
+        self.code += more.code;
+    }
+}
+
 /// What a worker is told at its start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerConfig {
@@ -191,6 +225,8 @@ pub struct TenantEntry {
     pub secrets: Vec<(SecretKey, SecretValue)>,
     /// Whether it runs as a job and is not served.
     pub job: bool,
+    /// Whether it was stopped: nothing of it runs, and its requests are refused.
+    pub stopped: bool,
     /// If it is a canary: of whom. It then has no routes of its own.
     pub canary: Option<Box<CanaryOf>>,
 }

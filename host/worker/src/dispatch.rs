@@ -34,7 +34,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long answers to requests that are refused wait, while a tenant has more of those in a second than its
 /// log is told of. Bounded by its connections' requests, which hold nothing meanwhile.
@@ -96,7 +96,7 @@ async fn answer(
         None => route(&worker, &mut parts)?,
         Some(callee) => callee.clone(),
     };
-    let tenant = canary::chosen(tenant, &parts.headers);
+    let tenant = worker.in_time(canary::chosen(tenant, &parts.headers));
     worker.table.set_active(tenant.entry.slot);
     let head = head_bytes(&parts);
     // Known from here on to every line of the log, and to every call out.
@@ -273,17 +273,23 @@ pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>
         worker.codes.touch(&tenant.entry.code());
         return Ok(loaded);
     }
+    let code = tenant.entry.code();
+    if let Some(ms) = tenant.entry.limits.max_age_ms {
+        // Another tenant may have loaded it long ago.
+        worker.codes.forget_older(&code, Duration::from_millis(ms));
+    }
     // Another tenant of the same artifact may have had it loaded.
-    let cold_ns = (!worker.codes.has(&tenant.entry.code())).then(monotonic_ns);
-    let loaded = match worker.codes.get(&tenant.entry.code()).await {
-        Err(Unavailable::Full(_)) if worker.make_room() => {
-            worker.codes.get(&tenant.entry.code()).await?
-        }
+    let cold_ns = (!worker.codes.has(&code)).then(monotonic_ns);
+    let loaded = match worker.codes.get(&code).await {
+        Err(Unavailable::Full(_)) if worker.make_room() => worker.codes.get(&code).await?,
         decided => decided?,
     };
     if let Some(since_ns) = cold_ns {
         let wait_us = monotonic_ns().saturating_sub(since_ns) / 1_000;
         worker.table.cell(worker.index, tenant.entry.slot).loaded_code(wait_us);
+    }
+    if tenant.since.get().is_none() {
+        tenant.since.set(Some(worker.codes.since(&code).unwrap_or_else(Instant::now)));
     }
     *tenant.loaded.borrow_mut() = Arc::downgrade(&loaded);
     worker.cell().set_loaded(worker.codes.count(), worker.codes.loads());

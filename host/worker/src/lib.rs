@@ -30,6 +30,7 @@ mod paced;
 mod pool;
 mod pressure;
 mod probe;
+mod repave;
 mod request_body;
 mod respond;
 mod response_body;

@@ -181,6 +181,10 @@ async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListen
                 }
                 say(worker, FromWorker::Ack { seq }).await;
             }
+            Ok(Some(ToWorker::Repave { seq, slots })) => {
+                let retired = worker.repave(&slots).await;
+                say(worker, FromWorker::Repaved { seq, retired }).await;
+            }
             Ok(Some(ToWorker::Start)) => {
                 if let Some(listener) = listener.take() {
                     let accepting = listener::run(worker.clone(), listener);

@@ -7,6 +7,7 @@ use crate::breaker::Record;
 use crate::canary::Canary;
 use crate::outbound::Outbound;
 use crate::pool::Pool;
+use crate::repave::drop_slowly;
 use crate::share::Account;
 use crate::sharing::SharedPool;
 use crate::tenant_log::TenantLog;
@@ -22,6 +23,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Lines about refused requests in one second, of one tenant in one worker.
@@ -46,6 +48,11 @@ pub(crate) struct Tenant {
     removed: Option<Arc<AtomicBool>>,
     pub(crate) pool: Pool,
     pub(crate) shared: SharedPool,
+    /// Since when the oldest of what was made for it is there: instances, connections, loaded code. None
+    /// while nothing was.
+    pub(crate) since: Cell<Option<Instant>>,
+    /// Set when the tenant is stopped: its requests are refused, those that wait already too.
+    pub(crate) stopped: Cell<bool>,
     /// Whether someone looks after the pool already.
     pub(crate) swept: Cell<bool>,
     /// Requests of this worker in the tenant's queue.
@@ -91,6 +98,8 @@ impl Tenant {
             removed,
             pool: Pool::new(entry.limits.reuse, idle_total),
             shared: SharedPool::new(entry.limits.reuse, entry.limits.fuel),
+            since: Cell::default(),
+            stopped: Cell::new(entry.stopped),
             swept: Cell::new(false),
             waiting: Cell::new(0),
             freed: Notify::new(),
@@ -129,6 +138,11 @@ impl Tenant {
             }
             Arc::new(capabilities)
         })
+    }
+
+    /// Whether it has no successor yet, and was not removed.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.pool.is_closed()
     }
 
     /// Whether the log is told of one more request that was refused.
@@ -175,7 +189,7 @@ impl Tenant {
 
     /// Keeps no instance any more; those that run end as they would.
     pub(crate) fn close(&self) {
-        self.pool.close();
+        drop_slowly(self.pool.close());
         self.shared.close();
     }
 }

@@ -155,16 +155,45 @@ impl Worker {
             *tenant.canary.borrow_mut() = canary.take().filter(goes_on);
         }
         self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
-        self.tenants.borrow_mut().insert(slot, tenant.clone());
+        let Some(before) = before else {
+            self.tenants.borrow_mut().insert(slot, tenant.clone());
+            let mut router = self.router.borrow_mut();
+            tenant.entry.routes.iter().for_each(|route| router.insert(route, &tenant));
+            return;
+        };
+        self.supplant(&before, &tenant);
+        self.table.breaker(slot).reset();
+        if tenant.entry.stopped {
+            // Those that wait for a place have the old one.
+            before.stopped.set(true);
+            if before.since.get().is_some() {
+                self.codes.forget(&before.entry.code(), self.codes.now());
+                self.cell().set_loaded(self.codes.count(), self.codes.loads());
+            }
+        }
+        before.close();
+        if tenant.entry.stopped {
+            self.stop_canary(&tenant);
+        }
+    }
+
+    /// Puts `after` where `before` is, for every request from now on.
+    pub(crate) fn supplant(&self, before: &Rc<Tenant>, after: &Rc<Tenant>) {
+        self.tenants.borrow_mut().insert(after.entry.slot, after.clone());
+        if let Some(of) = &after.entry.canary {
+            // It has no routes, and hangs on the tenant whose requests it shares.
+            let Some(stable) = self.tenant(of.slot) else { return };
+            if let Some(canary) = &mut *stable.canary.borrow_mut()
+                && Rc::ptr_eq(&canary.tenant, before)
+            {
+                canary.tenant = after.clone();
+            }
+            return;
+        }
         let mut router = self.router.borrow_mut();
-        // New routes first: at no point does a route that both revisions have lead nowhere.
-        for route in &tenant.entry.routes {
-            router.insert(route, &tenant);
-        }
-        if let Some(before) = before {
-            self.table.breaker(slot).reset();
-            Self::retire(&mut router, &before);
-        }
+        // New routes first: at no point does a route that both have lead nowhere.
+        after.entry.routes.iter().for_each(|route| router.insert(route, after));
+        before.entry.routes.iter().for_each(|route| router.remove(route, before));
     }
 
     /// Gives a revision its part of the tenant's requests, from now on.
@@ -213,15 +242,15 @@ impl Worker {
         } else {
             self.names.borrow_mut().remove(before.entry.name.as_str());
             before.end();
-            Self::retire(&mut self.router.borrow_mut(), &before);
+            let mut router = self.router.borrow_mut();
+            before.entry.routes.iter().for_each(|route| router.remove(route, &before));
+            before.close();
         }
     }
 
-    fn retire(router: &mut Router, tenant: &Rc<Tenant>) {
-        for route in &tenant.entry.routes {
-            router.remove(route, tenant);
-        }
-        tenant.close();
+    /// The count of all tenants' idle instances.
+    pub(crate) fn idle_total(&self) -> Rc<Cell<u32>> {
+        self.idle_total.clone()
     }
 
     /// What a tenant's instances may reach.
@@ -309,6 +338,7 @@ impl Worker {
             let now = Instant::now();
             let mut with_idle = self.with_idle.borrow_mut();
             with_idle.retain(|tenant| {
+                self.sweep_by_age(tenant, now);
                 let any = tenant.pool.sweep(now) | tenant.shared.sweep(now);
                 tenant.swept.set(any);
                 any
