@@ -12,15 +12,18 @@ use crate::audit::Audit;
 use crate::compilers::Compilers;
 use crate::control::{self, App, Socket, SocketError};
 use crate::data::{DataDir, DataError, control_socket};
-use crate::deploy::{Deployer, MountRules, repair};
+use crate::deploy::{DeployError, Deployer, EXPORTS_MAX, MountRules, adopt, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
 use crate::listen::listen_for_metrics;
+use crate::live::Live;
 use crate::logs::{Logs, Writing};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
+use crate::rollouts;
 use crate::state::{State, StateError};
+use crate::traces::{TraceOptions, Traces};
 use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, data as data_dir, listen, logs, state, upkeep};
@@ -39,7 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// What tenants keep, in the data directory.
@@ -71,6 +74,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
+    /// Where traces are sent; none for nowhere.
+    pub traces: Option<TraceOptions>,
     /// Where metrics are served, and how many.
     pub metrics: MetricsOptions,
     /// What manifests may ask for.
@@ -238,6 +243,7 @@ impl Host {
         let setup = WorkerSetup {
             listener,
             table,
+            traces: Traces::start(config.traces.as_ref(), Arc::clone(&metrics.events.traces)),
             metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
@@ -278,7 +284,10 @@ impl Host {
             },
             tenants_dir: data.join(TENANTS),
             listen,
+            canary_begun: Notify::new(),
             publishing: Mutex::new(()),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            importing: Mutex::new(()),
             draining: AtomicBool::new(false),
         });
         let (ending, end) = watch::channel(false);
@@ -287,6 +296,7 @@ impl Host {
             audit,
             data: data.to_path_buf(),
             started_at: clock::now(),
+            live: Live::default(),
             metrics,
             metrics_listen: metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok()),
             ready: AtomicBool::new(false),
@@ -304,6 +314,7 @@ impl Host {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
             helpers: vec![
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
+                tokio::spawn(rollouts::watch(Arc::clone(&deployer))),
                 tokio::spawn(upkeep::sweep(Arc::clone(&deployer))),
                 tokio::spawn(upkeep::look_after(deployer, data.to_path_buf())),
                 tokio::spawn(usage.run()),
@@ -394,7 +405,8 @@ async fn open(
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
         let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
-        let registry = Registry::load(state.load()?);
+        let registry = Registry::load(state.load()?, state.load_canaries()?);
+        finish_imports(&data.join(TENANTS), &state)?;
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         logs::forget_all_but(&data, |name| registry.get(name).is_some());
@@ -404,6 +416,17 @@ async fn open(
         Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// Gives tenants whose import a crash cut short what was staged for them. A failure is no reason not to
+/// serve the others, and the note stays for the next start: but what is staged must not be taken for
+/// something that nobody owns, so the host does not start with it.
+fn finish_imports(dir: &Path, state: &State) -> Result<(), ServeError> {
+    let finished = state.recover_imports(|name, staged| {
+        tracing::info!(tenant = %name, "an import that was cut short is finished");
+        adopt(dir, staged, name)
+    })?;
+    finished.map_err(|error: DeployError| ServeError::Io(io::Error::other(error.to_string())))
 }
 
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose

@@ -13,11 +13,15 @@ mod audit;
 mod body;
 mod connections;
 mod error;
+mod events;
 mod listener;
 mod logs;
 mod metrics;
+mod moving;
 mod namespaces;
 mod openapi;
+mod operate;
+mod page;
 mod peer;
 mod runs;
 mod secrets;
@@ -27,6 +31,7 @@ mod usage;
 
 use crate::audit::Audit;
 use crate::deploy::Deployer;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use axum::Router;
 use axum::routing::{get, head, post, put};
@@ -48,6 +53,8 @@ pub(crate) struct App {
     pub(crate) audit: Audit,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
+    /// Whoever watches it.
+    pub(crate) live: Live,
     pub(crate) metrics: Arc<Metrics>,
     /// Where the metrics are served besides the control socket.
     pub(crate) metrics_listen: Option<SocketAddr>,
@@ -59,6 +66,9 @@ pub(crate) struct App {
 
 fn router(app: Arc<App>) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/dashboard/{part}", get(page::part))
+        .route("/v1/events", get(events::events))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .route("/metrics", get(metrics::metrics))
@@ -73,9 +83,15 @@ fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/tenants/{name}/revisions", get(tenants::revisions))
         .route("/v1/tenants/{name}/rollback", post(tenants::roll_back))
+        .route("/v1/tenants/{name}/promote", post(tenants::promote))
         .route("/v1/tenants/{name}/secrets", get(secrets::list))
         .route("/v1/tenants/{name}/secrets/{key}", put(secrets::set).delete(secrets::remove))
         .route("/v1/tenants/{name}/runs", post(runs::start).get(runs::list))
+        .route("/v1/tenants/{name}/stop", post(operate::stop))
+        .route("/v1/tenants/{name}/start", post(operate::start))
+        .route("/v1/repave", post(operate::repave))
+        .route("/v1/export", post(moving::export))
+        .route("/v1/import", post(moving::import))
         .route("/v1/tenants/{name}/logs", get(logs::logs))
         .route("/v1/namespaces", get(namespaces::list))
         .route(

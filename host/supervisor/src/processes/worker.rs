@@ -58,6 +58,7 @@ pub(super) async fn keep(inner: Arc<Inner>, index: u32) {
         });
         let slot = inner.table.bury(index, monotonic_ns());
         inner.runs_lost(index, *phase.borrow() != Phase::Running);
+        inner.probes_lost(index, slot, &end.cause);
         if *phase.borrow() != Phase::Running {
             tracing::debug!(worker = index, cause = end.cause, "worker ended");
             return;
@@ -95,6 +96,14 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// … and so are the probes.
+    fn probes_lost(&self, index: u32, current: Option<u32>, cause: &str) {
+        let life = self.seat(index, |seat| seat.life).unwrap_or_default();
+        self.probes.worker_gone(life, current, cause);
+    }
+}
+
 /// One process, from its start to its end.
 async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>) -> End {
     let (mut child, socket) = match spawn::spawn(&inner.inheritance) {
@@ -115,7 +124,7 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
         seat.link = Some(link);
     });
     // After the queue is registered, without an await in between: see `processes`.
-    let snapshot = inner.registry.all();
+    let snapshot = inner.registry.snapshot();
     let config = WorkerConfig {
         index,
         workers: inner.table.workers(),
@@ -123,6 +132,7 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
         code_key: inner.code_key,
         tenants_dir: inner.tenants_dir.clone(),
         outbound_ca: inner.outbound_ca.clone(),
+        sampled_ppm: inner.traces.sampled_ppm(),
     };
     let (from, to) = socket.into_split();
     let writing = tokio::spawn(link::write(to, config, snapshot, queued));
