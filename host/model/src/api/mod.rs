@@ -20,7 +20,7 @@
 //! DELETE /v1/tenants/{name}/secrets/{key}  204
 //! POST   /v1/tenants/{name}/runs           run a job now → 202 JobRun
 //! GET    /v1/tenants/{name}/runs           [JobRun], newest first
-//! GET    /v1/tenants/{name}/logs           LogRecord, one JSON object a line; ?tail=N&follow=true
+//! GET    /v1/tenants/{name}/logs           LogRecord (?access=true: AccessRecord), one JSON object a line; ?tail=N&follow=true&since=…
 //! GET    /v1/namespaces                    [NamespaceInfo], by name
 //! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
 //! GET    /v1/namespaces/{name}             NamespaceInfo
@@ -31,6 +31,7 @@
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
+mod access;
 mod activity;
 mod audit;
 mod errors;
@@ -41,6 +42,7 @@ mod namespaces;
 mod rollouts;
 mod usage;
 
+pub use access::AccessRecord;
 pub use activity::{Activity, TenantActivity};
 pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};

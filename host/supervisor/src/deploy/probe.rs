@@ -88,6 +88,7 @@ pub(super) fn entry(plan: &Plan, digest: Digest, kind: GuestKind, slot: u32) -> 
         grants: Some(Box::new(plan.grants.clone())),
         secrets: Vec::new(),
         job: plan.schedule.is_some(),
+        access_log: plan.access_log,
         canary: None,
     }
 }

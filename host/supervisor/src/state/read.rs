@@ -50,6 +50,7 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
             routes: resolved.routes,
             limits: resolved.limits,
             job: resolved.schedule.is_some(),
+            access_log: resolved.access_log,
             canary: None,
             grants: (!resolved.grants.is_empty()).then(|| Box::new(resolved.grants)),
             secrets: Vec::new(),
