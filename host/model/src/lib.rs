@@ -19,6 +19,7 @@ pub mod metering;
 pub mod name;
 pub mod namespace;
 pub mod outcome;
+pub mod prices;
 pub mod probe;
 pub mod quantity;
 pub mod quota;
@@ -26,6 +27,7 @@ pub mod request_id;
 pub mod resources;
 pub mod rollout;
 pub mod route;
+pub mod usage;
 pub mod wire;
 
 pub use ceilings::Ceilings;

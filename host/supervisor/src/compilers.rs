@@ -5,6 +5,7 @@
 //! job runs to its end even if everybody who waited has gone: its result is wanted again.
 
 use crate::compile::{CompileError, Compiled, compile, ready};
+use crate::metrics::Events;
 use crate::sync::lock;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -13,6 +14,7 @@ use insula_model::config::CompilerLimits;
 use insula_sandbox::store::ArtifactStore;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use tokio::sync::Semaphore;
 
 type Job = Shared<BoxFuture<'static, Result<Compiled, CompileError>>>;
@@ -34,6 +36,7 @@ pub(crate) struct Compilers {
     limits: Arc<CompilerLimits>,
     places: Arc<Semaphore>,
     jobs: Arc<Mutex<HashMap<CodeId, Job>>>,
+    events: Arc<Events>,
 }
 
 /// A job's place in the list; dropped with the job, however that ends.
@@ -49,9 +52,9 @@ impl Drop for Entry {
 }
 
 impl Compilers {
-    pub(crate) fn new(store: ArtifactStore, limits: CompilerLimits) -> Self {
+    pub(crate) fn new(store: ArtifactStore, limits: CompilerLimits, events: Arc<Events>) -> Self {
         let places = Arc::new(Semaphore::new(limits.at_once.max(1) as usize));
-        Self { store, limits: Arc::new(limits), places, jobs: Arc::default() }
+        Self { store, limits: Arc::new(limits), places, jobs: Arc::default(), events }
     }
 
     /// Makes sure that this code is on disk, and sound.
@@ -89,6 +92,9 @@ impl Compilers {
 
     async fn run(&self, code: CodeId) -> Result<Compiled, CompileError> {
         let _place = self.places.acquire().await.map_err(|_| CompileError::Lost)?;
-        compile(&self.store, &code, &self.limits).await
+        let since = Instant::now();
+        let compiled = compile(&self.store, &code, &self.limits).await;
+        self.events.compiled(since.elapsed(), compiled.is_ok());
+        compiled
     }
 }

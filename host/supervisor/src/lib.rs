@@ -7,7 +7,9 @@
 //!                ├──▶ registry   what is in force (memory)
 //!                ├──▶ processes  the workers: started, told, buried, replaced
 //!                │        └──▶ logs   guests' lines, on their way to disk
+//!                ├──▶ usage      what tenants have used, by the hour
 //!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                ├──▶ audit      who changed or read what, before anybody is told that it is done
 //!                └──▶ rollouts   which canaries are well: promoted, or rolled back
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
@@ -15,6 +17,7 @@
 //! event loop stays free to replace a dead worker at once.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod clock;
 pub mod compile;
 mod compilers;
@@ -25,18 +28,22 @@ mod jobs;
 mod keeper;
 mod listen;
 mod logs;
+mod metrics;
 mod processes;
 mod registry;
 mod rollouts;
 mod serve;
 mod state;
 mod sync;
+mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
 pub use data::{DataError, control_socket};
+pub use metrics::MetricsOptions;
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
+pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

@@ -8,17 +8,21 @@
 //! What can be refused cheaply comes first. The end is bounded: a publish under way, the drain, and a
 //! few seconds; a second signal ends the workers at once.
 
+use crate::audit::Audit;
 use crate::compilers::Compilers;
 use crate::control::{self, App, Socket, SocketError};
 use crate::data::{DataDir, DataError, control_socket};
 use crate::deploy::{Deployer, MountRules, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
+use crate::listen::listen_for_metrics;
 use crate::logs::{Logs, Writing};
+use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::rollouts;
 use crate::state::{State, StateError};
+use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, listen};
 use insula_ipc::memory::available_bytes;
@@ -70,6 +74,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
+    /// Where metrics are served, and how many.
+    pub metrics: MetricsOptions,
     /// What manifests may ask for.
     pub ceilings: Ceilings,
     /// How hard compilers may work.
@@ -94,6 +100,14 @@ pub enum ServeError {
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}: {source}; name another address with `--listen`")]
     Listen {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Metrics cannot be served where they should.
+    #[error("metrics cannot be served on {addr}: {source}; name another address with `--metrics`")]
+    Metrics {
         /// What was asked for.
         addr: SocketAddr,
         /// The kernel's reason.
@@ -131,6 +145,12 @@ pub enum ServeError {
     /// Workers do not start.
     #[error(transparent)]
     Workers(#[from] WorkersFailed),
+    /// The audit log cannot be used.
+    #[error("the audit log in the data directory's `audit` cannot be used: {0}")]
+    Audit(io::Error),
+    /// The usage database cannot be used.
+    #[error(transparent)]
+    Usage(#[from] usage::LedgerError),
     /// The directory of logs, a signal handler, or a thread.
     #[error("the host could not be set up: {0}")]
     Io(#[from] io::Error),
@@ -171,7 +191,7 @@ pub async fn serve(config: HostConfig, on_ready: impl FnOnce(HostInfo)) -> Resul
     let mut stop = Stop::new()?;
     let data = DataDir::claim(&config.data)?;
     let listener = listen::listen(config.listen, data.unclean()).await?;
-    let host = Host::start(&config, data.path(), listener).await?;
+    let host = Host::start(&config, &data, listener).await?;
     let started = tokio::select! {
         started = host.app.deployer.workers.serving() => started.map(|()| true),
         () = stop.requested() => Ok(false),
@@ -203,21 +223,25 @@ struct Host {
 impl Host {
     async fn start(
         config: &HostConfig,
-        data: &Path,
+        owned: &DataDir,
         listener: TcpListener,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
-        let (store, state, registry, last_runs) =
-            open(data.to_path_buf(), config.secrets_key.clone()).await?;
+        let data = owned.path();
+        let (store, state, registry, last_runs, audit, used) =
+            open(data.to_path_buf(), config.secrets_key.clone(), owned.unclean()).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
         let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
         table.set_memory_budget(config.memory_bytes.or_else(available).unwrap_or(0));
         let socket = Socket::bind(&control_socket(data))?;
+        let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
+        let metrics = Arc::new(Metrics::new(Arc::clone(&table), &config.metrics));
         let (code_needed, needs) = mpsc::channel(CODE_NEEDED_MAX);
         let setup = WorkerSetup {
             listener,
             table,
+            metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
             code_key: store.code_key(),
@@ -228,6 +252,7 @@ impl Host {
         let jobs = Arc::new(Board::default());
         let (to_registry, to_jobs) = (Arc::clone(&registry), Arc::clone(&jobs));
         let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed);
+        let usage = used.of(Arc::clone(&registry), workers.clone());
         let scheduler = Scheduler {
             board: Arc::clone(&jobs),
             state: state.clone(),
@@ -237,12 +262,17 @@ impl Host {
         };
         let deployer = Arc::new(Deployer {
             keeper: Keeper::new(store.clone()),
-            compilers: Compilers::new(store.clone(), config.compiler.clone()),
+            compilers: Compilers::new(
+                store.clone(),
+                config.compiler.clone(),
+                Arc::clone(&metrics.events),
+            ),
             store,
             state,
             registry,
             workers,
             jobs,
+            usage: usage.clone(),
             logs,
             ceilings: config.ceilings.clone(),
             mount_rules: MountRules {
@@ -258,17 +288,29 @@ impl Host {
         let (ending, end) = watch::channel(false);
         let app = Arc::new(App {
             deployer: Arc::clone(&deployer),
+            audit,
             data: data.to_path_buf(),
             started_at: clock::now(),
+            metrics,
+            metrics_listen: metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok()),
             ready: AtomicBool::new(false),
             ending: end,
         });
+        if let Some(listener) = metrics_listener {
+            let app = Arc::clone(&app);
+            tokio::spawn(async move {
+                if let Err(error) = control::serve_metrics(listener, app).await {
+                    tracing::error!(%error, "metrics are not served any more");
+                }
+            });
+        }
         Ok(Self {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
             helpers: [
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
                 tokio::spawn(rollouts::watch(Arc::clone(&deployer))),
                 tokio::spawn(sweep(deployer)),
+                tokio::spawn(usage.run()),
             ],
             scheduler: tokio::spawn(scheduler.run(last_runs)),
             app,
@@ -312,6 +354,8 @@ impl Host {
             tracing::error!("the ends of some runs could not be recorded");
         }
         self.writing.close(&deployer.logs).await;
+        deployer.usage.close().await;
+        self.app.audit.close().await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
         }
@@ -319,7 +363,7 @@ impl Host {
     }
 }
 
-type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>);
+type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>, Audit, usage::Opened);
 
 /// What no tenant may see, wherever links lead: the data directory, which is absolute already, and the
 /// key for secrets.
@@ -330,7 +374,11 @@ fn private(data: &Path, secrets_key: Option<&SecretsKey>) -> Vec<PathBuf> {
 }
 
 /// Opens what is on disk; blocks elsewhere.
-async fn open(data: PathBuf, secrets_key: Option<SecretsKey>) -> Result<Opened, ServeError> {
+async fn open(
+    data: PathBuf,
+    secrets_key: Option<SecretsKey>,
+    unclean: bool,
+) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
@@ -340,7 +388,9 @@ async fn open(data: PathBuf, secrets_key: Option<SecretsKey>) -> Result<Opened, 
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         let last_runs = state.recover_runs()?;
-        Ok((store, state, registry, last_runs))
+        let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
+        let used = usage::Opened::open(&data)?;
+        Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
 }

@@ -143,15 +143,15 @@ impl Codes {
     }
 
     async fn load(&self, code: &CodeId) -> Result<Arc<Loaded>, LoadError> {
-        let small = self.loader.bytes(code).is_none_or(|bytes| bytes <= INLINE_BYTES_MAX);
-        let loaded = if small {
-            self.loader.load(code)?
+        let found = self.loader.find(code)?;
+        let loaded = if found.bytes() <= INLINE_BYTES_MAX {
+            self.loader.load(&found)?
         } else {
             self.set_out(code, "it is being loaded".into());
             // Dropped with this future too: those who wait then try for themselves.
             let _done = Done { codes: self, code };
-            let (loader, of) = (self.loader.clone(), *code);
-            tokio::task::spawn_blocking(move || loader.load(&of))
+            let loader = self.loader.clone();
+            tokio::task::spawn_blocking(move || loader.load(&found))
                 .await
                 .map_err(|error| LoadError::System(error.to_string()))??
         };

@@ -12,6 +12,7 @@ use crate::sharing;
 use crate::shed::{answered, refuse, retry_after_s, shed};
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
+use crate::turns::Turns;
 use crate::worker::Worker;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
@@ -127,6 +128,7 @@ async fn answer(
         }
     };
     ticket.received(received_ns);
+    Turns::wait(&worker, &tenant.account).await;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(unavailable) => {

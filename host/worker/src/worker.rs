@@ -12,12 +12,13 @@ use crate::router::Router;
 use crate::share::Fair;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
+use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
 use insula_model::wire::{CanaryOf, FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
-use insula_sandbox::epoch::Epoch;
+use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -42,6 +43,8 @@ pub(crate) struct Worker {
     pub(crate) pressure: Arc<Pressure>,
     /// Whose slices are free.
     pub(crate) fair: Fair,
+    /// In which order short requests of busy tenants begin.
+    pub(crate) turns: Turns,
     /// Tenants' key-value stores.
     stores: Database,
     pub(crate) router: RefCell<Router>,
@@ -93,6 +96,7 @@ impl Worker {
             hand: Cell::new(false),
             pressure: long.pressure(),
             fair: Fair::new(long.idle()),
+            turns: Turns::default(),
             long,
             stores,
             router: RefCell::default(),
@@ -230,7 +234,8 @@ impl Worker {
             let (pressure, qos) = (self.pressure.clone(), tenant.entry.limits.resources.qos);
             Arc::new(move |change| {
                 let cell = table.cell(index, slot);
-                cell.add_memory(change);
+                let now_ns = monotonic_ns();
+                cell.add_memory(change, now_ns);
                 pressure.given(change);
                 if change <= 0 {
                     return Ok(());
@@ -242,7 +247,7 @@ impl Worker {
                 } else {
                     return Ok(());
                 };
-                cell.add_memory(-change);
+                cell.add_memory(-change, now_ns);
                 pressure.given(-change);
                 Err(denied)
             })
@@ -262,6 +267,11 @@ impl Worker {
         if tenant.pool.put(instance, served) {
             self.look_after(tenant);
         }
+    }
+
+    /// Says how many idle instances there are.
+    pub(crate) fn tell_idle(&self) {
+        self.cell().set_idle(u64::from(self.idle_total.get()));
     }
 
     /// Has the tenant's idle instances retired in time.
@@ -299,6 +309,7 @@ impl Worker {
                 tenant.swept.set(any);
                 any
             });
+            self.tell_idle();
             if with_idle.is_empty() {
                 return;
             }

@@ -13,7 +13,9 @@ impl Table {
         self.set_active(to);
         let dead = self.cell(self.workers, to);
         for cell in self.row(from) {
-            for word in (tenant::REQUESTS..tenant::USED).chain(tenant::BUCKETS..tenant::MORE_USED) {
+            for word in
+                (tenant::REQUESTS..tenant::MEMORY_KIB_US).chain(tenant::BUCKETS..tenant::MORE_USED)
+            {
                 let value = cell.0[word].swap(0, SeqCst);
                 if word == tenant::MEMORY_PEAK {
                     dead.0[word].fetch_max(value, SeqCst);
@@ -21,6 +23,10 @@ impl Table {
                     dead.0[word].fetch_add(value, SeqCst);
                 }
             }
+        }
+        for cell in self.row(from) {
+            let held = cell.0[tenant::MEMORY_KIB_US].swap(0, SeqCst);
+            dead.0[tenant::MEMORY_KIB_US].fetch_add(held, SeqCst);
         }
         self.clear_slot(from);
     }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::unix::SocketAddr;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -41,7 +41,7 @@ pub(crate) struct Socket {
 }
 
 /// The socket's name in the file system, while it is ours.
-struct SocketFile(PathBuf);
+pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -72,33 +72,37 @@ impl Socket {
     }
 
     /// At most so many connections at once.
-    pub(super) fn bounded(self, connections_max: usize) -> io::Result<Bounded> {
-        Ok(Bounded {
-            listener: UnixListener::from_std(self.listener)?,
-            places: Arc::new(Semaphore::new(connections_max)),
-            _file: self.file,
-        })
+    pub(super) fn bounded(self, connections_max: usize) -> io::Result<Bounded<UnixListener>> {
+        let listener = UnixListener::from_std(self.listener)?;
+        Ok(Bounded::new(listener, connections_max, Some(self.file)))
     }
 }
 
 /// Accepts while there are places.
-pub(super) struct Bounded {
-    listener: UnixListener,
+pub(super) struct Bounded<L> {
+    listener: L,
     places: Arc<Semaphore>,
-    _file: SocketFile,
+    _file: Option<SocketFile>,
 }
 
 /// A connection and its place.
-pub(super) struct Held {
-    stream: UnixStream,
+pub(super) struct Held<S> {
+    stream: S,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Listener for Bounded {
-    type Io = Held;
-    type Addr = SocketAddr;
+impl<L> Bounded<L> {
+    /// At most so many connections at once; `file` is removed with it.
+    pub(super) fn new(listener: L, connections_max: usize, file: Option<SocketFile>) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(connections_max)), _file: file }
+    }
+}
 
-    async fn accept(&mut self) -> (Held, SocketAddr) {
+impl<L: Listener> Listener for Bounded<L> {
+    type Io = Held<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Held<L::Io>, L::Addr) {
         // The semaphore is never closed, so there always is a place in the end.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         // axum's own accept backs off when descriptors run out.
@@ -106,12 +110,19 @@ impl Listener for Bounded {
         (Held { stream, _place: place }, address)
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
+    fn local_addr(&self) -> io::Result<L::Addr> {
         self.listener.local_addr()
     }
 }
 
-impl AsyncRead for Held {
+impl Held<UnixStream> {
+    /// Who opened the connection; none if the kernel does not say.
+    pub(super) fn peer(&self) -> Option<UCred> {
+        self.stream.peer_cred().ok()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -121,7 +132,7 @@ impl AsyncRead for Held {
     }
 }
 
-impl AsyncWrite for Held {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

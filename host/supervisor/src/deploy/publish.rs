@@ -133,7 +133,11 @@ impl Deployer {
         if let Some((tenant, canary)) = self.registry.remove(&name) {
             let slot = tenant.entry.slot;
             self.jobs.remove(slot, &name);
-            // The tenant first: it takes its canary along.
+            // The tenant first: it takes its canary along, which has ended by then or ends now.
+            let parts = self.registry.parts(slot);
+            for slot in [slot].into_iter().chain(parts) {
+                self.usage.leaving(slot, &name, &tenant.namespace).await;
+            }
             let canary = canary.map(|canary| canary.tenant.entry.slot);
             let slots: Vec<u32> = [slot].into_iter().chain(canary).collect();
             self.workers.publish(Vec::new(), slots.clone()).await?;
@@ -182,21 +186,25 @@ impl Deployer {
     /// part of its tenant's figures.
     pub(super) fn quarantine(&self, slot: u32) {
         let (workers, registry) = (self.workers.clone(), Arc::clone(&self.registry));
-        let jobs = Arc::clone(&self.jobs);
+        let (jobs, usage) = (Arc::clone(&self.jobs), self.usage.clone());
         tokio::spawn(async move {
             // Ends with the longest deadline a manifest may have, or with the worker.
             // Instances may outlast their requests by a slice.
             loop {
                 let counters = workers.counters(slot);
                 let in_use = counters.running > 0 || counters.memory_bytes > 0;
-                if !in_use && !jobs.runs_in(slot) {
+                // A tenant's slot is needed until its canaries' figures have been added to it.
+                if !in_use && !jobs.runs_in(slot) && registry.parts(slot).is_empty() {
                     break;
                 }
                 tokio::time::sleep(SLOT_RECHECK).await;
             }
-            match registry.ended_in(slot) {
-                Some(tenant) => workers.fold_slot(slot, tenant.entry.slot),
-                None => workers.clear_slot(slot),
+            match registry.part_of(slot) {
+                Some(own) => usage.moves(slot, own, || workers.fold_slot(slot, own)).await,
+                None => {
+                    usage.left(slot).await;
+                    workers.clear_slot(slot);
+                }
             }
             registry.free(slot);
         });

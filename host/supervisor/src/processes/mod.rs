@@ -26,6 +26,7 @@ mod worker;
 use crate::clock;
 use crate::jobs::{Board, Place};
 use crate::logs::Logs;
+use crate::metrics::Metrics;
 use crate::registry::{Registry, Tenant};
 use crate::sync::lock;
 use bytes::Bytes;
@@ -38,6 +39,7 @@ use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
 use insula_model::breaker::BreakerState;
+use insula_model::usage::Used;
 use insula_model::wire::{TenantEntry, ToWorker};
 use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
@@ -82,6 +84,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) listener: TcpListener,
     /// The shared table; it says how many workers there are.
     pub(crate) table: Arc<Table>,
+    /// Knows which figures are to be kept when a slot is cleared.
+    pub(crate) metrics: Arc<Metrics>,
     /// The log filter.
     pub(crate) log: String,
     /// Directory of compiled code.
@@ -105,6 +109,7 @@ struct Inner {
     tenants_dir: String,
     outbound_ca: String,
     table: Arc<Table>,
+    metrics: Arc<Metrics>,
     registry: Arc<Registry>,
     jobs: Arc<Board>,
     probes: probes::Probes,
@@ -181,6 +186,7 @@ impl Workers {
             seq: AtomicU64::new(1),
             lives: AtomicU64::new(1),
             table: Arc::clone(&setup.table),
+            metrics: setup.metrics,
             inheritance: spawn::Inheritance {
                 listener: setup.listener,
                 table: setup.table,
@@ -287,12 +293,15 @@ impl Workers {
 
     /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
     pub(crate) fn clear_slot(&self, slot: u32) {
-        self.0.table.clear_slot(slot);
+        match self.0.registry.is_probe(slot) {
+            true => self.0.metrics.drop_slot(slot),
+            false => self.0.metrics.clear_slot(slot),
+        }
     }
 
     /// Adds the figures of a slot to those of another one, and clears it. Nothing may run in it any more.
     pub(crate) fn fold_slot(&self, from: u32, to: u32) {
-        self.0.table.fold_slot(from, to);
+        self.0.metrics.fold_slot(from, to);
     }
 
     /// What was counted in a slot, over all workers.
@@ -302,9 +311,14 @@ impl Workers {
 
     /// What a tenant has done, its canary included.
     pub(crate) fn counters_of(&self, tenant: &Tenant) -> Counters {
-        let slots = self.0.registry.slots(tenant);
-        let all = slots.into_iter().map(|slot| self.counters(slot));
-        all.reduce(Counters::with).unwrap_or_default()
+        let slot = tenant.entry.slot;
+        let parts = self.0.registry.parts(slot).into_iter();
+        parts.fold(self.counters(slot), |sum, part| sum.with(self.counters(part)))
+    }
+
+    /// The slots that had a request.
+    pub(crate) fn active(&self) -> Vec<u32> {
+        self.0.table.active().collect()
     }
 
     /// How long the requests of a slot took since it is in use.
@@ -314,11 +328,17 @@ impl Workers {
 
     /// How long a tenant's requests took since the host started, those of its canary included.
     pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
-        let mut all = Latency::default();
-        for slot in self.0.registry.slots(tenant) {
-            all.add(&self.latency(slot));
+        let slot = tenant.entry.slot;
+        let mut all = self.latency(slot);
+        for part in self.0.registry.parts(slot) {
+            all.add(&self.latency(part));
         }
         all
+    }
+
+    /// Everything that a tenant has used, over all workers.
+    pub(crate) fn used(&self, slot: u32) -> Used {
+        self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
     }
 
     /// What a tenant's circuit breaker says.

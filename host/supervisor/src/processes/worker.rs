@@ -7,6 +7,7 @@ use bytes::Bytes;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_model::api::WorkerState;
 use insula_model::wire::{ToWorker, WorkerConfig};
+use insula_sandbox::epoch::monotonic_ns;
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -55,7 +56,7 @@ pub(super) async fn keep(inner: Arc<Inner>, index: u32) {
             seat.pid = None;
             seat.serving_since.take().map(|since| since.elapsed())
         });
-        let slot = inner.table.bury(index);
+        let slot = inner.table.bury(index, monotonic_ns());
         inner.runs_lost(index, *phase.borrow() != Phase::Running);
         inner.probes_lost(index, slot, &end.cause);
         if *phase.borrow() != Phase::Running {
