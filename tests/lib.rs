@@ -11,8 +11,12 @@
 pub mod api;
 #[path = "harness/binary.rs"]
 pub mod binary;
+#[path = "harness/browser.rs"]
+pub mod browser;
 #[path = "harness/cli.rs"]
 pub mod cli;
+#[path = "harness/disk.rs"]
+pub mod disk;
 #[path = "harness/faults.rs"]
 pub mod faults;
 #[path = "harness/h2.rs"]

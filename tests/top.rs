@@ -4,6 +4,7 @@
 use insula_tests::wait::{eventually, within};
 use insula_tests::{Host, Setup, binary, cli, repo};
 use std::io::{Read, Write};
+use std::num::NonZeroU16;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,7 +35,7 @@ impl Terminal {
             .stdout(Stdio::piped())
             .spawn()
             .expect("script, of util-linux");
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(lines, columns, 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(cells(lines), cells(columns), 0)));
         let mut output = child.stdout.take().unwrap();
         let to = screen.clone();
         std::thread::spawn(move || {
@@ -68,7 +69,7 @@ impl Terminal {
     }
 
     fn resize(&mut self, host: &Host, columns: u16, lines: u16) {
-        self.screen.lock().unwrap().screen_mut().set_size(lines, columns);
+        self.screen.lock().unwrap().screen_mut().set_size(cells(lines), cells(columns));
         let tty = std::fs::read_to_string(host.home().join("tty")).unwrap();
         let size = ["cols", &columns.to_string(), "rows", &lines.to_string()].map(str::to_owned);
         let set = Command::new("stty").args(["-F", tty.trim()]).args(size).status();
@@ -88,6 +89,10 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn cells(n: u16) -> NonZeroU16 {
+    NonZeroU16::new(n).unwrap()
 }
 
 /// The names of tenants on the screen, from top to bottom.

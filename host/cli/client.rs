@@ -149,7 +149,8 @@ impl Client {
             .hint("its log says why; `insula ps` shows whether it is back")
     }
 
-    async fn start(
+    /// A request, and its answer as soon as it begins, whatever its status.
+    pub(crate) async fn start(
         &self,
         method: Method,
         path: &str,

@@ -3,6 +3,7 @@
 use crate::failure::{Exit, Failure};
 use crate::host_args::{absolute, default_data_dir};
 use crate::metrics_flags::MetricsFlags;
+use crate::trace_flags::TraceFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::ValueHint;
@@ -38,7 +39,7 @@ const SECRETS_KEY_VARIABLE: &str = "INSULA_SECRETS_KEY";
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 /// What was written on the command line or in variables; nothing filled in.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Host")]
 pub(crate) struct HostFlags {
     /// Address and port that tenants are served on [default: 127.0.0.1:8080]
@@ -68,11 +69,13 @@ pub(crate) struct HostFlags {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secrets_key: Option<PathBuf>,
     /// Configuration file (TOML): listen, data, workers, memory, drain, log, secrets_key, [metrics],
-    /// [ceilings], [compiler], [outbound]
+    /// [traces], [ceilings], [compiler], [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     #[command(flatten)]
     metrics: MetricsFlags,
+    #[command(flatten)]
+    traces: TraceFlags,
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -166,6 +169,11 @@ fn read_ca(path: &Path) -> Result<String, String> {
 }
 
 impl HostFlags {
+    /// The same as if no file had been named, of configuration or with a key.
+    pub(crate) fn without_file(self) -> Self {
+        Self { config: None, secrets_key: None, ..self }
+    }
+
     /// Flag over variable over file over default, and all of it checked. The log's default is the
     /// verb's.
     pub(crate) fn resolve(self, log_default: &str) -> Result<HostConfig> {
@@ -200,8 +208,11 @@ impl HostFlags {
         };
         let metrics = self.metrics.resolve(file.metrics);
         let metrics = metrics.map_err(|(key, why)| in_file(key)(why))?;
+        let traces = self.traces.resolve(file.traces);
+        let traces = traces.map_err(|(key, why)| in_file(key)(why))?;
         Ok(HostConfig {
             metrics,
+            traces,
             listen: listen.unwrap_or(LISTEN_DEFAULT),
             data,
             workers: workers.unwrap_or_else(cores),

@@ -3,8 +3,8 @@
 //! Owns: the dispatch between roles, the command line, the client of the control API, and every word
 //! that a user reads. Only this crate reads the environment; libraries get resolved values.
 //! A verb lives in the file of its name. What several verbs share: [`host_args`] (which host),
-//! [`client`] (the control API), [`apply`] (one deploy), [`limit_flags`], [`grant_flags`],
-//! [`rollout_flags`], [`manifests`], [`artifact`],
+//! [`client`] (the control API), [`gate`] (a browser's way to it), [`apply`] (one deploy),
+//! [`limit_flags`], [`grant_flags`], [`rollout_flags`], [`manifests`], [`artifact`],
 //! and for the eyes [`out`], [`table`], [`text`], [`progress`], [`failure`].
 #![forbid(unsafe_code)]
 
@@ -17,9 +17,12 @@ mod canary;
 mod client;
 mod client_errors;
 mod completions;
+mod dashboard;
 mod deploy;
 mod dev;
+mod doctor;
 mod failure;
+mod gate;
 mod grant_flags;
 mod granted;
 mod host_args;
@@ -51,6 +54,7 @@ mod serve;
 mod table;
 mod text;
 mod top;
+mod trace_flags;
 mod trigger;
 mod up;
 mod usage;
@@ -95,10 +99,11 @@ enum Verb {
     Logs(logs::Args),
     Revisions(revisions::Args),
     Rollback(rollback::Args),
-    Promote(promote::Args),
     Top(top::Args),
+    Promote(promote::Args),
     Trigger(trigger::Args),
     Runs(runs::Args),
+    Dashboard(dashboard::Args),
     Rm(rm::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
@@ -106,6 +111,7 @@ enum Verb {
     Audit(audit::Args),
     Run(run::Args),
     Validate(validate::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
     Openapi(openapi::Args),
     Completions(completions::Args),
@@ -151,10 +157,11 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Logs(args) => logs::run(args).await?,
         Verb::Revisions(args) => revisions::run(args).await?,
         Verb::Rollback(args) => rollback::run(args).await?,
-        Verb::Promote(args) => promote::run(args).await?,
         Verb::Top(args) => top::run(args).await?,
+        Verb::Promote(args) => promote::run(args).await?,
         Verb::Trigger(args) => return trigger::run(args).await,
         Verb::Runs(args) => runs::run(args).await?,
+        Verb::Dashboard(args) => dashboard::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
@@ -162,6 +169,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Audit(args) => audit::run(args).await?,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
+        Verb::Doctor(args) => return doctor::run(args).await,
         Verb::Bench(args) => return bench::run(args).await,
         Verb::Openapi(args) => openapi::run(args).await?,
         Verb::Completions(args) => completions::run(&args)?,

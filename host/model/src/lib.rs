@@ -27,6 +27,7 @@ pub mod request_id;
 pub mod resources;
 pub mod rollout;
 pub mod route;
+pub mod trace;
 pub mod usage;
 pub mod wire;
 

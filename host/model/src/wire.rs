@@ -6,6 +6,7 @@
 use crate::api::{GuestKind, JobResult, LogStream};
 use crate::grants::secrets::{SecretKey, SecretValue};
 use crate::rollout::{Percent, Sticky};
+use crate::trace::TraceRecord;
 use crate::{CodeId, Digest, Grants, Limits, Route, TenantName};
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +97,13 @@ pub enum FromWorker {
         /// What was wrong, for the operator.
         reason: String,
     },
+    /// Requests whose traces are recorded, at most once a second.
+    Traces {
+        /// Those that have ended.
+        records: Vec<TraceRecord>,
+        /// Spans for which there was no room.
+        dropped: u64,
+    },
     /// A run has ended, or could not be started.
     JobEnded {
         /// The tenant's slot.
@@ -156,6 +164,8 @@ pub struct WorkerConfig {
     pub tenants_dir: String,
     /// Certificates (PEM) that outbound TLS trusts beside the public ones; empty for none.
     pub outbound_ca: String,
+    /// Of a million traces that begin here, so many are recorded; none if nothing is.
+    pub sampled_ppm: Option<u32>,
 }
 
 /// One tenant, as the data plane sees it: its active revision.
@@ -220,6 +230,8 @@ pub struct LogLine {
     pub stream: LogStream,
     /// The request's id.
     pub request: String,
+    /// The trace that the request is part of; 0 for none.
+    pub trace: u128,
     /// At most [`LOG_LINE_BYTES_MAX`] bytes.
     pub text: String,
 }

@@ -11,6 +11,7 @@
 //!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
 //!                ├──▶ audit      who changed or read what, before anybody is told that it is done
 //!                └──▶ rollouts   which canaries are well: promoted, or rolled back
+//! control ──▶ live    what happens at this moment, while somebody watches
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
@@ -27,6 +28,7 @@ mod deploy;
 mod jobs;
 mod keeper;
 mod listen;
+mod live;
 mod logs;
 mod metrics;
 mod processes;
@@ -34,16 +36,20 @@ mod registry;
 mod rollouts;
 mod serve;
 mod state;
+pub mod survey;
 mod sync;
+mod traces;
+mod upkeep;
 mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
-pub use data::{DataError, control_socket};
+pub use data::{DataError, RestoreError, control_socket, holder, restore};
 pub use metrics::MetricsOptions;
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
+pub use traces::{Collector, CollectorError, TraceOptions};
 pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

@@ -250,6 +250,16 @@ impl Registry {
         lock(&self.0).canaries.values().cloned().collect()
     }
 
+    /// The slot of the tenant that this slot's figures are part of: another one for a canary's.
+    pub(crate) fn counted_in(&self, slot: u32) -> u32 {
+        self.part_of(slot).unwrap_or(slot)
+    }
+
+    /// The tenant of this name.
+    pub(crate) fn get(&self, name: &TenantName) -> Option<Arc<Tenant>> {
+        lock(&self.0).by_name.get(name).cloned()
+    }
+
     /// The tenant that has this slot now.
     pub(crate) fn by_slot(&self, slot: u32) -> Option<Arc<Tenant>> {
         lock(&self.0).by_slot.get(slot as usize)?.clone()

@@ -16,15 +16,17 @@ use crate::deploy::{Deployer, MountRules, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
 use crate::listen::listen_for_metrics;
+use crate::live::Live;
 use crate::logs::{Logs, Writing};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::processes::{WorkerSetup, Workers, WorkersFailed};
 use crate::registry::Registry;
 use crate::rollouts;
 use crate::state::{State, StateError};
+use crate::traces::{TraceOptions, Traces};
 use crate::usage;
 use crate::vault::{SecretsKey, Vault, VaultError};
-use crate::{clock, listen};
+use crate::{clock, data as data_dir, listen, logs, state, upkeep};
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::{Table, TableError};
 use insula_model::api::{HostInfo, JobRun};
@@ -47,8 +49,6 @@ use tokio::task::JoinHandle;
 const TENANTS: &str = "tenants";
 /// Workers' requests for code that wait to be taken up; more wait in their sockets.
 const CODE_NEEDED_MAX: usize = 1_024;
-/// Time between two sweeps of the artifact store, in seconds.
-const SWEEP_S: u64 = 3_600;
 /// How long a shutdown waits for a publish under way, in milliseconds: longer than a stuck worker
 /// holds one up.
 const PUBLISH_MS_MAX: u64 = 15_000;
@@ -74,6 +74,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
+    /// Where traces are sent; none for nowhere.
+    pub traces: Option<TraceOptions>,
     /// Where metrics are served, and how many.
     pub metrics: MetricsOptions,
     /// What manifests may ask for.
@@ -216,7 +218,7 @@ struct Host {
     writing: Writing,
     ending: watch::Sender<bool>,
     control: JoinHandle<io::Result<()>>,
-    helpers: [JoinHandle<()>; 3],
+    helpers: Vec<JoinHandle<()>>,
     scheduler: JoinHandle<()>,
 }
 
@@ -241,6 +243,7 @@ impl Host {
         let setup = WorkerSetup {
             listener,
             table,
+            traces: Traces::start(config.traces.as_ref(), Arc::clone(&metrics.events.traces)),
             metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
@@ -291,6 +294,7 @@ impl Host {
             audit,
             data: data.to_path_buf(),
             started_at: clock::now(),
+            live: Live::default(),
             metrics,
             metrics_listen: metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok()),
             ready: AtomicBool::new(false),
@@ -306,10 +310,11 @@ impl Host {
         }
         Ok(Self {
             control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
-            helpers: [
+            helpers: vec![
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
                 tokio::spawn(rollouts::watch(Arc::clone(&deployer))),
-                tokio::spawn(sweep(deployer)),
+                tokio::spawn(upkeep::sweep(Arc::clone(&deployer))),
+                tokio::spawn(upkeep::look_after(deployer, data.to_path_buf())),
                 tokio::spawn(usage.run()),
             ],
             scheduler: tokio::spawn(scheduler.run(last_runs)),
@@ -380,6 +385,20 @@ async fn open(
     unclean: bool,
 ) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
+        let log = state::database_path(&data).with_extension("db-wal");
+        if unclean && !log.exists() && state::database_path(&data).exists() {
+            tracing::warn!(
+                file = %log.display(),
+                "the last host was killed, and the log of its database is not there: what it \
+                 acknowledged last may be lost; look who removed it"
+            );
+        }
+        if data_dir::use_reserve(&data) {
+            tracing::error!(
+                "the disk of the data directory is full; free some space: this host starts with what \
+                 it kept in reserve, and changes may be refused"
+            );
+        }
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
@@ -387,6 +406,7 @@ async fn open(
         let registry = Registry::load(state.load()?, state.load_canaries()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
+        logs::forget_all_but(&data, |name| registry.get(name).is_some());
         let last_runs = state.recover_runs()?;
         let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
         let used = usage::Opened::open(&data)?;
@@ -410,16 +430,4 @@ fn forget_stores(dir: &Path, registry: &Registry) {
             tracing::warn!(?error, "removed stores are erased by the next start: {error}");
         }
     });
-}
-
-/// Removes artifacts that nobody deployed in time, at start-up and every hour.
-async fn sweep(deployer: Arc<Deployer>) {
-    let mut times = tokio::time::interval(Duration::from_secs(SWEEP_S));
-    loop {
-        times.tick().await;
-        let _alone = deployer.publishing.lock().await;
-        if let Err(error) = deployer.keeper.sweep(&deployer.state).await {
-            tracing::warn!(%error, "artifacts could not be swept; tried again in an hour");
-        }
-    }
 }

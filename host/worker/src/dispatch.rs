@@ -4,6 +4,7 @@ use crate::admission::admit;
 use crate::canary;
 use crate::codes::Unavailable;
 use crate::connection::{Busy, Peer};
+use crate::early::{join, take_early};
 use crate::headers::{self, content_length, head_bytes, prepare_request, strip_hop_by_hop};
 use crate::request_body::{BodyState, ClientBody, RequestBody};
 use crate::respond;
@@ -14,12 +15,12 @@ use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::turns::Turns;
 use crate::worker::Worker;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
-use http_body::Body;
 use insula_model::api::LogStream;
 use insula_model::route::{Route, normalise_host, prefix_matches};
+use insula_model::trace::Stage;
 use insula_model::{Fault, Outcome, RequestId};
 use insula_sandbox::epoch::monotonic_ns;
 use insula_sandbox::invoke::Finished;
@@ -28,14 +29,11 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
-
-/// A response body up to this size that is complete when the head is, goes out with it in one write.
-const WHOLE_BYTES_MAX: usize = 64 << 10;
 
 /// How long answers to requests that are refused wait, while a tenant has more of those in a second than its
 /// log is told of. Bounded by its connections' requests, which hold nothing meanwhile.
@@ -99,12 +97,15 @@ async fn answer(
     };
     let tenant = canary::chosen(tenant, &parts.headers);
     worker.table.set_active(tenant.entry.slot);
+    let head = head_bytes(&parts);
+    // Known from here on to every line of the log, and to every call out.
+    let traced = worker.tracer.begin(&mut parts.headers);
+    let id = id.within(traced.context);
     let refuse = |fault, detail: &dyn Fn() -> String| {
         answered(&worker, &tenant, refuse(&worker, &tenant, id, fault, detail))
     };
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
-    let head = head_bytes(&parts);
     if head > limits.request_header_bytes as usize {
         let detail = || format!("{head} bytes, more than {}", limits.request_header_bytes);
         return Err(refuse(Fault::RequestHeaderTooLarge, &detail).into());
@@ -128,6 +129,8 @@ async fn answer(
         }
     };
     ticket.received(received_ns);
+    ticket.record(worker.tracer.record(&worker, &traced, id, &parts.method, received_ns));
+    ticket.ended(Stage::Admit);
     Turns::wait(&worker, &tenant.account).await;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
@@ -136,6 +139,7 @@ async fn answer(
             return Err(fail(ticket, id, fault, &detail).into());
         }
     };
+    ticket.ended(Stage::Load);
     let busy = peer.begin();
     let is_head = parts.method == Method::HEAD;
     // The instance last: nothing is instantiated for a request that could still be refused.
@@ -183,6 +187,7 @@ async fn answer(
             return Err(fail(ticket, id, blamed, &fault.detail).into());
         }
     };
+    ticket.ended(Stage::Run);
     if let Some(instance) = finished.and_then(|finished| finished.instance) {
         worker.keep(&tenant, instance, served + 1);
     }
@@ -454,40 +459,4 @@ async fn respond_with(
         ResponseBody::stream(stream, peer.kill.clone())
     };
     Ok(Response::from_parts(parts, body))
-}
-
-/// Takes what the body has ready, up to [`WHOLE_BYTES_MAX`]; whether it has ended.
-fn take_early(
-    cx: &mut Context<'_>,
-    body: &mut GuestBody,
-    early: &mut VecDeque<http_body::Frame<Bytes>>,
-) -> Result<bool, String> {
-    let mut bytes = 0;
-    while bytes <= WHOLE_BYTES_MAX {
-        match Pin::new(&mut *body).poll_frame(cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(None) => return Ok(true),
-            Poll::Ready(Some(Err(error))) => return Err(error.to_string()),
-            Poll::Ready(Some(Ok(frame))) => {
-                bytes += frame.data_ref().map_or(0, Bytes::len);
-                early.push_back(frame);
-            }
-        }
-    }
-    Ok(false)
-}
-
-/// The frames as one piece; none if there are trailers among them.
-fn join(frames: &VecDeque<http_body::Frame<Bytes>>) -> Option<Bytes> {
-    match (frames.front(), frames.len()) {
-        (None, _) => Some(Bytes::new()),
-        (Some(frame), 1) => frame.data_ref().cloned(),
-        _ => {
-            let mut joined = BytesMut::new();
-            for frame in frames {
-                joined.extend_from_slice(frame.data_ref()?);
-            }
-            Some(joined.freeze())
-        }
-    }
 }

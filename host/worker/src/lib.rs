@@ -17,6 +17,7 @@ mod codes;
 mod connection;
 mod cores;
 mod dispatch;
+mod early;
 mod errand;
 mod hand;
 mod headers;
@@ -39,6 +40,7 @@ mod shed;
 mod tenant;
 mod tenant_log;
 mod ticket;
+mod tracer;
 mod turns;
 mod worker;
 

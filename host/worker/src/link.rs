@@ -11,6 +11,7 @@ use crate::long::Long;
 use crate::outbound::{self, LOOKUPS_MAX, Outbound};
 use crate::share::Idle;
 use crate::tenant_log::LINES_QUEUED_MAX;
+use crate::tracer::Tracer;
 use crate::worker::Worker;
 use crate::{job, listener, probe};
 use insula_ipc::channel::{self, ChannelError};
@@ -128,7 +129,8 @@ async fn live(
     let stores = Database::new(&tenants_dir);
     let table = Arc::new(table);
     let long = Long::start(table, config.index, epoch, idle)?;
-    let worker = Worker::new(long, codes, outbound, stores, sender);
+    let worker =
+        Worker::new(long, codes, outbound, stores, sender, Tracer::new(config.sampled_ppm));
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
@@ -223,5 +225,6 @@ async fn drain(worker: &Rc<Worker>, within: Duration) {
         }
     };
     let _ = tokio::time::timeout(within, done).await;
+    worker.tracer.send(worker);
     worker.cell().set_serving(false);
 }

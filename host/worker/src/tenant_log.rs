@@ -151,6 +151,7 @@ impl TenantLog {
             at_ms: u64::try_from(since.as_millis()).unwrap_or(0),
             stream,
             request: request.to_string(),
+            trace: request.trace().map_or(0, |context| context.trace),
             text: text[..end].into(),
         };
         to.try_send(FromWorker::Log(line)).is_ok()

@@ -12,6 +12,7 @@ use crate::router::Router;
 use crate::share::Fair;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
+use crate::tracer::Tracer;
 use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
@@ -66,6 +67,7 @@ pub(crate) struct Worker {
     /// Told once when draining starts.
     pub(crate) drain: Notify,
     pub(crate) to_supervisor: mpsc::Sender<FromWorker>,
+    pub(crate) tracer: Tracer,
     /// Idle instances of all tenants.
     idle_total: Rc<Cell<u32>>,
     /// Tenants with idle instances; looked after while there are any.
@@ -86,6 +88,7 @@ impl Worker {
         outbound: Arc<Outbound>,
         stores: Database,
         to_supervisor: mpsc::Sender<FromWorker>,
+        tracer: Tracer,
     ) -> Self {
         use std::hash::{BuildHasher, RandomState};
         Self {
@@ -112,6 +115,7 @@ impl Worker {
             draining: Cell::new(false),
             drain: Notify::new(),
             to_supervisor,
+            tracer,
             idle_total: Rc::default(),
             with_idle: RefCell::default(),
             request_ids: RequestIds {

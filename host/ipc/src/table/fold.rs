@@ -14,7 +14,7 @@ impl Table {
         let dead = self.cell(self.workers, to);
         for cell in self.row(from) {
             for word in
-                (tenant::REQUESTS..tenant::MEMORY_KIB_US).chain(tenant::BUCKETS..tenant::MORE_USED)
+                (tenant::REQUESTS..=tenant::MEMORY_KIB_US).chain(tenant::BUCKETS..tenant::MORE_USED)
             {
                 let value = cell.0[word].swap(0, SeqCst);
                 if word == tenant::MEMORY_PEAK {
@@ -23,10 +23,6 @@ impl Table {
                     dead.0[word].fetch_add(value, SeqCst);
                 }
             }
-        }
-        for cell in self.row(from) {
-            let held = cell.0[tenant::MEMORY_KIB_US].swap(0, SeqCst);
-            dead.0[tenant::MEMORY_KIB_US].fetch_add(held, SeqCst);
         }
         self.clear_slot(from);
     }

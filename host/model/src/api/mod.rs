@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET    /v1/host                          HostInfo
+//! GET    /v1/events                        Event, as server-sent events: a snapshot, then a change a second
 //! GET    /metrics                          Prometheus' text format
 //! GET    /v1/openapi.json                  the schema, generated from these types
 //! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
@@ -33,6 +34,7 @@
 mod activity;
 mod audit;
 mod errors;
+mod events;
 mod jobs;
 mod memory;
 mod namespaces;
@@ -42,6 +44,7 @@ mod usage;
 pub use activity::{Activity, TenantActivity};
 pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};
+pub use events::{Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
@@ -337,6 +340,27 @@ pub struct TenantDetail {
     pub artifact_bytes: u64,
     /// Bytes of the compiled code, if it is on disk.
     pub code_bytes: Option<u64>,
+    /// How long its requests took since the host started, shortest first.
+    #[serde(default)]
+    pub durations: Vec<DurationRange>,
+}
+
+/// Requests that took longer than the range before it says, and no longer than this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DurationRange {
+    /// The longest in this range, in microseconds; none in the last one.
+    pub up_to_us: Option<u64>,
+    /// How many there were.
+    pub requests: u64,
+}
+
+impl DurationRange {
+    /// The ranges of a histogram.
+    pub fn all(latency: &crate::Latency) -> Vec<Self> {
+        let bounds = crate::latency::BOUNDS_US.into_iter().map(Some).chain([None]);
+        let ranges = bounds.zip(latency.buckets);
+        ranges.map(|(up_to_us, requests)| Self { up_to_us, requests }).collect()
+    }
 }
 
 /// One row of `insula revisions`.
@@ -421,6 +445,9 @@ pub struct LogRecord {
     pub revision: u32,
     /// The request, as in `X-Request-Id`.
     pub request: String,
+    /// The trace that the request is part of, if there is one: 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// One line, without its end. Not trusted: it may hold control characters.
     pub text: String,
 }

@@ -35,9 +35,9 @@ pub(super) async fn activity(
     State(app): State<Arc<App>>,
     Asked(query): Asked<ActivityQuery>,
 ) -> Result<Json<Activity>, ApiError> {
-    let workers = &app.deployer.workers;
+    let (workers, registry) = (&app.deployer.workers, &app.deployer.registry);
     let of = |slot| {
-        let tenant = app.deployer.registry.by_slot(slot)?;
+        let tenant = registry.by_slot(slot)?;
         if query.namespace.as_ref().is_some_and(|one| tenant.namespace != *one) {
             return None;
         }
@@ -51,11 +51,9 @@ pub(super) async fn activity(
             breaker: workers.breaker(slot),
         })
     };
-    // A canary's requests are its tenant's.
-    let registry = &app.deployer.registry;
-    let active = workers.active().into_iter();
-    let owners: BTreeSet<u32> = active.map(|slot| registry.part_of(slot).unwrap_or(slot)).collect();
-    let tenants = owners.into_iter().filter_map(of).collect();
+    let slots = workers.active().into_iter().map(|slot| registry.counted_in(slot));
+    let slots: BTreeSet<u32> = slots.collect();
+    let tenants = slots.into_iter().filter_map(of).collect();
     let at_us = insula_sandbox::epoch::monotonic_ns() / 1_000;
     Ok(Json(Activity { at_us, host: app.host_info(), tenants }))
 }

@@ -1,5 +1,6 @@
 //! The control socket: made privately, bounded, removed at the end.
 
+use super::connections::STALL_MS_MAX;
 use axum::serve::Listener;
 use std::fs::{self, Permissions};
 use std::io;
@@ -8,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 
 /// Bytes of a Unix socket's path, without the terminating zero (`unix(7)`).
 const PATH_BYTES_MAX: usize = 107;
@@ -85,33 +88,56 @@ pub(super) struct Bounded<L> {
     _file: Option<SocketFile>,
 }
 
-/// A connection and its place.
-pub(super) struct Held<S> {
-    stream: S,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
 impl<L> Bounded<L> {
     /// At most so many connections at once; `file` is removed with it.
     pub(super) fn new(listener: L, connections_max: usize, file: Option<SocketFile>) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(connections_max)), _file: file }
     }
-}
 
-impl<L: Listener> Listener for Bounded<L> {
-    type Io = Held<L::Io>;
-    type Addr = L::Addr;
-
-    async fn accept(&mut self) -> (Held<L::Io>, L::Addr) {
-        // The semaphore is never closed, so there always is a place in the end.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        // axum's own accept backs off when descriptors run out.
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Held { stream, _place: place }, address)
+    /// Whether another connection may be taken.
+    pub(super) fn has_place(&self) -> bool {
+        self.places.available_permits() > 0
     }
 
-    fn local_addr(&self) -> io::Result<L::Addr> {
-        self.listener.local_addr()
+    /// Waits for a place.
+    pub(super) async fn place(&self) {
+        // Given back at once: only one task accepts. The semaphore is never closed.
+        drop(self.places.acquire().await);
+    }
+}
+
+impl<L: Listener> Bounded<L> {
+    /// The next connection, once there is a place for it.
+    pub(super) async fn accept(&mut self) -> Held<L::Io> {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        // axum's own accept backs off when descriptors run out; connections wait in the backlog.
+        let (stream, _) = Listener::accept(&mut self.listener).await;
+        Held { stream, stalled: None, _place: place }
+    }
+}
+
+/// A connection and its place. One whose client reads nothing of an answer for too long fails.
+pub(super) struct Held<S> {
+    stream: S,
+    /// Runs while the client does not take what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl<S> Held<S> {
+    /// Passes on what a write came to, and keeps the time while it comes to nothing.
+    fn watched<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let sleep = || Box::pin(tokio::time::sleep(Duration::from_millis(STALL_MS_MAX)));
+        let stalled = self.stalled.get_or_insert_with(sleep);
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -138,7 +164,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watched(cx, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -151,7 +178,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watched(cx, written)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

@@ -2,6 +2,7 @@
 //! Unix socket.
 
 use super::App;
+use super::connections;
 use super::error::ApiError;
 use super::listener::Bounded;
 use axum::Router;
@@ -38,15 +39,14 @@ pub(crate) async fn serve_metrics(
     app: Arc<App>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut ending = app.ending.clone();
+    let ending = app.ending.clone();
     let router = Router::new()
         .route("/metrics", get(metrics))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
         .with_state(app);
-    let serving = axum::serve(Bounded::new(listener, CONNECTIONS_MAX, None), router).into_future();
-    tokio::select! {
-        result = serving => result,
-        _ = ending.wait_for(|ending| *ending) => Ok(()),
-    }
+    let listener = Bounded::new(listener, CONNECTIONS_MAX, None);
+    // Nobody is asked who it is here: what it serves is for whoever may connect.
+    connections::serve(listener, router, ending, |_| None).await;
+    Ok(())
 }

@@ -1,9 +1,9 @@
 //! The control API: HTTP with JSON on `DATA/control.sock` (see `insula_model::api`).
 //!
 //! Owns the socket file and the connections on it. Access is the file's mode, 0600 in a directory of
-//! mode 0700. Bounded by [`CONNECTIONS_MAX`] connections, [`body::JSON_BYTES_MAX`] of JSON, and the
-//! artifact ceiling for uploads. Ends when told to; requests under way then have
-//! [`FINISH_MS_MAX`] to end, and followed logs end at once.
+//! mode 0700. Bounded by [`connections::CONNECTIONS_MAX`] connections, [`body::JSON_BYTES_MAX`] of JSON,
+//! and the artifact ceiling for uploads. Ends when told to; requests under way then have a moment to end
+//! (see `connections`), and followed logs end at once.
 //!
 //! Every answer of 400 and above has one shape, those of the framework included.
 
@@ -11,12 +11,15 @@ mod activity;
 mod artifacts;
 mod audit;
 mod body;
+mod connections;
 mod error;
+mod events;
 mod listener;
 mod logs;
 mod metrics;
 mod namespaces;
 mod openapi;
+mod page;
 mod peer;
 mod runs;
 mod secrets;
@@ -26,6 +29,7 @@ mod usage;
 
 use crate::audit::Audit;
 use crate::deploy::Deployer;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use axum::Router;
 use axum::routing::{get, head, post, put};
@@ -35,17 +39,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 use tokio::sync::watch;
 
 pub(crate) use listener::Socket;
 pub use listener::SocketError;
 pub(crate) use metrics::serve_metrics;
-
-/// Open connections; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 256;
-/// How long requests under way may take to end at shutdown, in milliseconds.
-const FINISH_MS_MAX: u64 = 2_000;
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -53,6 +51,8 @@ pub(crate) struct App {
     pub(crate) audit: Audit,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
+    /// Whoever watches it.
+    pub(crate) live: Live,
     pub(crate) metrics: Arc<Metrics>,
     /// Where the metrics are served besides the control socket.
     pub(crate) metrics_listen: Option<SocketAddr>,
@@ -64,6 +64,9 @@ pub(crate) struct App {
 
 fn router(app: Arc<App>) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/dashboard/{part}", get(page::part))
+        .route("/v1/events", get(events::events))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .route("/metrics", get(metrics::metrics))
@@ -100,17 +103,9 @@ fn router(app: Arc<App>) -> Router {
 
 /// Serves until `app.ending` says so.
 pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
-    let mut ending = app.ending.clone();
-    let mut also_ending = app.ending.clone();
-    let service = router(app).into_make_service_with_connect_info::<peer::Peer>();
-    let serving = axum::serve(socket.bounded(CONNECTIONS_MAX)?, service)
-        .with_graceful_shutdown(async move { drop(ending.wait_for(|ending| *ending).await) });
-    tokio::select! {
-        result = serving.into_future() => result,
-        () = async {
-            // The sender lives as long as the host: an error means that it ends, too.
-            drop(also_ending.wait_for(|ending| *ending).await);
-            tokio::time::sleep(Duration::from_millis(FINISH_MS_MAX)).await;
-        } => Ok(()),
-    }
+    let ending = app.ending.clone();
+    let listener = socket.bounded(connections::CONNECTIONS_MAX)?;
+    let peer = |held: &listener::Held<_>| Some(peer::Peer::of(held));
+    connections::serve(listener, router(app), ending, peer).await;
+    Ok(())
 }

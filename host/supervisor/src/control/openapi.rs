@@ -25,6 +25,7 @@ use utoipa::openapi::OpenApi as Schema;
         super::system::healthz,
         super::system::readyz,
         super::system::host,
+        super::events::events,
         super::metrics::metrics,
         schema,
         super::artifacts::look,

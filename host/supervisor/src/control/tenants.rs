@@ -10,8 +10,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use insula_model::api::{
-    DeployRequest, DeployResponse, ErrorBody, RevisionInfo, RollbackRequest, TenantDetail,
-    TenantSummary,
+    DeployRequest, DeployResponse, DurationRange, ErrorBody, RevisionInfo, RollbackRequest,
+    TenantDetail, TenantSummary,
 };
 use insula_model::{Namespace, TenantName};
 use serde::Deserialize;
@@ -143,6 +143,7 @@ pub(super) async fn inspect(
         manifest: revision.manifest,
         artifact_bytes: revision.artifact_bytes,
         code_bytes,
+        durations: DurationRange::all(&app.deployer.workers.latency(tenant.entry.slot)),
     }))
 }
 

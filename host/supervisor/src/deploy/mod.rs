@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Mutex, Notify};
 
-pub(crate) use error::{DeployError, store_code};
+pub(crate) use error::{DeployError, store_code, store_mend};
 pub(crate) use reach::MountRules;
 pub(crate) use repair::repair;
 

@@ -241,6 +241,7 @@ impl Deployer {
             at_ms: clock::now_ms(),
             stream: LogStream::Host,
             request: String::new(),
+            trace: 0,
             text,
         };
         self.logs.push(&self.registry, line);

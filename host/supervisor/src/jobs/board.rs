@@ -466,6 +466,7 @@ impl Inner {
             at_ms: now_ms(),
             stream: LogStream::Host,
             request: run.map_or(String::new(), |run| RequestId::run(run.run).to_string()),
+            trace: 0,
             text: text.to_owned(),
         })
     }

@@ -12,7 +12,6 @@
 //! [`Book::most`] series, whatever number of tenants there are.
 
 use super::figures::Figures;
-use crate::registry::Registry;
 use insula_ipc::table::Table;
 use insula_model::config::MetricsBy;
 use insula_model::{Namespace, TenantName};
@@ -74,19 +73,20 @@ impl Book {
         }
     }
 
-    /// All series as they are now.
-    pub(super) fn series(&mut self, table: &Table, registry: &Registry) -> Vec<Series> {
-        let named = |slot| {
-            let tenant = registry.by_slot(slot)?;
-            Some((tenant.entry.name.clone(), tenant.namespace.clone()))
-        };
-        // A canary's requests are its tenant's, a probe's nobody's.
-        let mut figures: BTreeMap<u32, Figures> = BTreeMap::new();
-        for slot in table.active().filter(|slot| !registry.is_probe(*slot)) {
-            let own = registry.part_of(slot).unwrap_or(slot);
-            figures.entry(own).or_default().add(&Figures::of(table, slot));
+    /// All series as they are now. `counted_in` tells of which slot's figures a slot's are part (another one's
+    /// for a canary, nobody's for a probe), `named` who has a slot.
+    pub(super) fn series(
+        &mut self,
+        table: &Table,
+        counted_in: impl Fn(u32) -> Option<u32>,
+        named: impl Fn(u32) -> Option<(TenantName, Namespace)>,
+    ) -> Vec<Series> {
+        let mut rows: BTreeMap<u32, Figures> = BTreeMap::new();
+        for slot in table.active() {
+            let Some(own) = counted_in(slot) else { continue };
+            rows.entry(own).or_default().add(&Figures::of(table, slot));
         }
-        let active = figures.into_iter().map(|(slot, figures)| (slot, named(slot), figures));
+        let active = rows.into_iter().map(|(slot, figures)| (slot, named(slot), figures));
         match self.by {
             MetricsBy::Tenant => self.by_tenant(active),
             MetricsBy::Namespace => self.by_namespace(active),

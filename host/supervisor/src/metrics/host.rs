@@ -129,6 +129,18 @@ fn events(page: &mut Page, events: &Events) {
         .durations(&none, &times);
     page.one(
         Kind::Counter,
+        "insula_trace_spans_exported_total",
+        "Spans that the collector has taken.",
+        count(&events.traces.exported),
+    );
+    page.one(
+        Kind::Counter,
+        "insula_trace_spans_dropped_total",
+        "Spans for which there was no room, or that the collector did not take.",
+        count(&events.traces.dropped),
+    );
+    page.one(
+        Kind::Counter,
         "insula_metrics_scrapes_total",
         "How often this page was asked for.",
         count(&events.scrapes),

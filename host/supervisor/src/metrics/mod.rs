@@ -55,23 +55,27 @@ impl Metrics {
         self.table.clear_slot(slot);
     }
 
-    /// Adds what was counted in the slot of a canary to that of its tenant, and clears it.
+    /// Adds the row of a canary that has ended to that of its tenant, with which it was shown before.
     pub(crate) fn fold_slot(&self, from: u32, to: u32) {
-        // No page sees half of it.
-        let _alone = lock(&self.book);
+        let _book = lock(&self.book);
         self.table.fold_slot(from, to);
     }
 
     /// The slot of a probe is given up: nobody's figures were in it.
     pub(crate) fn drop_slot(&self, slot: u32) {
-        let _alone = lock(&self.book);
+        let _book = lock(&self.book);
         self.table.clear_slot(slot);
     }
 
     /// The page. Takes some 10 µs for each series, and reads /proc: not for an event loop.
     pub(crate) fn page(&self, workers: &Workers, registry: &Registry) -> String {
         self.events.scrapes.fetch_add(1, Relaxed);
-        let series = lock(&self.book).series(&self.table, registry);
+        let named = |slot| {
+            let tenant = registry.by_slot(slot)?;
+            Some((tenant.entry.name.clone(), tenant.namespace.clone()))
+        };
+        let counted_in = |slot| (!registry.is_probe(slot)).then(|| registry.counted_in(slot));
+        let series = lock(&self.book).series(&self.table, counted_in, named);
         let mut page = text::Page::default();
         let infos = workers.infos();
         let host = host::Host {

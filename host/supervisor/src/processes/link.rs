@@ -132,6 +132,7 @@ pub(super) async fn read(
                 }
             }
             FromWorker::Log(line) => inner.logs.push(&inner.registry, line),
+            FromWorker::Traces { records, dropped } => inner.traces.take(records, dropped),
             FromWorker::CodeNeeded { code, reason } => {
                 // Its reader never waits for anything, so this does not hold up the acknowledgements
                 // behind it.

@@ -29,6 +29,7 @@ use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, Tenant};
 use crate::sync::lock;
+use crate::traces::Traces;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use insula_ipc::breaker::State;
@@ -86,6 +87,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) table: Arc<Table>,
     /// Knows which figures are to be kept when a slot is cleared.
     pub(crate) metrics: Arc<Metrics>,
+    /// Where recorded traces go.
+    pub(crate) traces: Traces,
     /// The log filter.
     pub(crate) log: String,
     /// Directory of compiled code.
@@ -110,6 +113,7 @@ struct Inner {
     outbound_ca: String,
     table: Arc<Table>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     registry: Arc<Registry>,
     jobs: Arc<Board>,
     probes: probes::Probes,
@@ -187,6 +191,7 @@ impl Workers {
             lives: AtomicU64::new(1),
             table: Arc::clone(&setup.table),
             metrics: setup.metrics,
+            traces: setup.traces,
             inheritance: spawn::Inheritance {
                 listener: setup.listener,
                 table: setup.table,

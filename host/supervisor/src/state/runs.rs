@@ -98,11 +98,18 @@ impl State {
     /// had any. Blocks.
     pub(crate) fn recover_runs(&self) -> Result<HashMap<TenantName, JobRun>, StateError> {
         let connection = crate::sync::lock(&self.connection);
-        connection.execute(
+        let ended = connection.execute(
             "UPDATE job_runs SET ended_at = ?1, result = ?2 WHERE ended_at IS NULL",
             params![clock::from_millis(clock::now_ms()), crate::jobs::HOST_DIED],
-        )?;
-        last_runs(&connection)
+        );
+        match ended.map_err(StateError::from) {
+            // What is not recorded now is at the next start; tenants can be served without.
+            Err(error @ (StateError::Full(_) | StateError::Disk(_))) => {
+                tracing::warn!(%error, "runs that the host's end cut off stay without an end");
+            }
+            other => drop(other.map_err(|error| super::located(error, &self.path))?),
+        }
+        last_runs(&connection).map_err(|error| super::located(error, &self.path))
     }
 }
 

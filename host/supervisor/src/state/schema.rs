@@ -95,12 +95,17 @@ const MIGRATIONS: [&str; 5] = [
      CREATE UNIQUE INDEX rollouts_running ON rollouts (tenant) WHERE ended_at IS NULL;",
 ];
 
+/// The latest version that this program knows.
+pub(super) fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
+
 /// Sets the connection up and applies the migrations that the file has not seen.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StateError> {
     // `journal_mode` answers with the mode it chose, so it is a query.
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = known();
     let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
         return Err(StateError::Newer { found, known });

@@ -21,8 +21,10 @@ pub use tls::{CaError, check_ca};
 
 use crate::headers::{content_length, field_bytes, strip_hop_by_hop};
 use crate::tenant_log::TenantLog;
+use crate::tracer;
 use body::{Receiving, Sending, Source};
-use http::{Method, Request, Response, header};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use inside::InsideCall;
 use insula_model::api::LogStream;
@@ -223,6 +225,13 @@ impl Caller {
         let mut request = request.map(|body| Sending::new(body, limit, Arc::clone(&spoiled)));
         let is_head = to.method == Method::HEAD;
         strip_hop_by_hop(request.headers_mut());
+        // A guest that takes part in the trace has said so itself.
+        if let Some(trace) = context.id.trace()
+            && !request.headers().contains_key(&tracer::PARENT)
+            && let Ok(value) = HeaderValue::from_str(&trace.to_string())
+        {
+            request.headers_mut().insert(tracer::PARENT, value);
+        }
         // `Host` is what was called, whatever the guest says it is.
         request.headers_mut().remove(header::HOST);
         let exchange = async {
