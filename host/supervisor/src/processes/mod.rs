@@ -318,7 +318,10 @@ impl Workers {
 
     /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
     pub(crate) fn clear_slot(&self, slot: u32) {
-        self.0.metrics.clear_slot(slot);
+        match self.0.registry.is_probe(slot) {
+            true => self.0.metrics.drop_slot(slot),
+            false => self.0.metrics.clear_slot(slot),
+        }
     }
 
     /// Adds the figures of a slot to those of another one, and clears it. Nothing may run in it any more.
@@ -331,16 +334,16 @@ impl Workers {
         self.0.table.counters(slot)
     }
 
-    /// The slots of all tenants that had a request.
-    pub(crate) fn active(&self) -> Vec<u32> {
-        self.0.table.active().collect()
-    }
-
     /// What a tenant has done, its canary included.
     pub(crate) fn counters_of(&self, tenant: &Tenant) -> Counters {
-        let slots = self.0.registry.slots(tenant);
-        let all = slots.into_iter().map(|slot| self.counters(slot));
-        all.reduce(Counters::with).unwrap_or_default()
+        let slot = tenant.entry.slot;
+        let parts = self.0.registry.parts(slot).into_iter();
+        parts.fold(self.counters(slot), |sum, part| sum.with(self.counters(part)))
+    }
+
+    /// The slots that had a request.
+    pub(crate) fn active(&self) -> Vec<u32> {
+        self.0.table.active().collect()
     }
 
     /// How long the requests of a slot took since it is in use.
@@ -348,18 +351,19 @@ impl Workers {
         self.0.table.latency(slot)
     }
 
+    /// How long a tenant's requests took since the host started, those of its canary included.
+    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
+        let slot = tenant.entry.slot;
+        let mut all = self.latency(slot);
+        for part in self.0.registry.parts(slot) {
+            all.add(&self.latency(part));
+        }
+        all
+    }
+
     /// Everything that a tenant has used, over all workers.
     pub(crate) fn used(&self, slot: u32) -> Used {
         self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
-    }
-
-    /// How long a tenant's requests took since the host started, those of its canary included.
-    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
-        let mut all = Latency::default();
-        for slot in self.0.registry.slots(tenant) {
-            all.add(&self.latency(slot));
-        }
-        all
     }
 
     /// What a tenant's circuit breaker says.
