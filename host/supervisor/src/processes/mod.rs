@@ -36,6 +36,7 @@ use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
+use insula_model::access_log::Sample;
 use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
@@ -99,6 +100,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) tenants_dir: std::path::PathBuf,
     /// Certificates (PEM) that outbound TLS trusts beside the public ones.
     pub(crate) outbound_ca: String,
+    /// Which requests the access log gets of tenants that do not say so themselves.
+    pub(crate) access_log: Sample,
 }
 
 /// All workers of this host; clones share them.
@@ -111,6 +114,7 @@ struct Inner {
     code_key: [u8; 32],
     tenants_dir: String,
     outbound_ca: String,
+    access_log: Sample,
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     traces: Traces,
@@ -178,6 +182,7 @@ impl Workers {
             code_key: setup.code_key,
             tenants_dir: path_text(&setup.tenants_dir),
             outbound_ca: setup.outbound_ca,
+            access_log: setup.access_log,
             registry,
             jobs,
             probes: probes::Probes::default(),
