@@ -86,8 +86,8 @@ fn kind_of(method: &Method, path: &str) -> Option<Kind> {
     if let Some((_, action)) = CHANGES.iter().find(|(known, _)| *known == call) {
         return Some(Kind::Change((*action).into()));
     }
-    let words = path.split('/').filter(|word| !word.is_empty() && !word.starts_with('{'));
-    let word = words.last().unwrap_or("host");
+    let mut words = path.split('/').filter(|word| !word.is_empty() && !word.starts_with('{'));
+    let word = words.next_back().unwrap_or("host");
     Some(Kind::Change(match *method {
         Method::PUT | Method::PATCH => format!("{word}-set"),
         Method::DELETE => format!("{word}-remove"),
@@ -122,7 +122,7 @@ pub(super) async fn layer(
     let pattern = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let kind = pattern.as_ref().and_then(|pattern| kind_of(request.method(), pattern));
     let (Some(pattern), Some(kind)) = (pattern, kind) else { return next.run(request).await };
-    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0);
     let (tenant, namespace, target) = named(&pattern, request.uri().path());
     let (stage, action) = match kind {
         Kind::Change(action) => (AuditStage::Began, action),
