@@ -122,6 +122,7 @@ fn without_a_collector_a_trace_passes_through() {
     ask(&host, "prowler", &format!("/?url={authority}"), &fields).expect_ok();
     let heads = upstream.heads();
     assert_eq!(heads.iter().filter_map(|head| parent(head)).collect::<Vec<_>>(), [given.clone()]);
+    assert!(heads.iter().any(|head| head.to_lowercase().contains("tracestate: vendor=1")));
     ask(&host, "prowler", &format!("/?url={authority}"), &[]).expect_ok();
     assert_eq!(upstream.heads().iter().filter_map(|head| parent(head)).count(), 1);
     // The log names it.

@@ -59,6 +59,9 @@ pub(crate) fn announce(verb: &str, response: &DeployResponse) -> Result<()> {
     for url in &response.urls {
         lines.push_str(&format!("\n  {}", paint.copy(&text::printable(url))));
     }
+    if response.stopped {
+        lines.push_str(&format!("\n  stopped; to have it run: insula start {name}"));
+    }
     if let Some(job) = &response.job {
         lines.push_str(&format!("\n  runs {}", runs::when(job)));
     }

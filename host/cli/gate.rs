@@ -133,7 +133,7 @@ impl Gate {
         };
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let json = (head.method == Method::POST).then_some("application/json");
-        match self.client.start(head.method, path, json, body.boxed_unsync()).await {
+        match self.client.start(head.method, path, json, None, body.boxed_unsync()).await {
             Ok(response) => response.map(|body| body.map_err(io::Error::other).boxed_unsync()),
             Err(error) => refusal(
                 StatusCode::BAD_GATEWAY,
@@ -198,7 +198,8 @@ fn is_offered(method: &Method, path: &str) -> bool {
         (&Method::GET, Some(None)) => true,
         (&Method::GET, Some(Some((_, of)))) => ["revisions", "logs", "runs"].contains(&of),
         (&Method::GET, None) => {
-            ["/v1/host", "/v1/events", "/v1/tenants", "/v1/namespaces"].contains(&path)
+            let all = ["/v1/host", "/v1/events", "/v1/tenants", "/v1/namespaces", "/v1/usage"];
+            all.contains(&path)
         }
         (&Method::POST, Some(Some((_, act)))) => ["rollback", "runs"].contains(&act),
         _ => false,

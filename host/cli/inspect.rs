@@ -69,6 +69,10 @@ fn about(detail: &TenantDetail) -> Vec<(&'static str, String)> {
         ("artifact", summary.artifact.to_string()),
         ("size", format!("{}; compiled code: {code}", text::bytes(detail.artifact_bytes))),
     ];
+    if let Some(at) = &summary.stopped_at {
+        lines
+            .push(("state", format!("stopped {}: `insula start {}`", text::age(at), summary.name)));
+    }
     let circuit = ps::circuit(summary.breaker);
     if !circuit.is_empty() {
         lines.push(("circuit", format!("{circuit}: it keeps failing; see `insula logs`")));
@@ -85,6 +89,7 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
         let (requests, idle) = (Count(reuse.requests.into()), DurationMs(reuse.idle_ms));
         format!("{requests} requests an instance, retired after {idle} without one")
     });
+    let max_age = limits.max_age_ms.map_or("none".into(), |ms| DurationMs(ms).to_string());
     let header = ByteSize(limits.request_header_bytes.into());
     let r = &limits.resources;
     let cpu_limit = r.cpu_limit_m.map_or("the machine".into(), |limit| MilliCpu(limit).to_string());
@@ -121,6 +126,7 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
         ("request.header", header.to_string()),
         ("response.body", ByteSize(limits.response_body_bytes).to_string()),
         ("reuse", reuse),
+        ("max_age", max_age),
     ]
 }
 

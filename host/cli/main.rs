@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod archive_tail;
 mod artifact;
 mod audit;
 mod bench;
@@ -21,12 +22,14 @@ mod dashboard;
 mod deploy;
 mod dev;
 mod doctor;
+mod export;
 mod failure;
 mod gate;
 mod grant_flags;
 mod granted;
 mod host_args;
 mod host_config;
+mod import;
 mod inspect;
 mod limit_flags;
 mod logs;
@@ -40,6 +43,7 @@ mod out;
 mod progress;
 mod promote;
 mod ps;
+mod repave;
 mod revisions;
 mod rm;
 mod rollback;
@@ -51,6 +55,8 @@ mod runs;
 mod secret;
 mod secret_input;
 mod serve;
+mod start;
+mod stop;
 mod table;
 mod text;
 mod top;
@@ -105,6 +111,11 @@ enum Verb {
     Runs(runs::Args),
     Dashboard(dashboard::Args),
     Rm(rm::Args),
+    Repave(repave::Args),
+    Stop(stop::Args),
+    Start(start::Args),
+    Export(export::Args),
+    Import(import::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
     Usage(usage::Args),
@@ -163,6 +174,11 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Runs(args) => runs::run(args).await?,
         Verb::Dashboard(args) => dashboard::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
+        Verb::Repave(args) => repave::run(args).await?,
+        Verb::Stop(args) => return stop::run(args).await,
+        Verb::Start(args) => return start::run(args).await,
+        Verb::Export(args) => export::run(args).await?,
+        Verb::Import(args) => return import::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
         Verb::Usage(args) => usage::run(args).await?,

@@ -85,7 +85,6 @@ fn only_the_page_itself_gets_through_the_gate() {
         ("HEAD", "/v1/host"),
         ("GET", "/v1/tenants/hello/secrets"),
         ("GET", "/v1/audit"),
-        ("GET", "/v1/usage"),
         ("GET", "/v1/export"),
         ("GET", "/metrics"),
     ] {

@@ -245,6 +245,7 @@ fn a_tenant_in_a_browser() {
     }
     page.eventually("document.querySelector('[data-outcome=responses] b').textContent === '7'");
     page.eventually("document.querySelectorAll('.bars li').length > 0");
+    page.eventually("document.querySelector('.used dd')?.textContent");
     page.eventually("document.querySelector('.pill').dataset.state === 'serving'");
     page.eventually(
         "document.querySelector('.meter-bar').getAttribute('aria-valuetext').includes('of')",

@@ -124,8 +124,9 @@ fn databases_beside_the_state_are_told_from_it() {
     deploy(&host, "counter", "counter", "keyvalue = {}").expect(0, &[]);
     host.get("counter", "/").expect_ok();
     assert!(host.stop(Signal::TERM).success());
+    let data = host.data();
     let spoil = |name: &str| {
-        let file = fs::File::options().write(true).open(host.data().join(name)).unwrap();
+        let file = fs::File::options().write(true).open(data.join(name)).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &[0xa5; 100], 0).unwrap();
     };
     spoil("usage.db");

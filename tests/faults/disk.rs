@@ -63,11 +63,14 @@ fn a_full_disk_refuses_changes_and_nothing_else_and_is_over_when_it_is() {
     assert!(host.stop(Signal::TERM).success());
     host.disk().fill(0);
     host.restart();
+    // Of what it had in reserve, too.
+    host.disk().fill(0);
     refuses(&host);
     host.kill_everything();
     host.kill();
     host.disk().fill(0);
     host.restart();
+    host.disk().fill(0);
     refuses(&host);
     // Nobody has to restart anything afterwards.
     host.disk().free();
@@ -121,7 +124,7 @@ fn a_disk_that_fails_while_the_host_runs_stops_changes_and_no_request() {
     }
     for _ in 0..2 {
         let refused = deploy(&host, "settings", "shop", "env = { A = 'b' }");
-        refused.expect(1, &["disk", "read-only"]);
+        refused.expect(1, &["disk", "ead-only"]);
         set_secret(&host, "shop", "TOKEN", "x").expect(1, &["disk"]);
         let refused = host.cli(["deploy", "new", repo::guest("echo").to_str().unwrap()]);
         refused.expect(1, &["ead-only"]);
@@ -138,7 +141,9 @@ fn a_disk_that_fails_while_the_host_runs_stops_changes_and_no_request() {
 
 #[test]
 fn a_data_directory_that_vanishes_is_missed_and_welcome_back() {
-    let host = Host::with_guests(&["hello"]);
+    // One worker, so that it has loaded the code.
+    let host = Setup::default().args(["--workers", "1"]).start();
+    host.deploy_guests(&["hello"]);
     let artifact = host.tenant("hello").summary.artifact.to_string();
     host.get("hello", "/").expect_ok();
     // A client that had connected before.

@@ -76,6 +76,7 @@ fn reaches_a_worker(resolved: &Resolved) {
         limits: resolved.limits.clone(),
         grants: Some(Box::new(resolved.grants.clone())),
         secrets: Vec::new(),
+        stopped: false,
         job: resolved.schedule.is_some(),
         canary: None,
     };

@@ -4,6 +4,7 @@
 //! in), [`Manifest::resolve`] fills in defaults and holds the result against the host's
 //! [`Ceilings`].
 
+use crate::access_log::Sample;
 use crate::breaker::BreakerSpec;
 use crate::grants::mounts::{MountSpec, ScratchSpec};
 use crate::grants::outbound::OutboundSpec;
@@ -12,6 +13,7 @@ use crate::grants::secrets::{SecretKey, SecretVia};
 use crate::grants::sockets::SocketRule;
 use crate::grants::{BuildSpec, ClockSpec, Grants, KeyValueSpec};
 pub use crate::limits::ReuseSpec;
+use crate::limits::resolve_max_age;
 use crate::probe::{Probe, ProbeSpec};
 use crate::quantity::{ByteSize, Count, DurationMs};
 use crate::resources::{CpuSpec, MemorySpec, RateSpec};
@@ -89,6 +91,14 @@ pub struct Manifest {
     /// Let one instance serve several requests. Default: a fresh instance for every request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse: Option<ReuseSpec>,
+    /// How old instances and loaded code may get, from 1s. Default: as old as they are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub max_age: Option<DurationMs>,
+    /// Requests that the access log gets: true, false or a percentage. Default: the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub access_log: Option<Sample>,
     /// Arguments after the program's name. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
@@ -191,6 +201,9 @@ pub struct Resolved {
     /// How it takes over from the revision before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// Which requests the access log gets; none leaves it to the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<Sample>,
 }
 
 /// Why a manifest was refused.
@@ -291,6 +304,8 @@ impl Manifest {
             request: None,
             response: None,
             reuse: None,
+            max_age: None,
+            access_log: None,
             args: None,
             env: None,
             config: None,
@@ -388,6 +403,7 @@ impl Manifest {
             )?
             .0,
             reuse,
+            max_age_ms: resolve_max_age(self.max_age, c)?,
             resources: self.resolve_resources(c)?,
         };
         let grants = self.resolve_grants(limits.timeout_ms, c)?;
@@ -399,6 +415,7 @@ impl Manifest {
             limits,
             grants,
             schedule: self.schedule.clone(),
+            access_log: self.access_log,
             probe: self.probe.as_ref().map(ProbeSpec::resolve).transpose()?,
             rollout: self.rollout.as_ref().map(|spec| spec.resolve(c)).transpose()?,
         })

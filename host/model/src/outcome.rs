@@ -17,6 +17,19 @@ pub enum Outcome {
     Shed(Fault),
 }
 
+impl Outcome {
+    /// Whose doing it was, as a word, and what went wrong.
+    pub fn in_words(self) -> (&'static str, Option<Fault>) {
+        match self {
+            Self::Response => ("response", None),
+            Self::ClientFault(fault) => ("client-fault", Some(fault)),
+            Self::GuestFault(fault) => ("guest-fault", Some(fault)),
+            Self::HostFault(fault) => ("host-fault", Some(fault)),
+            Self::Shed(fault) => ("shed", Some(fault)),
+        }
+    }
+}
+
 /// What exactly went wrong. Each has its own status, message and log entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {
@@ -70,6 +83,8 @@ pub enum Fault {
     Evicted,
     /// The tenant's circuit breaker is open: it kept failing.
     CircuitOpen,
+    /// The tenant was stopped by whoever operates it.
+    TenantStopped,
     /// The host is shutting down.
     Draining,
 }
@@ -133,6 +148,7 @@ impl Fault {
             Self::HostMemory => "host-memory",
             Self::Evicted => "evicted",
             Self::CircuitOpen => "circuit-open",
+            Self::TenantStopped => "tenant-stopped",
             Self::Draining => "draining",
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// 24 characters: hexadecimal digits for a request, `run-` and its number for a run of a job. A plain
 /// value, because every request has one and few ever use it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId {
     text: [u8; 24],
     /// Goes wherever the name goes: to log lines, and to calls out that are made for the request.

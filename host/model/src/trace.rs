@@ -18,7 +18,7 @@ const SAMPLED: u8 = 1;
 const KNOWN: u8 = 3;
 
 /// One span of one trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TraceContext {
     /// The trace; never 0.
     pub trace: u128,

@@ -3,26 +3,34 @@
 //! `ipc` frames them: a length, then postcard. Both ends are the same binary, so the version is
 //! checked once, in [`ToWorker::Hello`], and a mismatch ends the worker.
 
+use crate::access_log::Sample;
 use crate::api::{GuestKind, JobResult, LogStream};
 use crate::grants::secrets::{SecretKey, SecretValue};
 use crate::rollout::{Percent, Sticky};
 use crate::trace::TraceRecord;
-use crate::{CodeId, Digest, Grants, Limits, Route, TenantName};
+use crate::{CodeId, Digest, Grants, Limits, Outcome, Route, TenantName, Usage};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 5;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
 /// 64 routes of 512 bytes make 32 KiB a tenant.
 pub const PUBLISH_TENANTS_MAX: usize = 100;
+/// Tenants in one [`ToWorker::Repave`]: the worker's requests have turns in between, and the supervisor's
+/// next message comes after the answer.
+pub const REPAVE_SLOTS_MAX: usize = 1_024;
 /// The longest text of one log line, in bytes; longer lines are cut into several.
 pub const LOG_LINE_BYTES_MAX: usize = 4 << 10;
 /// The last lines of a probe's log that its report holds.
 pub const PROBE_LINES_MAX: usize = 20;
 /// The longest of those lines, in bytes; longer ones are cut.
 pub const PROBE_LINE_BYTES_MAX: usize = 500;
+
+/// Bytes of a path in the access log; the rest is cut.
+pub const ACCESS_PATH_BYTES_MAX: usize = 2 << 10;
 
 /// From the supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +51,14 @@ pub enum ToWorker {
         tenants: Vec<TenantEntry>,
         /// Slots of removed tenants.
         removed: Vec<u32>,
+    },
+    /// Retire every instance of these tenants, and load their code anew when it is needed next. What
+    /// runs finishes where it is. Answered by [`FromWorker::Repaved`].
+    Repave {
+        /// Echoed in the answer.
+        seq: u64,
+        /// The tenants' slots, at most [`REPAVE_SLOTS_MAX`].
+        slots: Vec<u32>,
     },
     /// Accept connections now: all tenants have been published.
     Start,
@@ -87,8 +103,17 @@ pub enum FromWorker {
         /// Of that message.
         seq: u64,
     },
+    /// A [`ToWorker::Repave`] is done: no request from now on sees anything that was there before.
+    Repaved {
+        /// Of that message.
+        seq: u64,
+        /// What it did.
+        retired: Retired,
+    },
     /// A line for a tenant's log.
     Log(LogLine),
+    /// A request for its access log.
+    Access(Box<AccessLine>),
     /// Compiled code is missing, foreign or damaged; please compile the artifact again. Requests for
     /// it get 503 until [`ToWorker::CodeReady`].
     CodeNeeded {
@@ -149,6 +174,22 @@ pub enum ProbeEnd {
     },
 }
 
+/// What a repave took out of service in one worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Instances that were kept for further requests, shared ones among them.
+    pub instances: u64,
+    /// Pieces of compiled code that were mapped.
+    pub code: u64,
+}
+
+impl std::ops::AddAssign for Retired {
+    fn add_assign(&mut self, more: Self) {
+        self.instances += more.instances;
+        self.code += more.code;
+    }
+}
+
 /// What a worker is told at its start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerConfig {
@@ -166,6 +207,8 @@ pub struct WorkerConfig {
     pub outbound_ca: String,
     /// Of a million traces that begin here, so many are recorded; none if nothing is.
     pub sampled_ppm: Option<u32>,
+    /// Which requests the access log gets of tenants that do not say so themselves.
+    pub access_log: Sample,
 }
 
 /// One tenant, as the data plane sees it: its active revision.
@@ -191,6 +234,10 @@ pub struct TenantEntry {
     pub secrets: Vec<(SecretKey, SecretValue)>,
     /// Whether it runs as a job and is not served.
     pub job: bool,
+    /// Whether it was stopped: nothing of it runs, and its requests are refused.
+    pub stopped: bool,
+    /// Which of its requests the access log gets; none leaves it to the host.
+    pub access_log: Option<Sample>,
     /// If it is a canary: of whom. It then has no routes of its own.
     pub canary: Option<Box<CanaryOf>>,
 }
@@ -234,4 +281,37 @@ pub struct LogLine {
     pub trace: u128,
     /// At most [`LOG_LINE_BYTES_MAX`] bytes.
     pub text: String,
+}
+
+/// A request on its way to the access log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccessLine {
+    /// The tenant's slot.
+    pub slot: u32,
+    /// The tenant's name, since the slot may have a new owner when the line arrives.
+    pub name: TenantName,
+    /// The revision that it was for.
+    pub revision: u32,
+    /// When its head had come: Unix time in milliseconds.
+    pub at_ms: u64,
+    /// Its id.
+    pub request: String,
+    /// Its method.
+    pub method: String,
+    /// Its path without the query, at most [`ACCESS_PATH_BYTES_MAX`] bytes.
+    pub path: String,
+    /// `HTTP/1.1` …
+    pub protocol: String,
+    /// The client; none of a call from another tenant.
+    pub peer: Option<SocketAddr>,
+    /// What went out.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took, in microseconds.
+    pub duration_us: u64,
+    /// What it cost.
+    pub usage: Usage,
+    /// Lines before this one that were dropped for want of room.
+    pub dropped: u64,
 }

@@ -18,6 +18,7 @@
 //! event loop stays free to replace a dead worker at once.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod audit;
 mod clock;
 pub mod compile;

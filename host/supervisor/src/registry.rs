@@ -31,6 +31,8 @@ pub(crate) struct Tenant {
     pub(crate) namespace: Namespace,
     /// When the active revision was published (RFC 3339).
     pub(crate) deployed_at: String,
+    /// When it was stopped (RFC 3339); none while it may run.
+    pub(crate) stopped_at: Option<String>,
 }
 
 impl Tenant {

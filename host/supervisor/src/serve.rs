@@ -12,7 +12,7 @@ use crate::audit::Audit;
 use crate::compilers::Compilers;
 use crate::control::{self, App, Socket, SocketError};
 use crate::data::{DataDir, DataError, control_socket};
-use crate::deploy::{Deployer, MountRules, repair};
+use crate::deploy::{DeployError, Deployer, EXPORTS_MAX, MountRules, adopt, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
 use crate::listen::listen_for_metrics;
@@ -29,6 +29,7 @@ use crate::vault::{SecretsKey, Vault, VaultError};
 use crate::{clock, data as data_dir, listen, logs, state, upkeep};
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::{Table, TableError};
+use insula_model::access_log::Sample;
 use insula_model::api::{HostInfo, JobRun};
 use insula_model::config::CompilerLimits;
 use insula_model::{Ceilings, TenantName};
@@ -42,7 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// What tenants keep, in the data directory.
@@ -82,6 +83,8 @@ pub struct HostConfig {
     pub ceilings: Ceilings,
     /// How hard compilers may work.
     pub compiler: CompilerLimits,
+    /// Which requests the access log gets of tenants that do not say so themselves.
+    pub access_log: Sample,
     /// Certificates (PEM) that outbound TLS trusts beside the public ones; may be empty.
     pub outbound_ca: String,
     /// The key that secrets are sealed with; none for the host's own, `DATA/secrets.key`.
@@ -250,6 +253,7 @@ impl Host {
             code_key: store.code_key(),
             tenants_dir: data.join(TENANTS),
             outbound_ca: config.outbound_ca.clone(),
+            access_log: config.access_log,
         };
         let registry = Arc::new(registry);
         let jobs = Arc::new(Board::default());
@@ -286,6 +290,8 @@ impl Host {
             listen,
             canary_begun: Notify::new(),
             publishing: Mutex::new(()),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            importing: Mutex::new(()),
             draining: AtomicBool::new(false),
         });
         let (ending, end) = watch::channel(false);
@@ -404,6 +410,7 @@ async fn open(
         store.sweep();
         let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
         let registry = Registry::load(state.load()?, state.load_canaries()?);
+        finish_imports(&data.join(TENANTS), &state)?;
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         logs::forget_all_but(&data, |name| registry.get(name).is_some());
@@ -413,6 +420,17 @@ async fn open(
         Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// Gives tenants whose import a crash cut short what was staged for them. A failure is no reason not to
+/// serve the others, and the note stays for the next start: but what is staged must not be taken for
+/// something that nobody owns, so the host does not start with it.
+fn finish_imports(dir: &Path, state: &State) -> Result<(), ServeError> {
+    let finished = state.recover_imports(|name, staged| {
+        tracing::info!(tenant = %name, "an import that was cut short is finished");
+        adopt(dir, staged, name)
+    })?;
+    finished.map_err(|error: DeployError| ServeError::Io(io::Error::other(error.to_string())))
 }
 
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose

@@ -65,7 +65,8 @@ impl Canary {
 pub(crate) fn chosen(tenant: Rc<Tenant>, fields: &HeaderMap) -> Rc<Tenant> {
     let canary = {
         let canary = tenant.canary.borrow();
-        canary.as_ref().filter(|canary| canary.takes(fields)).map(|canary| canary.tenant.clone())
+        let canary = canary.as_ref().filter(|_| !tenant.stopped.get());
+        canary.filter(|canary| canary.takes(fields)).map(|canary| canary.tenant.clone())
     };
     canary.unwrap_or(tenant)
 }

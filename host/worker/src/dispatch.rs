@@ -1,5 +1,6 @@
 //! The way of one request, every stage in order.
 
+use crate::access;
 use crate::admission::admit;
 use crate::canary;
 use crate::codes::Unavailable;
@@ -13,6 +14,7 @@ use crate::sharing;
 use crate::shed::{answered, refuse, retry_after_s, shed};
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
+use crate::tracer::Tracer;
 use crate::turns::Turns;
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -33,7 +35,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long answers to requests that are refused wait, while a tenant has more of those in a second than its
 /// log is told of. Bounded by its connections' requests, which hold nothing meanwhile.
@@ -95,25 +97,28 @@ async fn answer(
         None => route(&worker, &mut parts)?,
         Some(callee) => callee.clone(),
     };
-    let tenant = canary::chosen(tenant, &parts.headers);
+    let tenant = worker.in_time(canary::chosen(tenant, &parts.headers));
     worker.table.set_active(tenant.entry.slot);
     let head = head_bytes(&parts);
     // Known from here on to every line of the log, and to every call out.
     let traced = worker.tracer.begin(&mut parts.headers);
     let id = id.within(traced.context);
-    let refuse = |fault, detail: &dyn Fn() -> String| {
+    let access = access::begin(&worker, &tenant, &parts, &peer, id);
+    let took_us = || monotonic_ns().saturating_sub(received_ns) / 1_000;
+    let refuse = |access, fault, detail: &dyn Fn() -> String| {
+        access::refused(access, fault, took_us());
         answered(&worker, &tenant, refuse(&worker, &tenant, id, fault, detail))
     };
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
     if head > limits.request_header_bytes as usize {
         let detail = || format!("{head} bytes, more than {}", limits.request_header_bytes);
-        return Err(refuse(Fault::RequestHeaderTooLarge, &detail).into());
+        return Err(refuse(access, Fault::RequestHeaderTooLarge, &detail).into());
     }
     let declared = content_length(&parts.headers);
     if let Some(length) = declared.filter(|length| *length > limits.request_body_bytes) {
         let detail = || format!("{length} bytes declared, more than {}", limits.request_body_bytes);
-        return Err(refuse(Fault::RequestBodyTooLarge, &detail).into());
+        return Err(refuse(access, Fault::RequestBodyTooLarge, &detail).into());
     }
     // The permit before the code: loading is work, and admission bounds how much of it there is.
     let mut ticket = match admit(&worker, &tenant, peer.hops).await {
@@ -121,6 +126,7 @@ async fn answer(
         Err(fault) => {
             let retry_after_s = retry_after_s(&worker, &tenant, fault);
             let fault = answered(&worker, &tenant, shed(&worker, &tenant, id, fault));
+            access::refused(access, fault, took_us());
             // A client that asks again at once would keep the worker busy with refusing it.
             if tenant.is_flooded() {
                 tokio::time::sleep(FLOOD_PAUSE).await;
@@ -129,7 +135,9 @@ async fn answer(
         }
     };
     ticket.received(received_ns);
+    ticket.access = access;
     ticket.record(worker.tracer.record(&worker, &traced, id, &parts.method, received_ns));
+    ticket.carry(id, Tracer::state(&traced, &parts.headers));
     ticket.ended(Stage::Admit);
     Turns::wait(&worker, &tenant.account).await;
     let loaded = match load(&worker, &tenant).await {
@@ -271,17 +279,23 @@ pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>
         worker.codes.touch(&tenant.entry.code());
         return Ok(loaded);
     }
+    let code = tenant.entry.code();
+    if let Some(ms) = tenant.entry.limits.max_age_ms {
+        // Another tenant may have loaded it long ago.
+        worker.codes.forget_older(&code, Duration::from_millis(ms));
+    }
     // Another tenant of the same artifact may have had it loaded.
-    let cold_ns = (!worker.codes.has(&tenant.entry.code())).then(monotonic_ns);
-    let loaded = match worker.codes.get(&tenant.entry.code()).await {
-        Err(Unavailable::Full(_)) if worker.make_room() => {
-            worker.codes.get(&tenant.entry.code()).await?
-        }
+    let cold_ns = (!worker.codes.has(&code)).then(monotonic_ns);
+    let loaded = match worker.codes.get(&code).await {
+        Err(Unavailable::Full(_)) if worker.make_room() => worker.codes.get(&code).await?,
         decided => decided?,
     };
     if let Some(since_ns) = cold_ns {
         let wait_us = monotonic_ns().saturating_sub(since_ns) / 1_000;
         worker.table.cell(worker.index, tenant.entry.slot).loaded_code(wait_us);
+    }
+    if tenant.since.get().is_none() {
+        tenant.since.set(Some(worker.codes.since(&code).unwrap_or_else(Instant::now)));
     }
     *tenant.loaded.borrow_mut() = Arc::downgrade(&loaded);
     worker.cell().set_loaded(worker.codes.count(), worker.codes.loads());

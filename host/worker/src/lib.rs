@@ -10,6 +10,7 @@
 //! locks; only guests' futures and what they hold are `Send`.
 #![forbid(unsafe_code)]
 
+mod access;
 mod admission;
 mod breaker;
 mod canary;
@@ -30,6 +31,7 @@ mod paced;
 mod pool;
 mod pressure;
 mod probe;
+mod repave;
 mod request_body;
 mod respond;
 mod response_body;

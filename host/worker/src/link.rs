@@ -129,8 +129,8 @@ async fn live(
     let stores = Database::new(&tenants_dir);
     let table = Arc::new(table);
     let long = Long::start(table, config.index, epoch, idle)?;
-    let worker =
-        Worker::new(long, codes, outbound, stores, sender, Tracer::new(config.sampled_ppm));
+    let tracer = Tracer::new(config.sampled_ppm);
+    let worker = Worker::new(long, codes, outbound, stores, sender, tracer, config.access_log);
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
@@ -180,6 +180,10 @@ async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListen
                     worker.remove(slot);
                 }
                 say(worker, FromWorker::Ack { seq }).await;
+            }
+            Ok(Some(ToWorker::Repave { seq, slots })) => {
+                let retired = worker.repave(&slots).await;
+                say(worker, FromWorker::Repaved { seq, retired }).await;
             }
             Ok(Some(ToWorker::Start)) => {
                 if let Some(listener) = listener.take() {

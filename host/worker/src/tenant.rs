@@ -3,16 +3,19 @@
 //! A new revision is a new `Tenant`; requests keep the one they were routed to until they end, so
 //! each sees one revision from head to body.
 
+use crate::access::Access;
 use crate::breaker::Record;
 use crate::canary::Canary;
 use crate::outbound::Outbound;
 use crate::pool::Pool;
+use crate::repave::drop_slowly;
 use crate::share::Account;
 use crate::sharing::SharedPool;
 use crate::tenant_log::TenantLog;
 use insula_ipc::breaker::Probe;
 use insula_ipc::table::Table;
 use insula_keyvalue::Database;
+use insula_model::access_log::Sample;
 use insula_model::wire::TenantEntry;
 use insula_model::{Grants, Outcome};
 use insula_sandbox::invoke::Budget;
@@ -22,6 +25,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Lines about refused requests in one second, of one tenant in one worker.
@@ -34,6 +38,8 @@ pub(crate) struct Tenant {
     /// The loaded code, for as long as the cache keeps it.
     pub(crate) loaded: RefCell<Weak<Loaded>>,
     pub(crate) log: Arc<TenantLog>,
+    /// Its access log, if it has one.
+    pub(crate) access: Option<Access>,
     /// The same, as guests write to it; made once, shared by every instance.
     pub(crate) sink: LineSink,
     /// Everything that its instances may reach, shared by every instance. Made for the first one: most
@@ -46,6 +52,11 @@ pub(crate) struct Tenant {
     removed: Option<Arc<AtomicBool>>,
     pub(crate) pool: Pool,
     pub(crate) shared: SharedPool,
+    /// Since when the oldest of what was made for it is there: instances, connections, loaded code. None
+    /// while nothing was.
+    pub(crate) since: Cell<Option<Instant>>,
+    /// Set when the tenant is stopped: its requests are refused, those that wait already too.
+    pub(crate) stopped: Cell<bool>,
     /// Whether someone looks after the pool already.
     pub(crate) swept: Cell<bool>,
     /// Requests of this worker in the tenant's queue.
@@ -66,6 +77,7 @@ impl Tenant {
         entry: TenantEntry,
         kin: Option<&Self>,
         log: TenantLog,
+        access_log: Sample,
         idle_total: Rc<Cell<u32>>,
     ) -> Self {
         let log = Arc::new(log);
@@ -85,12 +97,15 @@ impl Tenant {
             account,
             loaded: RefCell::new(Weak::new()),
             log,
+            access: Access::of(entry.access_log.unwrap_or(access_log)),
             sink,
             capabilities: OnceCell::new(),
             budget: OnceCell::new(),
             removed,
             pool: Pool::new(entry.limits.reuse, idle_total),
             shared: SharedPool::new(entry.limits.reuse, entry.limits.fuel),
+            since: Cell::default(),
+            stopped: Cell::new(entry.stopped),
             swept: Cell::new(false),
             waiting: Cell::new(0),
             freed: Notify::new(),
@@ -129,6 +144,11 @@ impl Tenant {
             }
             Arc::new(capabilities)
         })
+    }
+
+    /// Whether it has no successor yet, and was not removed.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.pool.is_closed()
     }
 
     /// Whether the log is told of one more request that was refused.
@@ -175,7 +195,7 @@ impl Tenant {
 
     /// Keeps no instance any more; those that run end as they would.
     pub(crate) fn close(&self) {
-        self.pool.close();
+        drop_slowly(self.pool.close());
         self.shared.close();
     }
 }

@@ -3,14 +3,15 @@
 //! A ticket lives from admission until the response body has ended, is dropped with it, and then
 //! records how the request ended: if nobody said, the client went away.
 
+use crate::access::Draft;
 use crate::errand::{Back, BoxFuture, Errand};
 use crate::tenant::Tenant;
 use crate::tracer::Recording;
 use crate::worker::Worker;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use insula_ipc::breaker::Probe;
 use insula_model::trace::Stage;
-use insula_model::{Fault, Outcome, StatusClass, Usage};
+use insula_model::{Fault, Outcome, RequestId, StatusClass, Usage};
 use insula_sandbox::Running;
 use insula_sandbox::epoch::{SLICE_NS, monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::{Finished, Gauge};
@@ -36,8 +37,12 @@ pub(crate) struct Ticket {
     status: Option<StatusCode>,
     /// When the client had all of it, if the guest ran on after that.
     answered_ns: Option<u64>,
+    /// Whose `tracestate` its calls carry on, if there is one.
+    carries: Option<RequestId>,
     /// What becomes of its trace, if that is recorded.
     recording: Option<Box<Recording>>,
+    /// The request's line of the access log, if it gets one.
+    pub(crate) access: Option<Box<Draft>>,
     cpu: Duration,
     outcome: Option<Outcome>,
     /// Whether the guest was on the second thread at any time, and whether from the start.
@@ -65,6 +70,8 @@ impl Ticket {
             received_ns: None,
             status: None,
             answered_ns: None,
+            carries: None,
+            access: None,
             recording: None,
             cpu: Duration::ZERO,
             outcome: None,
@@ -83,6 +90,14 @@ impl Ticket {
     /// Its trace is recorded from here on.
     pub(crate) fn record(&mut self, recording: Option<Box<Recording>>) {
         self.recording = recording;
+    }
+
+    /// Its calls carry this `tracestate` on.
+    pub(crate) fn carry(&mut self, id: RequestId, state: Option<HeaderValue>) {
+        if let Some(state) = state {
+            self.worker.outbound.carry(id, state);
+            self.carries = Some(id);
+        }
     }
 
     /// A stage of its way has ended.
@@ -250,13 +265,20 @@ impl Drop for Ticket {
         let now_ns = monotonic_ns();
         if let Some(received_ns) = self.received_ns {
             let end_ns = self.answered_ns.unwrap_or(now_ns);
-            cell.took(end_ns.saturating_sub(received_ns) / 1_000);
+            let duration_us = end_ns.saturating_sub(received_ns) / 1_000;
+            cell.took(duration_us);
             let status = self.status.map(|status| status.as_u16());
+            if let Some(access) = self.access.take() {
+                access.end(status, outcome, usage, duration_us);
+            }
             if let Some(class) = status.and_then(StatusClass::of) {
                 cell.answered(class);
                 if (class, outcome) == (StatusClass::ServerError, Outcome::Response) {
                     cell.answered_badly();
                 }
+            }
+            if let Some(id) = self.carries {
+                self.worker.outbound.carried(id);
             }
             if let Some(recording) = self.recording.take() {
                 let tracer = &self.worker.tracer;

@@ -33,6 +33,9 @@ const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"];
 
 pub(crate) const PARENT: HeaderName = HeaderName::from_static(TRACEPARENT);
+/// Bytes of a `tracestate` that is carried on; the standard asks for no more.
+const STATE_BYTES_MAX: usize = 512;
+
 pub(crate) const STATE: HeaderName = HeaderName::from_static(TRACESTATE);
 
 /// What a worker records.
@@ -111,6 +114,13 @@ impl Tracer {
         let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    /// The `tracestate` that calls of a request of this trace carry on, if there is one.
+    pub(crate) fn state(traced: &Traced, headers: &HeaderMap) -> Option<HeaderValue> {
+        traced.context?;
+        let state = headers.get(&STATE).filter(|state| state.len() <= STATE_BYTES_MAX)?;
+        headers.get_all(&STATE).iter().nth(1).is_none().then(|| state.clone())
     }
 
     /// What is to be recorded of a request, if anything is.

@@ -27,6 +27,8 @@ pub enum ErrorCode {
     InvalidArtifact,
     /// The artifact took more than a compiler may use: 422.
     CompileLimit,
+    /// The archive is not one of ours, not whole, changed, or of a later version: 422.
+    InvalidArchive,
     /// The new revision did not pass its probe: 422.
     Probe,
     /// The bytes do not have the digest they were sent under: 422.
@@ -61,6 +63,7 @@ impl ErrorCode {
             Self::InvalidManifest => "invalid-manifest",
             Self::InvalidArtifact => "invalid-artifact",
             Self::CompileLimit => "compile-limit",
+            Self::InvalidArchive => "invalid-archive",
             Self::DigestMismatch => "digest-mismatch",
             Self::RouteTaken => "route-taken",
             Self::Secret => "secret",
@@ -83,6 +86,7 @@ impl ErrorCode {
             Self::InvalidManifest
             | Self::InvalidArtifact
             | Self::CompileLimit
+            | Self::InvalidArchive
             | Self::Probe
             | Self::DigestMismatch => 422,
             Self::RouteTaken | Self::Secret | Self::Conflict => 409,

@@ -18,9 +18,14 @@
 //! GET    /v1/tenants/{name}/secrets        [SecretInfo]; values are never returned
 //! PUT    /v1/tenants/{name}/secrets/{key}  the value, as it is → 204
 //! DELETE /v1/tenants/{name}/secrets/{key}  204
+//! POST   /v1/tenants/{name}/stop           StopRequest → StopResponse; nothing of it runs any more
+//! POST   /v1/tenants/{name}/start          StartResponse
 //! POST   /v1/tenants/{name}/runs           run a job now → 202 JobRun
 //! GET    /v1/tenants/{name}/runs           [JobRun], newest first
-//! GET    /v1/tenants/{name}/logs           LogRecord, one JSON object a line; ?tail=N&follow=true
+//! POST   /v1/repave                        RepaveRequest → RepaveResponse
+//! POST   /v1/export                        ExportRequest → an archive, as it is written
+//! POST   /v1/import                        an archive → ImportResponse; ?name=NEW&replace=true
+//! GET    /v1/tenants/{name}/logs           LogRecord (?access=true: AccessRecord), one JSON object a line; ?tail=N&follow=true&since=…
 //! GET    /v1/namespaces                    [NamespaceInfo], by name
 //! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
 //! GET    /v1/namespaces/{name}             NamespaceInfo
@@ -31,23 +36,36 @@
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
+mod access;
 mod activity;
 mod audit;
 mod errors;
 mod events;
 mod jobs;
 mod memory;
+mod moving;
 mod namespaces;
+mod operate;
 mod rollouts;
 mod usage;
 
+pub use access::AccessRecord;
 pub use activity::{Activity, TenantActivity};
 pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};
 pub use events::{Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
+pub use moving::{
+    ARCHIVE_MANIFEST, ARCHIVE_MANIFEST_BYTES_MAX, ARCHIVE_VERSION, ArchiveManifest, ArchiveMember,
+    ExportRequest, ExportedScratch, ExportedTenant, ImportResponse, ImportResult, ImportedTenant,
+    PASSPHRASE_BYTES, PASSPHRASE_FIELD,
+};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
+pub use operate::{
+    DRAIN_MS_DEFAULT, DRAIN_MS_MAX, RepaveRequest, RepaveResponse, StartResponse, StopRequest,
+    StopResponse,
+};
 pub use rollouts::{CanaryChange, CanaryStatus, RolloutInfo, RolloutState};
 pub use usage::{USAGE_DAYS_MAX, UsageBy, UsageReport, UsageRow};
 
@@ -161,6 +179,9 @@ pub struct TenantSummary {
     pub routes: Vec<Route>,
     /// When the active revision was published (RFC 3339).
     pub deployed_at: String,
+    /// When it was stopped (RFC 3339); none while it may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<String>,
     /// What it has done since the host started.
     pub counters: Counters,
     /// How long its requests took since the host started, from the head's arrival to the body's end.
@@ -414,6 +435,9 @@ pub struct DeployResponse {
     pub urls: Vec<String>,
     /// Milliseconds the compiler took; none if the code was there already.
     pub compile_ms: Option<u64>,
+    /// Whether the tenant is stopped: the revision is in force, and runs once the tenant is started.
+    #[serde(default)]
+    pub stopped: bool,
     /// When it runs, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,

@@ -17,8 +17,10 @@ mod events;
 mod listener;
 mod logs;
 mod metrics;
+mod moving;
 mod namespaces;
 mod openapi;
+mod operate;
 mod page;
 mod peer;
 mod runs;
@@ -85,6 +87,11 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/tenants/{name}/secrets", get(secrets::list))
         .route("/v1/tenants/{name}/secrets/{key}", put(secrets::set).delete(secrets::remove))
         .route("/v1/tenants/{name}/runs", post(runs::start).get(runs::list))
+        .route("/v1/tenants/{name}/stop", post(operate::stop))
+        .route("/v1/tenants/{name}/start", post(operate::start))
+        .route("/v1/repave", post(operate::repave))
+        .route("/v1/export", post(moving::export))
+        .route("/v1/import", post(moving::import))
         .route("/v1/tenants/{name}/logs", get(logs::logs))
         .route("/v1/namespaces", get(namespaces::list))
         .route(

@@ -38,6 +38,7 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
         artifact: tenant.entry.digest,
         routes: tenant.entry.routes.clone(),
         deployed_at: tenant.deployed_at.clone(),
+        stopped_at: tenant.stopped_at.clone(),
         counters: app.deployer.workers.counters_of(tenant),
         latency: app.deployer.workers.latency_of(tenant).quantiles(),
         breaker: app.deployer.workers.breaker(tenant.entry.slot),

@@ -1,6 +1,6 @@
 // One tenant: how it fares now and in the last minutes, what it may use and uses, its history and its log.
 
-import { get, Refused } from "./api.js";
+import { get, getIfThere, Refused } from "./api.js";
 import { bars, plot } from "./chart.js";
 import { h, setText } from "./dom.js";
 import { age, bytes, cores, count, duration, latency, percent, short } from "./format.js";
@@ -10,6 +10,10 @@ import { revisions } from "./revisions.js";
 
 /** Time between two readings of totals, in milliseconds. */
 const READ_MS = 2000;
+/** Time between two readings of what was used, in milliseconds. */
+const USAGE_MS = 30_000;
+/** What counts as the last day. */
+const DAY_MS = 86_400_000;
 
 /** A bar that fills. */
 export function meter(label) {
@@ -108,6 +112,7 @@ export function tenantPage(store, name) {
   const durations = bars("How long requests took, since the host started");
   const outcomes = h("ul", { class: "outcomes" });
   const limits = h("dl", { class: "limits" });
+  const used = h("dl", { class: "limits" });
   const routes = h("ul", { class: "routes" });
   const history = revisions(name, () => read());
   const log = logs(name);
@@ -131,7 +136,12 @@ export function tenantPage(store, name) {
         panel("Requests per second", requests.element),
         panel("Latency", latencies.element),
         h("div", { class: "pair" }, panel("CPU", cpu.element), panel("Memory", memory.element)),
-        panel("Routes", routes),
+        h(
+          "div",
+          { class: "pair" },
+          panel({ title: "Used in the last 24 hours", class: "used" }, used),
+          panel("Routes", routes),
+        ),
       ),
       h(
         "div",
@@ -275,6 +285,20 @@ export function tenantPage(store, name) {
     tick();
   }
 
+  async function readUsage() {
+    const since = new Date(Date.now() - DAY_MS).toISOString();
+    const path = `/v1/usage?tenant=${encodeURIComponent(name)}&since=${since}`;
+    const report = await getIfThere(path, stop.signal);
+    const sum = (field) => report.rows.reduce((all, row) => all + row[field], 0);
+    const rows = [
+      ["Requests", count(sum("requests"))],
+      ["CPU", `${short(sum("cpu_us") / 1e6)} s`],
+      ["Memory-seconds", `${bytes(sum("memory_byte_seconds"))}·s`],
+      ["Sent", bytes(sum("bytes_out"))],
+    ];
+    used.replaceChildren(...rows.flatMap(([word, value]) => [h("dt", {}, word), h("dd", {}, value)]));
+  }
+
   function gone() {
     close();
     element.replaceChildren(
@@ -289,14 +313,19 @@ export function tenantPage(store, name) {
   }
 
   const reading = setInterval(() => !document.hidden && read(), READ_MS);
+  // Without it the rest of the page is as good.
+  const usage = () => !document.hidden && readUsage().catch(() => {});
+  const summing = setInterval(usage, USAGE_MS);
   store.addEventListener("tick", tick);
   function close() {
     clearInterval(reading);
+    clearInterval(summing);
     store.removeEventListener("tick", tick);
     stop.abort();
     log.stop();
   }
   read();
+  usage();
   log.run();
   tick();
   return { element, title: name, close, focus: () => element.querySelector("h1")?.focus() };

@@ -2,6 +2,7 @@
 
 use super::probe::ProbeFailed;
 use super::reach::MountError;
+use crate::archive::ArchiveError;
 use crate::compile::CompileError;
 use crate::state::StateError;
 use crate::vault::VaultError;
@@ -111,6 +112,32 @@ pub(crate) enum DeployError {
     /// What an earlier tenant stored would be inherited.
     #[error("what an earlier tenant of this name stored cannot be removed: {0}")]
     Stores(#[from] insula_keyvalue::Error),
+    /// Stores cannot be exported.
+    #[error("a tenant's key-value stores cannot be read: {0:?}")]
+    StoresUnread(insula_keyvalue::Error),
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The artifact store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An import of what is there.
+    #[error("a tenant named `{0}` is here already, and is not as the archive has it")]
+    Exists(TenantName),
+    /// A name for many.
+    #[error("the archive has {0} tenants, and a name was given for one")]
+    ManyNamed(usize),
+    /// A revision of an archive that this host does not take.
+    #[error("revision {number}: {source}")]
+    OldManifest {
+        /// Which.
+        number: u32,
+        /// Why.
+        source: ManifestError,
+    },
+    /// As many as there may be.
+    #[error("other {0} are under way, as many as may be at once")]
+    Moving(&'static str),
     /// Every slot is taken.
     #[error("this host has {SLOTS_MAX} tenants, as many as it can")]
     HostFull,
@@ -199,6 +226,23 @@ impl DeployError {
                 ErrorCode::Storage,
                 "free some space on the disk of the data directory, or deploy under another name",
             ),
+            Self::StoresUnread(_) => (ErrorCode::Internal, None),
+            Self::Archive(error) => archive_advice(error),
+            Self::Store(error) => (store_code(error), None),
+            Self::Exists(name) => (
+                ErrorCode::Conflict,
+                Some(format!(
+                    "`--replace` makes it as the archive has it, what it stores included; or import under another name with `--name`; or remove it first: `insula rm {name}`"
+                )),
+            ),
+            Self::ManyNamed(_) => {
+                some(ErrorCode::BadRequest, "leave out the name, or export the one tenant")
+            }
+            Self::OldManifest { .. } => some(
+                ErrorCode::InvalidManifest,
+                "have the operator raise this ceiling, or export again without that revision",
+            ),
+            Self::Moving(_) => some(ErrorCode::Busy, "try again when they have ended"),
             Self::HostFull => some(
                 ErrorCode::TooLarge,
                 "remove tenants with `insula rm NAME`, or use another host",
@@ -207,6 +251,38 @@ impl DeployError {
             Self::Draining => some(ErrorCode::Draining, "deploy again when the host is back"),
             Self::Workers(_) | Self::Lost => (ErrorCode::Internal, None),
         }
+    }
+}
+
+fn archive_advice(error: &ArchiveError) -> (ErrorCode, Option<String>) {
+    let some = |code, hint: &str| (code, Some(hint.to_owned()));
+    match error {
+        ArchiveError::Foreign => some(
+            ErrorCode::InvalidArchive,
+            "name a file that `insula export` wrote; nothing was changed",
+        ),
+        ArchiveError::Newer { .. } => some(
+            ErrorCode::InvalidArchive,
+            "import it on a host of the version that wrote it, or upgrade this one; nothing was changed",
+        ),
+        ArchiveError::Truncated { .. } | ArchiveError::Changed(_) | ArchiveError::Member { .. } => {
+            some(
+                ErrorCode::InvalidArchive,
+                "export again, or copy the file again; nothing was changed",
+            )
+        }
+        ArchiveError::NoPassphrase => some(
+            ErrorCode::Secret,
+            "give the passphrase that it was exported with: `--passphrase-file FILE`; nothing was changed",
+        ),
+        ArchiveError::Sealing(_) => some(
+            ErrorCode::Secret,
+            "give the passphrase that it was exported with; nothing was changed",
+        ),
+        ArchiveError::Io { .. } => some(
+            ErrorCode::Storage,
+            "free some space on the disk of the data directory, or look after it",
+        ),
     }
 }
 

@@ -14,7 +14,10 @@
 //! publishing is one at a time (see `publish`).
 
 mod error;
+mod export;
+mod import;
 mod namespaces;
+mod operate;
 mod probe;
 mod publish;
 mod reach;
@@ -39,9 +42,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
 
 pub(crate) use error::{DeployError, store_code, store_mend};
+pub(crate) use export::EXPORTS_MAX;
+pub(crate) use import::{Importing, adopt};
+pub(crate) use operate::Chosen;
 pub(crate) use reach::MountRules;
 pub(crate) use repair::repair;
 
@@ -66,6 +72,10 @@ pub(crate) struct Deployer {
     pub(crate) canary_begun: Notify,
     /// Held by whoever changes what is in force.
     pub(crate) publishing: Mutex<()>,
+    /// Exports under way.
+    pub(crate) exports: Arc<Semaphore>,
+    /// Held by the one import under way.
+    pub(crate) importing: Mutex<()>,
     /// The host shuts down; nothing new is taken on.
     pub(crate) draining: AtomicBool,
 }
@@ -104,6 +114,7 @@ struct Active {
     kind: GuestKind,
     routes: Vec<Route>,
     slot: u32,
+    stopped: bool,
     canary: Option<CanaryChange>,
     note: Option<String>,
 }
@@ -167,6 +178,7 @@ impl Active {
             kind: tenant.entry.kind,
             routes: tenant.entry.routes.clone(),
             slot: tenant.entry.slot,
+            stopped: tenant.entry.stopped,
             canary: None,
             note: None,
         }
@@ -280,6 +292,7 @@ impl Deployer {
             changed: active.changed,
             kind: active.kind,
             compile_ms,
+            stopped: active.stopped,
             job: self.jobs.status(active.slot),
             canary: active.canary,
             note: active.note,

@@ -302,7 +302,7 @@ impl Board {
 impl Inner {
     fn put(&mut self, tenant: Arc<Tenant>, last: Option<JobRun>, now_ms: u64) {
         let slot = tenant.entry.slot;
-        if tenant.schedule.is_none() || self.closed {
+        if tenant.schedule.is_none() || tenant.entry.stopped || self.closed {
             self.forget(slot);
             return;
         }

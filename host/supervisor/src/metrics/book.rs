@@ -81,15 +81,20 @@ impl Book {
         counted_in: impl Fn(u32) -> Option<u32>,
         named: impl Fn(u32) -> Option<(TenantName, Namespace)>,
     ) -> Vec<Series> {
-        let mut rows: BTreeMap<u32, Figures> = BTreeMap::new();
-        for slot in table.active() {
-            let Some(own) = counted_in(slot) else { continue };
-            rows.entry(own).or_default().add(&Figures::of(table, slot));
-        }
-        let active = rows.into_iter().map(|(slot, figures)| (slot, named(slot), figures));
         match self.by {
-            MetricsBy::Tenant => self.by_tenant(active),
-            MetricsBy::Namespace => self.by_namespace(active),
+            MetricsBy::Tenant => {
+                let mut rows: BTreeMap<u32, Figures> = BTreeMap::new();
+                for slot in table.active() {
+                    let Some(own) = counted_in(slot) else { continue };
+                    rows.entry(own).or_default().add(&Figures::of(table, slot));
+                }
+                self.by_tenant(rows.into_iter().map(|(slot, sum)| (slot, named(slot), sum)))
+            }
+            // Each slot by itself: removed with its tenant, a canary's is nobody's but still the namespace's.
+            MetricsBy::Namespace => {
+                let of = |slot| Some((slot, named(counted_in(slot)?), Figures::of(table, slot)));
+                self.by_namespace(table.active().filter_map(of))
+            }
         }
     }
 
@@ -104,6 +109,12 @@ impl Book {
             let gone = space.and_then(|space| self.spaces.gone.get_mut(&space));
             gone.unwrap_or(&mut self.gone).add(&done);
         }
+    }
+
+    /// What was counted in `slot` is part of another one's row from here on.
+    pub(super) fn folded(&mut self, slot: u32) {
+        self.others.remove(&slot);
+        self.spaces.of.remove(&slot);
     }
 
     fn by_tenant(&mut self, active: impl Iterator<Item = Active>) -> Vec<Series> {

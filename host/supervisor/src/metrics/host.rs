@@ -7,6 +7,7 @@ use crate::sync::lock;
 use insula_ipc::memory::Resident;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_model::api::{HostMemory, MemoryPressure, WorkerInfo, WorkerState};
+use insula_sandbox::engine::LIVE_INSTANCES_MAX;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What is known outside of the table.
@@ -91,6 +92,12 @@ pub(super) fn write(page: &mut Page, table: &Table, host: &Host<'_>) {
         "insula_tenants_active",
         "Tenants that had a request since the host started.",
         table.active().count(),
+    );
+    page.one(
+        Kind::Gauge,
+        "insula_worker_instance_slots",
+        "Instances that each worker has room for, running and idle ones together.",
+        LIVE_INSTANCES_MAX,
     );
     page.one(
         Kind::Gauge,

@@ -57,7 +57,8 @@ impl Metrics {
 
     /// Adds the row of a canary that has ended to that of its tenant, with which it was shown before.
     pub(crate) fn fold_slot(&self, from: u32, to: u32) {
-        let _book = lock(&self.book);
+        let mut book = lock(&self.book);
+        book.folded(from);
         self.table.fold_slot(from, to);
     }
 

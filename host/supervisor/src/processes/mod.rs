@@ -36,12 +36,13 @@ use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
+use insula_model::access_log::Sample;
 use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
 use insula_model::breaker::BreakerState;
 use insula_model::usage::Used;
-use insula_model::wire::{TenantEntry, ToWorker};
+use insula_model::wire::{Retired, TenantEntry, ToWorker};
 use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
 use std::path::Path;
@@ -99,6 +100,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) tenants_dir: std::path::PathBuf,
     /// Certificates (PEM) that outbound TLS trusts beside the public ones.
     pub(crate) outbound_ca: String,
+    /// Which requests the access log gets of tenants that do not say so themselves.
+    pub(crate) access_log: Sample,
 }
 
 /// All workers of this host; clones share them.
@@ -111,6 +114,7 @@ struct Inner {
     code_key: [u8; 32],
     tenants_dir: String,
     outbound_ca: String,
+    access_log: Sample,
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     traces: Traces,
@@ -178,6 +182,7 @@ impl Workers {
             code_key: setup.code_key,
             tenants_dir: path_text(&setup.tenants_dir),
             outbound_ca: setup.outbound_ca,
+            access_log: setup.access_log,
             registry,
             jobs,
             probes: probes::Probes::default(),
@@ -238,7 +243,20 @@ impl Workers {
         removed: Vec<u32>,
     ) -> Result<(), ChannelError> {
         let seq = self.0.seq.fetch_add(1, Ordering::Relaxed);
-        let frame = Bytes::from(encode(&ToWorker::Publish { seq, tenants, removed })?);
+        self.tell(seq, &ToWorker::Publish { seq, tenants, removed }).await.map(drop)
+    }
+
+    /// Has every worker repave the tenants in these slots, at most
+    /// [`insula_model::wire::REPAVE_SLOTS_MAX`]; the sum of what they retired. A worker that dies
+    /// meanwhile has retired all it had, uncounted.
+    pub(crate) async fn repave(&self, slots: Vec<u32>) -> Result<Retired, ChannelError> {
+        let seq = self.0.seq.fetch_add(1, Ordering::Relaxed);
+        self.tell(seq, &ToWorker::Repave { seq, slots }).await
+    }
+
+    /// Sends a message to every worker and waits for what it does to be in force in all of them.
+    async fn tell(&self, seq: u64, message: &ToWorker) -> Result<Retired, ChannelError> {
+        let frame = Bytes::from(encode(message)?);
         let mut waits = Vec::new();
         for link in lock(&self.0.seats).iter_mut().filter_map(|seat| seat.link.as_mut()) {
             let (acknowledged, wait) = oneshot::channel();
@@ -248,18 +266,20 @@ impl Workers {
         }
         // A wait ends with the acknowledgement or with the worker, and both are good.
         let mut all = Box::pin(join_all(waits));
-        if tokio::time::timeout(Duration::from_millis(ACK_MS_MAX), &mut all).await.is_ok() {
-            return Ok(());
+        if let Ok(told) = tokio::time::timeout(Duration::from_millis(ACK_MS_MAX), &mut all).await {
+            let mut sum = Retired::default();
+            told.into_iter().flatten().for_each(|retired| sum += retired);
+            return Ok(sum);
         }
         for link in lock(&self.0.seats).iter().filter_map(|seat| seat.link.as_ref()) {
             if link.acks.contains_key(&seq) {
-                link.kill(format!("did not acknowledge a publish within {ACK_MS_MAX} ms"));
+                link.kill(format!("did not acknowledge a message within {ACK_MS_MAX} ms"));
             }
         }
         if tokio::time::timeout(Duration::from_millis(REAP_MS_MAX), all).await.is_err() {
             tracing::error!("a worker that was killed has not ended; is the machine out of order?");
         }
-        Ok(())
+        Ok(Retired::default())
     }
 
     /// Tells every worker that compiled code is on disk.

@@ -9,12 +9,14 @@
 //! as many as the control API lets in. Ends with [`State::close`], which folds the log into the file.
 
 mod copy;
+mod moving;
 mod namespaces;
 mod read;
 mod rollouts;
 mod runs;
 mod schema;
 mod secrets;
+mod stopped;
 mod survey;
 mod write;
 
@@ -32,6 +34,7 @@ use std::time::Duration;
 
 pub(crate) use copy::restore;
 pub(crate) use copy::{check_database, copy_path, database_path};
+pub(crate) use moving::{Import, Secret};
 pub(crate) use namespaces::Kept;
 pub(crate) use rollouts::{Begun, Ended};
 pub(crate) use runs::{Began, Begin, End};

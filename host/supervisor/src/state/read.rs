@@ -31,7 +31,7 @@ pub(super) fn kind_from(tenant: &str, text: &str) -> Result<GuestKind, StateErro
 
 /// The columns of a tenant's revision, in the order of [`COLUMNS`].
 pub(super) const COLUMNS: &str =
-    "t.slot, t.name, r.number, r.artifact, a.kind, r.resolved, t.deployed_at";
+    "t.slot, t.name, r.number, r.artifact, a.kind, r.resolved, t.deployed_at, t.stopped_at";
 
 /// Builds a tenant from [`COLUMNS`], without its secrets.
 fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
@@ -41,6 +41,7 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
     // Borrowed: a hundred thousand of these are read at start-up.
     let resolved = row.get_ref(5)?.as_bytes().map_err(rusqlite::Error::from)?;
     let resolved: Resolved = parsed(&name, serde_json::from_slice(resolved))?;
+    let stopped_at: Option<String> = row.get(7)?;
     Ok(Tenant {
         entry: TenantEntry {
             slot: row.get(0)?,
@@ -50,6 +51,8 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
             routes: resolved.routes,
             limits: resolved.limits,
             job: resolved.schedule.is_some(),
+            stopped: stopped_at.is_some(),
+            access_log: resolved.access_log,
             canary: None,
             grants: (!resolved.grants.is_empty()).then(|| Box::new(resolved.grants)),
             secrets: Vec::new(),
@@ -58,6 +61,7 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
         schedule: resolved.schedule,
         namespace: resolved.namespace,
         deployed_at: row.get(6)?,
+        stopped_at,
     })
 }
 

@@ -7,7 +7,7 @@
 use super::StateError;
 use rusqlite::{Connection, TransactionBehavior};
 
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 7] = [
     // 1: artifacts, tenants, revisions, routes.
     "CREATE TABLE artifacts (
         digest      TEXT PRIMARY KEY,           -- sha256:…
@@ -93,6 +93,13 @@ const MIGRATIONS: [&str; 5] = [
         FOREIGN KEY (tenant, revision) REFERENCES revisions (tenant, number) ON DELETE CASCADE
      ) STRICT, WITHOUT ROWID;
      CREATE UNIQUE INDEX rollouts_running ON rollouts (tenant) WHERE ended_at IS NULL;",
+    // 6: tenants that were stopped.
+    "ALTER TABLE tenants ADD COLUMN stopped_at TEXT; -- none while it may run",
+    // 7: imported tenants that are yet to be given their stores and scratch directories.
+    "CREATE TABLE arriving (
+        tenant      TEXT PRIMARY KEY,
+        staged      TEXT NOT NULL               -- the name that these are under
+     ) STRICT, WITHOUT ROWID;",
 ];
 
 /// The latest version that this program knows.

@@ -72,7 +72,7 @@ pub(super) fn check(connection: &Connection, vault: &Vault) -> Result<(), StateE
 }
 
 /// Whether one more value fits.
-fn check_room(
+pub(super) fn check_room(
     connection: &Connection,
     name: &TenantName,
     key: &SecretKey,

@@ -93,6 +93,7 @@ impl State {
             )?;
             transaction.execute("DELETE FROM tenants WHERE id = ?1", [head.id])?;
             transaction.execute("DELETE FROM secrets WHERE tenant = ?1", [name.as_str()])?;
+            transaction.execute("DELETE FROM arriving WHERE tenant = ?1", [name.as_str()])?;
             let forgotten = forget_artifacts(&transaction, name.as_str(), artifacts)?;
             transaction.commit()?;
             Ok(forgotten)
@@ -291,7 +292,7 @@ pub(super) fn forget_revisions(
 }
 
 /// Of these artifacts, removes those that no revision refers to.
-fn forget_artifacts(
+pub(super) fn forget_artifacts(
     transaction: &Transaction<'_>,
     name: &str,
     artifacts: Vec<String>,

@@ -23,7 +23,7 @@ use crate::headers::{content_length, field_bytes, strip_hop_by_hop};
 use crate::tenant_log::TenantLog;
 use crate::tracer;
 use body::{Receiving, Sending, Source};
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use inside::InsideCall;
@@ -32,6 +32,7 @@ use insula_model::grants::outbound::{HOPS_MAX, Outbound as Policy, Target};
 use insula_model::{RequestId, TenantName};
 use insula_sandbox::outbound::{CallBody, CallError, OutboundCall, SendRequest};
 use net::Net;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ pub(crate) struct Outbound {
     connections: Arc<AtomicUsize>,
     inside: mpsc::Sender<InsideCall>,
     callers: Mutex<Callers>,
+    /// What goes with a trace, of requests that came with it, until they end.
+    states: Mutex<HashMap<RequestId, HeaderValue>>,
 }
 
 /// Those that have a pool, or had.
@@ -73,6 +76,7 @@ impl Outbound {
             connections: Arc::default(),
             inside,
             callers: Mutex::new(Callers { all: Vec::new(), prune_at: CALLERS_PRUNE_AT }),
+            states: Mutex::default(),
         };
         (Arc::new(outbound), calls)
     }
@@ -93,6 +97,29 @@ impl Outbound {
             net: Mutex::new(None),
         });
         Arc::new(move |call| Box::pin(caller.clone().call(call)))
+    }
+
+    /// A request came with this `tracestate`: its calls carry it on.
+    pub(crate) fn carry(&self, id: RequestId, state: HeaderValue) {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(id, state);
+    }
+
+    /// That request has ended.
+    pub(crate) fn carried(&self, id: RequestId) {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Says which trace a call is part of, unless the guest has, by taking part in it.
+    fn trace(&self, id: RequestId, headers: &mut HeaderMap) {
+        let Some(trace) = id.trace().filter(|_| !headers.contains_key(&tracer::PARENT)) else {
+            return;
+        };
+        let Ok(parent) = HeaderValue::from_str(&trace.to_string()) else { return };
+        headers.insert(tracer::PARENT, parent);
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = states.get(&id) {
+            headers.insert(tracer::STATE, state.clone());
+        }
     }
 
     fn remember(&self, caller: &Arc<Caller>) {
@@ -225,13 +252,7 @@ impl Caller {
         let mut request = request.map(|body| Sending::new(body, limit, Arc::clone(&spoiled)));
         let is_head = to.method == Method::HEAD;
         strip_hop_by_hop(request.headers_mut());
-        // A guest that takes part in the trace has said so itself.
-        if let Some(trace) = context.id.trace()
-            && !request.headers().contains_key(&tracer::PARENT)
-            && let Ok(value) = HeaderValue::from_str(&trace.to_string())
-        {
-            request.headers_mut().insert(tracer::PARENT, value);
-        }
+        self.outbound.trace(context.id, request.headers_mut());
         // `Host` is what was called, whatever the guest says it is.
         request.headers_mut().remove(header::HOST);
         let exchange = async {
