@@ -92,10 +92,7 @@ impl Book {
             }
             // Each slot by itself: removed with its tenant, a canary's is nobody's but still the namespace's.
             MetricsBy::Namespace => {
-                let of = |slot| {
-                    let own = counted_in(slot)?;
-                    Some((slot, named(own), Figures::of(table, slot)))
-                };
+                let of = |slot| Some((slot, named(counted_in(slot)?), Figures::of(table, slot)));
                 self.by_namespace(table.active().filter_map(of))
             }
         }
