@@ -25,6 +25,7 @@ pub struct Setup {
     env: Vec<(String, String)>,
     config: Option<String>,
     disk_bytes: Option<u64>,
+    program: Option<Vec<OsString>>,
 }
 
 impl Default for Setup {
@@ -36,6 +37,7 @@ impl Default for Setup {
             env: Vec::new(),
             config: None,
             disk_bytes: None,
+            program: None,
         }
     }
 }
@@ -89,11 +91,25 @@ impl Setup {
         self
     }
 
+    /// Another program in place of the binary under test: a copy of it, or one that starts it.
+    pub fn program(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.program = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
     /// The command that starts a host on `home/data`.
     pub fn command(&self, home: &Path) -> Command {
         let data = home.join("data");
         let mut command = match self.disk_bytes {
-            None => cli::insula(home),
+            None => match &self.program {
+                None => cli::insula(home),
+                Some(words) => {
+                    let mut command = Command::new(&words[0]);
+                    command.args(&words[1..]);
+                    cli::surroundings(&mut command, home);
+                    command
+                }
+            },
             Some(bytes) => {
                 fs::create_dir_all(&data).expect("data");
                 let mut command = unshared(bytes, &data);

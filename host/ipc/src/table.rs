@@ -9,6 +9,7 @@
 //! only once a tenant in it has had a request.
 
 pub mod balance;
+mod succession;
 
 use crate::breaker::Breaker;
 use crate::shm::Shm;

@@ -9,7 +9,7 @@ use crate::{CodeId, Digest, Grants, Limits, Route, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 3;
+pub const WIRE_VERSION: u32 = 4;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
@@ -52,10 +52,13 @@ pub enum ToWorker {
         /// Its number; echoed in the answer, and in the tenant's log as [`crate::RequestId::run`].
         run: u64,
     },
-    /// Accept nothing more, finish what runs within this time, then exit.
+    /// Accept nothing more, finish what runs, then exit.
     Drain {
-        /// Milliseconds from now.
+        /// Milliseconds from now, after which what still runs is cut.
         within_ms: u64,
+        /// Milliseconds from now for which clients with idle connections are still answered, and told
+        /// to leave; then idle connections are closed.
+        idle_ms: u64,
     },
 }
 

@@ -42,7 +42,7 @@ pub(crate) async fn admit(
 }
 
 fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Ticket, Fault> {
-    if worker.draining.get() && hops == 0 {
+    if worker.closing.get() && hops == 0 {
         return Err(Fault::Draining);
     }
     if worker.running.get() + worker.long.zombies() >= RUNNING_MAX {

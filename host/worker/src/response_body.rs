@@ -319,8 +319,8 @@ impl Drop for StreamBody {
         if let Some(ticket) = stream.ticket.as_mut() {
             ticket.end(spoiled.map_or(Outcome::Response, respond::outcome));
         }
-        let draining = stream.ticket.as_ref().is_none_or(|ticket| ticket.worker.draining.get());
-        if !stream.running.is_running() || draining {
+        let closing = stream.ticket.as_ref().is_none_or(|ticket| ticket.worker.closing.get());
+        if !stream.running.is_running() || closing {
             stream.running.abort();
             stream.ticket = None;
             return;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET    /v1/host                          HostInfo
+//! POST   /v1/host/upgrade                  UpgradeRequest → 202 UpgradePlan; then HostInfo.upgrade
 //! GET    /v1/openapi.json                  the schema, generated from these types
 //! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
 //! PUT    /v1/artifacts/{digest}            the bytes; 201 new, 200 already there
@@ -28,11 +29,13 @@ mod errors;
 mod jobs;
 mod memory;
 mod namespaces;
+mod upgrade;
 
 pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
+pub use upgrade::{UpgradeInfo, UpgradePlan, UpgradeRequest};
 
 use crate::breaker::BreakerState;
 use crate::grants::secrets::{SecretKey, SecretVia};
@@ -56,7 +59,7 @@ pub struct HostInfo {
     pub listen: String,
     /// The data directory.
     pub data: String,
-    /// When the supervisor started (RFC 3339).
+    /// When the host started (RFC 3339); upgrades do not change it.
     pub started_at: String,
     /// Deployed tenants.
     pub tenants: u64,
@@ -66,6 +69,12 @@ pub struct HostInfo {
     pub ceilings: Ceilings,
     /// What all workers hold, and may hold, of the machine's memory.
     pub memory: HostMemory,
+    /// Workers from before the last upgrade that still finish what runs in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retiring: Vec<WorkerInfo>,
+    /// How the last upgrade went; none since the host was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeInfo>,
 }
 
 /// One worker process.

@@ -3,6 +3,7 @@
 use axum::serve::Listener;
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -11,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Bytes of a Unix socket's path, without the terminating zero (`unix(7)`).
 const PATH_BYTES_MAX: usize = 107;
@@ -34,10 +35,10 @@ pub enum SocketError {
     },
 }
 
-/// A listening control socket; its file is removed when this is dropped.
+/// A listening control socket; its file is removed when this is dropped, unless somebody else made it.
 pub(crate) struct Socket {
     listener: std::os::unix::net::UnixListener,
-    file: SocketFile,
+    file: Option<SocketFile>,
 }
 
 /// The socket's name in the file system, while it is ours.
@@ -68,15 +69,43 @@ impl Socket {
         fs::set_permissions(&new, Permissions::from_mode(0o600)).map_err(io)?;
         fs::rename(&new, path).map_err(io)?;
         listener.set_nonblocking(true).map_err(io)?;
-        Ok(Self { listener, file: SocketFile(path.to_path_buf()) })
+        Ok(Self { listener, file: Some(SocketFile(path.to_path_buf())) })
     }
 
-    /// At most so many connections at once.
-    pub(super) fn bounded(self, connections_max: usize) -> io::Result<Bounded> {
+    /// A socket that listens already: the one of the host before, or a service manager's. Its file is
+    /// somebody else's affair, until it is [`Socket::own`]ed.
+    pub(crate) fn adopt(listener: OwnedFd) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, file: None })
+    }
+
+    /// The file at `path` is ours from now on.
+    pub(crate) fn own(&mut self, path: &Path) {
+        self.file = Some(SocketFile(path.to_path_buf()));
+    }
+
+    /// Whether its file goes with it.
+    pub(crate) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The listening socket itself.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// At most so many connections at once, and none any more once `held` is true: they wait in the
+    /// socket's backlog then, for whoever listens next.
+    pub(super) fn bounded(
+        &self,
+        connections_max: usize,
+        held: watch::Receiver<bool>,
+    ) -> io::Result<Bounded> {
         Ok(Bounded {
-            listener: UnixListener::from_std(self.listener)?,
+            listener: UnixListener::from_std(self.listener.try_clone()?)?,
             places: Arc::new(Semaphore::new(connections_max)),
-            _file: self.file,
+            held,
         })
     }
 }
@@ -85,7 +114,7 @@ impl Socket {
 pub(super) struct Bounded {
     listener: UnixListener,
     places: Arc<Semaphore>,
-    _file: SocketFile,
+    held: watch::Receiver<bool>,
 }
 
 /// A connection and its place.
@@ -101,9 +130,16 @@ impl Listener for Bounded {
     async fn accept(&mut self) -> (Held, SocketAddr) {
         // The semaphore is never closed, so there always is a place in the end.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        // axum's own accept backs off when descriptors run out.
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Held { stream, _place: place }, address)
+        tokio::select! {
+            biased;
+            () = async { drop(self.held.wait_for(|held| *held).await) } => {
+                std::future::pending().await
+            }
+            // axum's own accept backs off when descriptors run out.
+            (stream, address) = Listener::accept(&mut self.listener) => {
+                (Held { stream, _place: place }, address)
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -18,8 +18,10 @@ mod runs;
 mod secrets;
 mod system;
 mod tenants;
+mod upgrade;
 
 use crate::deploy::Deployer;
+use crate::upgrade::Upgrader;
 use axum::Router;
 use axum::routing::{get, head, post, put};
 use error::ApiError;
@@ -29,7 +31,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use listener::Bounded;
 pub(crate) use listener::Socket;
 pub use listener::SocketError;
 
@@ -37,6 +41,8 @@ pub use listener::SocketError;
 const CONNECTIONS_MAX: usize = 256;
 /// How long requests under way may take to end at shutdown, in milliseconds.
 const FINISH_MS_MAX: u64 = 2_000;
+/// How long they may before an upgrade, in milliseconds: a deploy may be at its compiler.
+const FINISH_UPGRADE_MS_MAX: u64 = 30_000;
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -47,6 +53,7 @@ pub(crate) struct App {
     pub(crate) ready: AtomicBool,
     /// Becomes true when the host ends.
     pub(crate) ending: watch::Receiver<bool>,
+    pub(crate) upgrader: Arc<Upgrader>,
 }
 
 fn router(app: Arc<App>) -> Router {
@@ -55,6 +62,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(system::readyz))
         .route("/v1/openapi.json", get(openapi::schema))
         .route("/v1/host", get(system::host))
+        .route("/v1/host/upgrade", post(upgrade::upgrade))
         .route("/v1/artifacts/{digest}", head(artifacts::look).put(artifacts::upload))
         .route("/v1/tenants", get(tenants::list))
         .route(
@@ -77,18 +85,27 @@ fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Serves until `app.ending` says so.
-pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
-    let mut ending = app.ending.clone();
+/// Serves from now on, until `app.ending` says so.
+pub(crate) fn start(socket: &Socket, app: Arc<App>) -> io::Result<JoinHandle<io::Result<()>>> {
+    let listener = socket.bounded(CONNECTIONS_MAX, app.upgrader.held())?;
+    Ok(tokio::spawn(serve(listener, app)))
+}
+
+/// When the host is upgraded, requests under way are answered first, and
+/// new ones wait for the host that comes after: nobody is refused.
+async fn serve(listener: Bounded, app: Arc<App>) -> io::Result<()> {
+    let (mut ending, upgrader) = (app.ending.clone(), Arc::clone(&app.upgrader));
     let mut also_ending = app.ending.clone();
-    let serving = axum::serve(socket.bounded(CONNECTIONS_MAX)?, router(app))
+    let serving = axum::serve(listener, router(app))
         .with_graceful_shutdown(async move { drop(ending.wait_for(|ending| *ending).await) });
     tokio::select! {
         result = serving.into_future() => result,
         () = async {
             // The sender lives as long as the host: an error means that it ends, too.
             drop(also_ending.wait_for(|ending| *ending).await);
-            tokio::time::sleep(Duration::from_millis(FINISH_MS_MAX)).await;
+            let upgrades = *upgrader.held().borrow();
+            let finish_ms = if upgrades { FINISH_UPGRADE_MS_MAX } else { FINISH_MS_MAX };
+            tokio::time::sleep(Duration::from_millis(finish_ms)).await;
         } => Ok(()),
     }
 }

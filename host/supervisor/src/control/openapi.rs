@@ -24,6 +24,7 @@ use utoipa::openapi::OpenApi as Schema;
         super::system::healthz,
         super::system::readyz,
         super::system::host,
+        super::upgrade::upgrade,
         schema,
         super::artifacts::look,
         super::artifacts::upload,

@@ -8,6 +8,9 @@
 //!                        │                ▼
 //!                        └───────── bury, record ──▶ BackingOff (see `backoff`)
 //! ```
+//! A worker of a host that is upgraded is left to the supervisor that comes after (see `old`), for which it
+//! is one that retires.
+//!
 //! Owns the listening socket, the shared table and one task per worker. Bounded by the number of
 //! workers; each has an outgoing queue of [`OUTGOING_MAX`] frames, and one that does not keep up is
 //! killed and replaced. Ends with [`Workers::stop`].
@@ -19,8 +22,11 @@
 
 mod backoff;
 mod link;
+mod old;
 mod spawn;
 mod worker;
+
+pub(crate) use old::{HandedWorker, OldWorker, OldWorkers, Process};
 
 use crate::clock;
 use crate::jobs::{Board, Place};
@@ -69,6 +75,8 @@ enum Phase {
     Running,
     /// Finish within this many milliseconds; nobody is replaced.
     Draining(u64),
+    /// Another supervisor takes over the workers as they are; nobody is replaced.
+    HandedOver,
     /// End now.
     Killing,
 }
@@ -115,6 +123,12 @@ struct Inner {
     seq: AtomicU64,
     /// Processes started so far.
     lives: AtomicU64,
+    /// Workers from before an upgrade, while there are any.
+    old: Mutex<old::Old>,
+    /// How many of them.
+    retiring: watch::Sender<u32>,
+    /// Workers that the next supervisor gets.
+    handed: Mutex<Vec<HandedWorker>>,
 }
 
 /// What is known about the worker of one index, whichever process that is at the moment.
@@ -142,13 +156,15 @@ pub struct WorkersFailed {
 }
 
 impl Workers {
-    /// Starts one worker per column of the table.
+    /// Starts one worker per column of the table. `lives` is how many there were before, if this host goes on
+    /// from another.
     pub(crate) fn start(
         setup: WorkerSetup,
         registry: Arc<Registry>,
         jobs: Arc<Board>,
         logs: Logs,
         code_needed: mpsc::Sender<CodeNeeded>,
+        lives: u64,
     ) -> Self {
         let seats = (0..setup.table.workers()).map(|_| Seat {
             state: WorkerState::Starting,
@@ -174,7 +190,10 @@ impl Workers {
             phase: watch::Sender::new(Phase::Running),
             filled: watch::Sender::new(setup.table.workers()),
             seq: AtomicU64::new(1),
-            lives: AtomicU64::new(1),
+            lives: AtomicU64::new(lives + 1),
+            old: Mutex::default(),
+            retiring: watch::Sender::new(0),
+            handed: Mutex::default(),
             table: Arc::clone(&setup.table),
             inheritance: spawn::Inheritance {
                 listener: setup.listener,
@@ -221,25 +240,26 @@ impl Workers {
         tenants: Vec<TenantEntry>,
         removed: Vec<u32>,
     ) -> Result<(), ChannelError> {
+        self.0.mute_are_gone().await;
         let seq = self.0.seq.fetch_add(1, Ordering::Relaxed);
         let frame = Bytes::from(encode(&ToWorker::Publish { seq, tenants, removed })?);
         let mut waits = Vec::new();
-        for link in lock(&self.0.seats).iter_mut().filter_map(|seat| seat.link.as_mut()) {
+        self.0.each_link(|link| {
             let (acknowledged, wait) = oneshot::channel();
             link.acks.insert(seq, acknowledged);
             link.send(frame.clone());
             waits.push(wait);
-        }
+        });
         // A wait ends with the acknowledgement or with the worker, and both are good.
         let mut all = Box::pin(join_all(waits));
         if tokio::time::timeout(Duration::from_millis(ACK_MS_MAX), &mut all).await.is_ok() {
             return Ok(());
         }
-        for link in lock(&self.0.seats).iter().filter_map(|seat| seat.link.as_ref()) {
+        self.0.each_link(|link| {
             if link.acks.contains_key(&seq) {
                 link.kill(format!("did not acknowledge a publish within {ACK_MS_MAX} ms"));
             }
-        }
+        });
         if tokio::time::timeout(Duration::from_millis(REAP_MS_MAX), all).await.is_err() {
             tracing::error!("a worker that was killed has not ended; is the machine out of order?");
         }
@@ -249,9 +269,7 @@ impl Workers {
     /// Tells every worker that compiled code is on disk.
     pub(crate) fn code_ready(&self, code: CodeId) -> Result<(), ChannelError> {
         let frame = Bytes::from(encode(&ToWorker::CodeReady { code })?);
-        for link in lock(&self.0.seats).iter().filter_map(|seat| seat.link.as_ref()) {
-            link.send(frame.clone());
-        }
+        self.0.each_link(|link| link.send(frame.clone()));
         Ok(())
     }
 
@@ -278,11 +296,18 @@ impl Workers {
     /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
     pub(crate) fn clear_slot(&self, slot: u32) {
         self.0.table.clear_slot(slot);
+        if let Some(before) = self.0.old_table() {
+            before.clear_slot(slot);
+        }
     }
 
     /// What a tenant has done, over all workers.
     pub(crate) fn counters(&self, slot: u32) -> Counters {
-        self.0.table.counters(slot)
+        let now = self.0.table.counters(slot);
+        match self.0.old_table() {
+            Some(before) => old::sum(now, before.counters(slot)),
+            None => now,
+        }
     }
 
     /// What a tenant's circuit breaker says.
@@ -299,7 +324,8 @@ impl Workers {
 
     /// What all workers hold now, and may hold.
     pub(crate) fn memory(&self) -> HostMemory {
-        let used_bytes = self.infos().iter().map(|worker| worker.memory_bytes).sum();
+        let all = self.infos().into_iter().chain(self.retiring());
+        let used_bytes = all.map(|worker| worker.memory_bytes).sum();
         let budget = self.0.table.memory_budget();
         HostMemory {
             used_bytes,
@@ -362,6 +388,12 @@ impl Seat {
 }
 
 impl Inner {
+    /// Does something with the link of every worker that lives, old ones among them.
+    fn each_link(&self, mut each: impl FnMut(&mut link::Link)) {
+        lock(&self.seats).iter_mut().filter_map(|seat| seat.link.as_mut()).for_each(&mut each);
+        lock(&self.old).links().for_each(each);
+    }
+
     /// Changes one seat and tells whoever waits for changes.
     fn seat<T>(&self, index: u32, change: impl FnOnce(&mut Seat) -> T) -> Option<T> {
         let changed = lock(&self.seats).get_mut(index as usize).map(change);

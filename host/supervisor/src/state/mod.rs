@@ -13,6 +13,7 @@ mod read;
 mod runs;
 mod schema;
 mod secrets;
+mod trial;
 mod write;
 
 use crate::sync::lock;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub(crate) use namespaces::Kept;
 pub(crate) use runs::{Began, Begin, End};
+pub(crate) use trial::COPY;
 pub(crate) use write::{NewRevision, Published};
 
 /// How long a statement waits for somebody who reads the file with another tool.
