@@ -4,7 +4,7 @@
 use insula_model::api::{HostInfo, JobResult, JobRun};
 use insula_tests::h2::Http2;
 use insula_tests::http::{Framing, is_timeout};
-use insula_tests::process::{is_alive, signal};
+use insula_tests::process::{children, is_alive, signal};
 use insula_tests::wait::eventually;
 use insula_tests::{Connection, Host, Setup, binary, repo, wasm};
 use rustix::process::Signal;
@@ -265,32 +265,77 @@ fn what_is_no_sound_binary_is_refused_and_why_is_said() {
     });
 }
 
+/// A program that is sound when it is tried, and does this when it is to take over.
+fn broken(host: &Host, name: &str, then: &str) -> PathBuf {
+    let real = binary::insula().display().to_string();
+    let then = then.replace("REAL", &real);
+    let text =
+        format!("#!/bin/sh\nif [ \"$1\" = __preflight ]; then exec {real} \"$@\"; fi\n{then}\n");
+    script(host, name, &text)
+}
+
 #[test]
 fn a_version_that_does_not_start_gives_the_host_back() {
-    let host = Host::with_guests(&["hello", "echo", "sse"]);
-    let real = binary::insula().display().to_string();
-    // Sound when it is tried; then it is told of another data directory, and does not start.
-    let text = format!(
-        "#!/bin/sh\nif [ \"$1\" = __preflight ]; then exec {real} \"$@\"; fi\n\
-         exec {real} serve --listen 127.0.0.1:0 --data {}\n",
-        host.home().join("elsewhere").display()
-    );
-    fs::create_dir(host.home().join("elsewhere")).unwrap();
-    let broken = script(&host, "broken", &text);
+    let mut host = Host::with_guests(&["hello", "echo", "sse"]);
+    let elsewhere = host.home().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("lock"), "").unwrap();
+    // It is told of another data directory, and cannot go on there.
+    let then = format!("exec REAL serve --listen 127.0.0.1:0 --data {}", elsewhere.display());
+    let broken = broken(&host, "broken", &then);
+    let streaming = events(&host, 40);
     under_load(&host, |_| {
         let output = host.cli(["upgrade".as_ref(), "--binary".as_ref(), broken.as_os_str()]);
         output.expect(1, &["not upgraded", "elsewhere", "serves on"]);
     });
+    assert!(rest(streaming).contains("event 40 of 40"));
     assert_eq!(program(&host), binary::insula());
     let info = host.info();
     assert_eq!(info.pid, host.pid());
     assert!(info.upgrade.unwrap().error.unwrap().contains("elsewhere"));
+    host.must(["ps", "--workers"]).expect(0, &["the last upgrade failed", "elsewhere"]);
     // It can still be upgraded, and stops as it should.
-    let mut host = host;
     let good = copy(&host, "insula-good");
     upgrade(&host, &good);
     assert!(host.stop(Signal::TERM).success(), "{}", host.log());
     assert!(!host.data().join("control.sock").exists());
+}
+
+/// Ends a host that is not the process that was started.
+struct Other(u32);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        for pid in children(self.0).into_iter().chain([self.0]) {
+            signal(pid, Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn a_version_that_ends_or_hangs_is_replaced_by_the_one_before() {
+    for (then, why) in [("exit 7", "ended at once"), ("exec sleep 600", "hung at once")] {
+        let mut host = Host::with_guests(&["hello", "echo", "sse"]);
+        let broken = broken(&host, "broken", then);
+        let streaming = events(&host, 100);
+        let other = under_load(&host, |_| {
+            let output = host.cli(["upgrade".as_ref(), "--binary".as_ref(), broken.as_os_str()]);
+            let other = Other(host.info().pid);
+            output.expect(1, &["not upgraded", "broken", why, "serves on"]);
+            other
+        });
+        assert_ne!(other.0, host.pid(), "nobody else can be left");
+        assert!(host.ended().code() != Some(0));
+        assert!(rest(streaming).contains("event 100 of 100"));
+        // It is a host as any other.
+        host.deploy("after", &repo::guest("echo"), &[]);
+        assert!(host.get("after", "/").expect_ok().text().starts_with("GET "));
+        host.must(["upgrade"]);
+        assert_eq!(host.info().pid, other.0);
+        signal(other.0, Signal::TERM);
+        eventually("it stops", || (!is_alive(other.0)).then_some(()));
+        assert!(!host.data().join("control.sock").exists(), "{}", host.log());
+    }
 }
 
 /// A preview 1 program that sleeps.

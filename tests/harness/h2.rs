@@ -65,8 +65,12 @@ impl Http2 {
                         let body = response.into_body().collect().await;
                         return body.map(|_| status).map_err(|error| format!("{error:?}"));
                     }
-                    Err(mut error) if error.take_message().is_some() => {}
-                    Err(error) => return Err(format!("{:?}", error.into_error())),
+                    Err(mut error) => {
+                        // With its message comes back what was never sent.
+                        if error.take_message().is_none() {
+                            return Err(format!("{:?}", error.into_error()));
+                        }
+                    }
                 }
             }
             *self = Self::open(to).await;

@@ -9,7 +9,7 @@ use insula_model::api::UpgradeInfo;
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -69,6 +69,8 @@ pub(super) struct Message {
     pub(super) old_binary: RawFd,
     /// … by the path that it was called by.
     pub(super) old_program: PathBuf,
+    /// … with these arguments.
+    pub(super) old_arguments: Vec<OsString>,
     pub(super) started_at: String,
     /// Workers started so far.
     pub(super) lives: u64,
@@ -141,18 +143,20 @@ impl Taken {
 
     /// Makes this process the host before again, as it was left, and tells it why. Returns only if that
     /// fails; or at once, if this is that host already and cannot go on either.
-    pub(super) fn give_back(mut self, origin: Option<&Origin>, why: String) -> HandoverError {
+    pub(super) fn give_back(mut self, why: String) -> HandoverError {
         let lost = |error: String| HandoverError::Lost { why: why.clone(), error };
         if let Some(first) = &self.message.upgrade.error {
             return HandoverError::Lost { why: first.clone(), error: why };
         }
-        let Some(origin) = origin else { return lost("nobody knows how it was started".into()) };
         tracing::error!(why, "the upgrade failed; the version before takes over again");
         self.message.upgrade.error = Some(why.clone());
         let binary = PathBuf::from(format!("/proc/self/fd/{}", self.message.old_binary));
-        let program = self.message.old_program.clone();
+        let origin = Origin {
+            program: self.message.old_program.clone(),
+            arguments: self.message.old_arguments.clone(),
+        };
         let descriptors = self.descriptors.values().map(AsFd::as_fd);
-        lost(exec(&binary, &program, origin, &self.message, descriptors).to_string())
+        lost(exec(&binary, &origin.program, &origin, &self.message, descriptors).to_string())
     }
 }
 

@@ -96,6 +96,7 @@ impl Host {
             table: table.as_raw_fd(),
             old_binary: binary.as_raw_fd(),
             old_program: origin.program.clone(),
+            old_arguments: origin.arguments.clone(),
             started_at: self.app.started_at.clone(),
             lives: deployer.workers.lives(),
             workers: workers.iter().map(old).collect(),

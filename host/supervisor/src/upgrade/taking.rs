@@ -61,7 +61,7 @@ pub(crate) async fn resume(
             }
             Ok((data, host))
         }
-        Err(error) => Err(taken.give_back(config.origin.as_ref(), error.to_string()).into()),
+        Err(error) => Err(taken.give_back(error.to_string()).into()),
     }
 }
 
