@@ -18,6 +18,12 @@ pub fn available() -> bool {
 
 /// Builds what runs in the containers, as a static binary.
 pub fn build_peer() -> Result<PathBuf> {
+    let sources = root();
+    ensure!(
+        sources.join("Cargo.toml").is_file(),
+        "the sources that this binary was built from, {}, are gone",
+        sources.display()
+    );
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -25,7 +31,7 @@ pub fn build_peer() -> Result<PathBuf> {
         .args(["build", "--release", "-p", "insula-peer"])
         .args(["--target", &triple])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .current_dir(root());
+        .current_dir(&sources);
     crate::host::without_package(&mut command);
     let built = command.output().context("cargo cannot be started")?;
     let said = String::from_utf8_lossy(&built.stderr);

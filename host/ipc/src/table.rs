@@ -5,16 +5,20 @@
 //! dead worker held is cleared by zeroing its column. One more column keeps the totals of dead
 //! workers, so counters never go backwards.
 //!
-//! Bounded by [`SLOTS_MAX`] × (workers + 1) cells of 128 bytes of address space; a page costs memory
-//! only once a tenant in it has had a request.
+//! Bounded by [`SLOTS_MAX`] × (workers + 1) cells of 384 bytes of address space; a page costs memory
+//! only once a tenant in it has had a request. Looking at a page would cost it as well, so readers ask
+//! [`Table::is_active`] first.
 
+mod active;
 pub mod balance;
+mod cell;
 mod succession;
+mod worker_cell;
 
 use crate::breaker::Breaker;
 use crate::shm::Shm;
 use insula_model::api::Counters;
-use insula_model::{Outcome, Usage};
+use insula_model::latency::BUCKETS;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -24,10 +28,15 @@ pub const SLOTS_MAX: u32 = 131_072;
 pub const WORKERS_MAX: u32 = 256;
 
 /// "insula" and the layout's version.
-const MAGIC: u64 = 0x696e_7375_6c61_0001;
-/// Words of a cell: two cache lines, so that workers do not share any.
-const CELL: usize = 16;
-const HEADER: usize = CELL;
+const MAGIC: u64 = 0x696e_7375_6c61_0002;
+/// Words of a tenant's cell: whole pairs of cache lines, so that workers do not share any. What is summed on
+/// the request path is in the first.
+const CELL: usize = 48;
+/// Words of a worker's own cell, likewise.
+const WORKER_CELL: usize = 32;
+const HEADER: usize = 16;
+/// Words of the set of slots that had a request: a bit each.
+const ACTIVE: usize = SLOTS_MAX as usize / 64;
 
 /// Words of the header.
 mod header {
@@ -56,7 +65,28 @@ mod tenant {
     pub(super) const VIRTUAL_NS: usize = 13;
     /// Bytes that its instances hold now.
     pub(super) const MEMORY: usize = 14;
+    /// Counts of durations, a word for each bucket of `insula_model::latency`.
+    pub(super) const BUCKETS: usize = 16;
+    /// From here to `MORE_USED`, counters again.
+    pub(super) const DURATION_US: usize = BUCKETS + super::BUCKETS;
+    pub(super) const STATUS_2XX: usize = DURATION_US + 1;
+    pub(super) const STATUS_3XX: usize = STATUS_2XX + 1;
+    pub(super) const STATUS_4XX: usize = STATUS_2XX + 2;
+    pub(super) const STATUS_5XX: usize = STATUS_2XX + 3;
+    pub(super) const WAITED: usize = STATUS_2XX + 4;
+    pub(super) const WAIT_US: usize = STATUS_2XX + 5;
+    pub(super) const COLD_LOADS: usize = STATUS_2XX + 6;
+    pub(super) const COLD_LOAD_US: usize = STATUS_2XX + 7;
+    pub(super) const MORE_USED: usize = STATUS_2XX + 8;
+    /// Requests in the queue now: a gauge.
+    pub(super) const QUEUED: usize = MORE_USED;
+
+    /// What only grows, and the peak.
+    pub(super) fn counters() -> impl Iterator<Item = usize> {
+        (REQUESTS..USED).chain(BUCKETS..MORE_USED)
+    }
 }
+const _: () = assert!(tenant::QUEUED < CELL);
 
 /// Words of the last column's cell (that of dead workers) which all workers write: what a tenant is
 /// allowed over all of them.
@@ -90,6 +120,11 @@ mod worker {
     pub(super) const EXPECTS: usize = 11;
     /// Of COMPUTING, those that wait for their turn.
     pub(super) const WAITING: usize = 12;
+    /// Connections ever taken, and requests for which there is no tenant: counters.
+    pub(super) const ACCEPTED: usize = 13;
+    pub(super) const UNROUTED: usize = 14;
+    /// Components ever loaded.
+    pub(super) const LOADS: usize = 15;
 }
 
 /// Why a table could not be made or joined.
@@ -155,7 +190,7 @@ impl Table {
 
     fn size(workers: u32) -> usize {
         let columns = workers as usize + 1;
-        HEADER + workers as usize * CELL + columns * SLOTS_MAX as usize * CELL
+        HEADER + workers as usize * WORKER_CELL + ACTIVE + columns * SLOTS_MAX as usize * CELL
     }
 
     /// To be inherited by a worker.
@@ -235,8 +270,8 @@ impl Table {
 
     /// The cell of a worker; an index out of range is the last one's.
     pub fn worker(&self, index: u32) -> WorkerCell<'_> {
-        let at = HEADER + index.min(self.workers - 1) as usize * CELL;
-        WorkerCell(&self.shm.words()[at..at + CELL])
+        let at = HEADER + index.min(self.workers - 1) as usize * WORKER_CELL;
+        WorkerCell(&self.shm.words()[at..at + WORKER_CELL])
     }
 
     /// One worker's cell of one tenant; `worker == workers()` is the column of the dead.
@@ -246,7 +281,8 @@ impl Table {
         let columns = self.workers as usize + 1;
         let row = slot.min(SLOTS_MAX - 1) as usize * columns;
         let column = worker.min(self.workers) as usize;
-        let at = HEADER + self.workers as usize * CELL + (row + column) * CELL;
+        let rows = HEADER + self.workers as usize * WORKER_CELL + ACTIVE;
+        let at = rows + (row + column) * CELL;
         Cell(&self.shm.words()[at..at + CELL])
     }
 
@@ -261,6 +297,9 @@ impl Table {
 
     /// Everything about a tenant, summed over all columns.
     pub fn counters(&self, slot: u32) -> Counters {
+        if !self.is_active(slot) {
+            return Counters::default();
+        }
         let sum = |word: usize| self.row(slot).map(|cell| cell.0[word].load(Relaxed)).sum::<u64>();
         let peak = self.row(slot).map(|cell| cell.0[tenant::MEMORY_PEAK].load(Relaxed)).max();
         Counters {
@@ -277,6 +316,15 @@ impl Table {
             memory_peak_bytes: peak.unwrap_or(0),
             bytes_in: sum(tenant::BYTES_IN),
             bytes_out: sum(tenant::BYTES_OUT),
+            status_2xx: sum(tenant::STATUS_2XX),
+            status_3xx: sum(tenant::STATUS_3XX),
+            status_4xx: sum(tenant::STATUS_4XX),
+            status_5xx: sum(tenant::STATUS_5XX),
+            queued: sum(tenant::QUEUED),
+            waited: sum(tenant::WAITED),
+            wait_us: sum(tenant::WAIT_US),
+            cold_loads: sum(tenant::COLD_LOADS),
+            cold_load_us: sum(tenant::COLD_LOAD_US),
         }
     }
 
@@ -291,6 +339,9 @@ impl Table {
             word.store(0, SeqCst);
         }
         for slot in 0..slots.min(SLOTS_MAX) {
+            if !self.is_active(slot) {
+                continue;
+            }
             let cell = self.cell(index, slot);
             if cell.0.iter().all(|word| word.load(Relaxed) == 0) {
                 continue;
@@ -299,7 +350,8 @@ impl Table {
             cell.0[tenant::RUNNING].store(0, SeqCst);
             cell.0[tenant::VIRTUAL_NS].store(0, SeqCst);
             cell.0[tenant::MEMORY].store(0, SeqCst);
-            for word in tenant::REQUESTS..tenant::USED {
+            cell.0[tenant::QUEUED].store(0, SeqCst);
+            for word in tenant::counters() {
                 let value = cell.0[word].swap(0, SeqCst);
                 if word == tenant::MEMORY_PEAK {
                     dead.0[word].fetch_max(value, SeqCst);
@@ -318,124 +370,7 @@ impl Table {
                 word.store(0, SeqCst);
             }
         }
-    }
-}
-
-impl WorkerCell<'_> {
-    /// Open client connections.
-    pub fn connections(&self) -> u64 {
-        self.0[worker::CONNECTIONS].load(Relaxed)
-    }
-    /// Whether the worker takes connections.
-    pub fn serving(&self) -> bool {
-        self.0[worker::SERVING].load(Relaxed) == 1
-    }
-    /// Requests running.
-    pub fn running(&self) -> u64 {
-        self.0[worker::RUNNING].load(Relaxed)
-    }
-    /// Components loaded.
-    pub fn loaded(&self) -> u64 {
-        self.0[worker::LOADED].load(Relaxed)
-    }
-    /// The tenant whose guest runs at this moment.
-    pub fn current_slot(&self) -> Option<u32> {
-        let slot = self.0[worker::CURRENT].load(Relaxed);
-        slot.checked_sub(1).and_then(|slot| u32::try_from(slot).ok())
-    }
-    /// The same of its second thread.
-    pub fn current_long_slot(&self) -> Option<u32> {
-        let slot = self.0[worker::CURRENT_LONG].load(Relaxed);
-        slot.checked_sub(1).and_then(|slot| u32::try_from(slot).ok())
-    }
-    /// By the worker's second thread: whose guest is about to run, or none.
-    pub fn set_current_long(&self, slot: Option<u32>) {
-        self.0[worker::CURRENT_LONG].store(slot.map_or(0, |slot| u64::from(slot) + 1), Relaxed);
-    }
-    /// By the worker itself: open connections.
-    pub fn set_connections(&self, value: u64) {
-        self.0[worker::CONNECTIONS].store(value, Relaxed);
-    }
-    /// By the worker itself: requests running.
-    pub fn set_running(&self, value: u64) {
-        self.0[worker::RUNNING].store(value, Relaxed);
-    }
-    /// By the worker itself: components loaded.
-    pub fn set_loaded(&self, value: u64) {
-        self.0[worker::LOADED].store(value, Relaxed);
-    }
-    /// By the worker itself: whose guest is about to run, or none.
-    pub fn set_current(&self, slot: Option<u32>) {
-        self.0[worker::CURRENT].store(slot.map_or(0, |slot| u64::from(slot) + 1), Relaxed);
-    }
-    /// By the worker itself: bytes of memory that it alone holds, and will if guests touch what they were
-    /// given.
-    pub fn set_resident(&self, bytes: u64, expected: u64) {
-        self.0[worker::RESIDENT].store(bytes, Relaxed);
-        self.0[worker::EXPECTED].store(expected, Relaxed);
-    }
-    /// By the worker itself: it may use this slot from now on.
-    pub fn know_slot(&self, slot: u32) {
-        self.0[worker::SLOTS].fetch_max(u64::from(slot) + 1, Relaxed);
-    }
-    /// By the worker itself: whether it accepts connections.
-    pub fn set_serving(&self, serving: bool) {
-        self.0[worker::SERVING].store(u64::from(serving), Relaxed);
-    }
-}
-
-impl Cell<'_> {
-    /// Adds CPU time, as it passes; both threads of a worker do.
-    pub fn add_cpu_ns(&self, value: u64) {
-        self.0[tenant::CPU_NS].fetch_add(value, Relaxed);
-    }
-
-    /// Adds or takes away bytes that instances hold; both threads of a worker do.
-    pub fn add_memory(&self, change: i64) {
-        self.0[tenant::MEMORY].fetch_add(change.cast_unsigned(), Relaxed);
-    }
-
-    /// Adds weighted CPU time; both threads of a worker do.
-    pub fn add_virtual_ns(&self, value: u64) {
-        self.0[tenant::VIRTUAL_NS].fetch_add(value, Relaxed);
-    }
-
-    /// One more running request. Sequentially consistent, so that of two workers which both add and
-    /// then sum, at least one sees the other.
-    pub fn enter(&self) {
-        self.0[tenant::RUNNING].fetch_add(1, SeqCst);
-    }
-
-    /// One fewer; never below none.
-    pub fn leave(&self) {
-        let left = self.0[tenant::RUNNING].load(SeqCst).saturating_sub(1);
-        self.0[tenant::RUNNING].store(left, SeqCst);
-    }
-
-    /// How one request ended, and what it cost; its CPU time was added as it passed.
-    pub fn record(&self, outcome: Outcome, usage: &Usage) {
-        let kind = match outcome {
-            Outcome::Shed(_) => {
-                self.add(tenant::SHED, 1);
-                return;
-            }
-            Outcome::Response => tenant::RESPONSES,
-            Outcome::ClientFault(_) => tenant::CLIENT_FAULTS,
-            Outcome::GuestFault(_) => tenant::GUEST_FAULTS,
-            Outcome::HostFault(_) => tenant::HOST_FAULTS,
-        };
-        self.add(tenant::REQUESTS, 1);
-        self.add(kind, 1);
-        self.add(tenant::FUEL, usage.fuel);
-        self.0[tenant::MEMORY_PEAK].fetch_max(usage.memory_peak_bytes, Relaxed);
-        self.add(tenant::BYTES_IN, usage.bytes_in);
-        self.add(tenant::BYTES_OUT, usage.bytes_out);
-    }
-
-    /// A load and a store: the column has one writer, so no locked instruction is needed.
-    fn add(&self, word: usize, value: u64) {
-        let old = self.0[word].load(Relaxed);
-        self.0[word].store(old.wrapping_add(value), Relaxed);
+        self.set_idle(slot);
     }
 }
 
@@ -443,7 +378,7 @@ impl Cell<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use insula_model::Fault;
+    use insula_model::{Fault, Outcome, StatusClass, Usage};
 
     fn usage(fuel: u64) -> Usage {
         Usage { fuel, cpu_ns: 2_000, memory_peak_bytes: fuel, bytes_in: 3, bytes_out: 4 }
@@ -454,11 +389,17 @@ mod tests {
         let table = Table::create(2).unwrap();
         for worker in [0, 1] {
             table.worker(worker).know_slot(9);
+            table.set_active(9);
             table.cell(worker, 9).enter();
             table.cell(worker, 9).add_cpu_ns(2_000);
             table.cell(worker, 9).record(Outcome::Response, &usage(10 + u64::from(worker)));
         }
         table.cell(1, 9).record(Outcome::Shed(Fault::Concurrency), &usage(0));
+        table.cell(0, 9).answered(StatusClass::Success);
+        table.cell(1, 9).answered(StatusClass::ServerError);
+        table.cell(0, 9).took(70);
+        table.cell(1, 9).took(3_000_000);
+        table.cell(1, 9).queue(1);
         table.worker(1).set_current(Some(9));
         table.worker(1).set_connections(5);
         assert_eq!(table.running(9), 2);
@@ -470,9 +411,17 @@ mod tests {
         let counters = table.counters(9);
         assert_eq!((counters.requests, counters.responses, counters.shed), (2, 2, 1));
         assert_eq!((counters.fuel, counters.cpu_us, counters.memory_peak_bytes), (21, 4, 11));
+        assert_eq!((counters.status_2xx, counters.status_5xx, counters.queued), (1, 1, 0));
+        let latency = table.latency(9);
+        assert_eq!((latency.count(), latency.sum_us), (2, 3_000_070));
+        assert_eq!(latency.buckets[1], 1);
 
         table.clear_slot(9);
         assert_eq!(table.counters(9), Counters::default());
+        assert!(!table.is_active(9));
+        table.set_active(9);
+        assert_eq!(table.counters(9), Counters::default());
+        assert_eq!(table.latency(9).count(), 0);
     }
 
     #[test]

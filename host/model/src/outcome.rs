@@ -108,6 +108,32 @@ impl Fault {
     }
 }
 
+/// The first digit of an answer's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatusClass {
+    /// 200 to 299.
+    Success,
+    /// 300 to 399.
+    Redirection,
+    /// 400 to 499.
+    ClientError,
+    /// 500 and above.
+    ServerError,
+}
+
+impl StatusClass {
+    /// The class of a final status; below 200 nothing has been answered yet.
+    pub fn of(status: u16) -> Option<Self> {
+        match status {
+            ..200 => None,
+            200..300 => Some(Self::Success),
+            300..400 => Some(Self::Redirection),
+            400..500 => Some(Self::ClientError),
+            500.. => Some(Self::ServerError),
+        }
+    }
+}
+
 /// What a request cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {

@@ -6,8 +6,9 @@
 use crate::engine::{Engines, Flavour};
 use crate::fault::{is_exhaustion, is_out_of};
 use crate::program::ProgramPre;
+use crate::seal::Seal;
 use crate::state::State;
-use crate::store::{code_path, read_seal, try_read_seal};
+use crate::store::{code_path, try_read_seal};
 use insula_model::CodeId;
 use insula_model::api::GuestKind;
 use std::fs::File;
@@ -65,6 +66,20 @@ pub struct Loader {
     engine_name: String,
 }
 
+/// Code that has a seal.
+#[derive(Debug)]
+pub struct Found {
+    id: CodeId,
+    seal: Seal,
+}
+
+impl Found {
+    /// Bytes of code, by its seal.
+    pub fn bytes(&self) -> u64 {
+        self.seal.length
+    }
+}
+
 /// An artifact's code, mapped and linked; shared by all tenants that use it.
 pub struct Loaded {
     pub(crate) engine: Engine,
@@ -114,15 +129,16 @@ impl Loader {
         Self { engines, dir: dir.into(), key, engine_name: name }
     }
 
-    /// Bytes of code, by its seal.
-    pub fn bytes(&self, id: &CodeId) -> Option<u64> {
-        read_seal(&self.dir, id).map(|seal| seal.length)
+    /// Looks for code; nothing of it is trusted yet.
+    pub fn find(&self, id: &CodeId) -> Result<Found, LoadError> {
+        let seal = try_read_seal(&self.dir, id)?.ok_or(LoadError::Missing)?;
+        Ok(Found { id: *id, seal })
     }
 
     /// Verifies, maps and links. Blocks on the disk; takes about as long as hashing the file, unless
     /// the file is marked (see `crate::seal`).
-    pub fn load(&self, id: &CodeId) -> Result<Loaded, LoadError> {
-        let seal = try_read_seal(&self.dir, id)?.ok_or(LoadError::Missing)?;
+    pub fn load(&self, found: &Found) -> Result<Loaded, LoadError> {
+        let Found { id, seal } = found;
         let file = match File::open(code_path(&self.dir, id)) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -130,7 +146,7 @@ impl Loader {
             }
             Err(error) => return Err(error.into()),
         };
-        if !self.verify(&file, id, &seal)? {
+        if !self.verify(&file, id, seal)? {
             return Err(LoadError::Tampered);
         }
         let runtime = self.engines.runtime(flavour(seal.kind), id.metering).map_err(|error| {
@@ -154,12 +170,7 @@ impl Loader {
     }
 
     #[allow(unsafe_code)]
-    fn verify(
-        &self,
-        file: &File,
-        id: &CodeId,
-        seal: &crate::seal::Seal,
-    ) -> Result<bool, LoadError> {
+    fn verify(&self, file: &File, id: &CodeId, seal: &Seal) -> Result<bool, LoadError> {
         let found = file.metadata()?;
         if found.len() != seal.length {
             return Ok(false);

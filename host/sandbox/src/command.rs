@@ -86,7 +86,8 @@ pub async fn run(
 ) -> Result<u8, CommandError> {
     let engines = Arc::new(Engines::new()?);
     let loader = Loader::new(engines.clone(), store.code_dir(), store.code_key());
-    let loaded = loader.load(&CodeId { artifact: *artifact, metering: spec.limits.metering })?;
+    let loaded = loader
+        .load(&loader.find(&CodeId { artifact: *artifact, metering: spec.limits.metering })?)?;
     let Pre::Program(pre) = &loaded.pre else { return Err(CommandError::NotACommand) };
     let epoch = Epoch::start(engines)?;
     let timeout = Duration::from_millis(spec.limits.timeout_ms);

@@ -3,10 +3,10 @@
 //! A file of machine code is worth exactly as much as the word of whoever wrote it. The seal is a
 //! keyed BLAKE3 over everything the code depends on and the code itself; without the host's key it
 //! cannot be made, and a changed byte breaks it. One line of text beside the code:
-//! `insula-seal 2 KIND LENGTH TAG`, and for large code ` INODE SECONDS NANOSECONDS MARK`.
+//! `insula-seal 2 KIND LENGTH TAG`, and for all but tiny code ` INODE SECONDS NANOSECONDS MARK`.
 //!
-//! The mark spares the next loads the hashing of a large file (11 ms for a JavaScript engine's 37 MB,
-//! against 2 ms for all the rest of its first answer). It is a keyed BLAKE3 over the seal and the
+//! The mark spares the next loads the mapping and hashing of the file (11 ms for a JavaScript engine's
+//! 37 MB, against 2 ms for all the rest of its first answer). It is a keyed BLAKE3 over the seal and the
 //! file's inode and time of last change. That time (ctime) is the kernel's: whoever writes, truncates,
 //! renames or relinks the file moves it, and no call sets it. So a mark that fits says that these are
 //! still the bytes that were hashed; one that does not says nothing, and the file is hashed. A mark
@@ -20,8 +20,8 @@ use std::os::unix::fs::MetadataExt;
 const MAGIC: &str = "insula-seal 2";
 /// A seal is shorter than this, in bytes.
 pub(crate) const SEAL_BYTES_MAX: usize = 384;
-/// Code of fewer bytes than this gets no mark: it is hashed in half a millisecond.
-pub(crate) const MARKED_BYTES_MIN: u64 = 2 << 20;
+/// Code of fewer bytes than this gets no mark: hashing it takes no longer than looking at the mark.
+pub(crate) const MARKED_BYTES_MIN: u64 = 16 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seal {

@@ -13,6 +13,7 @@ use crate::engine;
 use crate::seal::{MARKED_BYTES_MIN, SEAL_BYTES_MAX, Seal};
 use insula_model::api::GuestKind;
 use insula_model::{CodeId, Digest, Metering};
+use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,10 +21,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Twice the longest tick of a kernel (100 Hz): the clock of file times has moved on by then.
+/// How long the clock of file times may take to move on: twice the longest tick of a kernel (100 Hz).
 const FILE_CLOCK_STEP_MAX: Duration = Duration::from_millis(20);
+/// Between two looks at that clock.
+const FILE_CLOCK_CHECK: Duration = Duration::from_micros(500);
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -165,14 +168,14 @@ impl ArtifactStore {
         Ok(seal.length)
     }
 
-    /// The seal of code that is in its place, with a mark if it is large.
+    /// The seal of code that is in its place, with a mark unless it is tiny.
     fn sealed(&self, id: &CodeId, kind: GuestKind, path: &Path) -> io::Result<Seal> {
         let file = File::open(path)?;
         let before = file.metadata()?;
         if before.len() >= MARKED_BYTES_MIN {
             // The rename was a change. Once the clock of file times has moved on, any further change
             // shows, so what is read from here on is what the mark will stand for.
-            std::thread::sleep(FILE_CLOCK_STEP_MAX);
+            wait_for_file_clock(&before);
         }
         let mut code = Vec::new();
         (&file).read_to_end(&mut code)?;
@@ -263,6 +266,21 @@ impl Drop for Upload {
         if !self.kept {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Waits until a change of the file would get another time than its last one has. The kernel takes that
+/// time from its coarse clock, which moves with the tick; where it has finer ones for files that are
+/// looked at (Linux 6.13), those are never behind the coarse one.
+fn wait_for_file_clock(file: &fs::Metadata) {
+    let changed = (file.ctime(), file.ctime_nsec());
+    let since = Instant::now();
+    while since.elapsed() < FILE_CLOCK_STEP_MAX {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        if (now.tv_sec, now.tv_nsec) > changed {
+            return;
+        }
+        std::thread::sleep(FILE_CLOCK_CHECK);
     }
 }
 

@@ -306,9 +306,7 @@ impl Host {
         let (mut lives, mut upgrade, mut started_at) = (0, None, clock::now());
         if let Some(before) = before {
             if let Some(earlier) = &before.table {
-                for tenant in registry.all() {
-                    table.continue_from(earlier, tenant.entry.slot);
-                }
+                table.continue_from(earlier);
             }
             jobs.go_on_from(before.jobs, before.speaks);
             (lives, upgrade, started_at) = (before.lives, Some(before.upgrade), before.started_at);

@@ -10,6 +10,7 @@ use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::worker::Worker;
 use insula_ipc::breaker::{Pass, Verdict};
+use insula_ipc::table::Cell;
 use insula_model::Fault;
 use insula_model::resources::Rate;
 use insula_sandbox::engine::LIVE_INSTANCES_MAX;
@@ -100,11 +101,26 @@ fn check_rate(worker: &Worker, tenant: &Tenant) -> Result<(), Fault> {
 }
 
 /// One place in the queue, given back however the wait ends.
-struct Place<'a>(&'a Tenant);
+struct Place<'a> {
+    tenant: &'a Tenant,
+    cell: Cell<'a>,
+    since_ns: u64,
+}
+
+impl<'a> Place<'a> {
+    fn take(worker: &'a Worker, tenant: &'a Tenant) -> Self {
+        tenant.waiting.set(tenant.waiting.get() + 1);
+        let cell = worker.table.cell(worker.index, tenant.entry.slot);
+        cell.queue(1);
+        Self { tenant, cell, since_ns: monotonic_ns() }
+    }
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
+        self.tenant.waiting.set(self.tenant.waiting.get() - 1);
+        self.cell.queue(-1);
+        self.cell.waited(monotonic_ns().saturating_sub(self.since_ns) / 1_000);
     }
 }
 
@@ -118,8 +134,7 @@ async fn wait(
     if tenant.waiting.get() >= limits.queue {
         return Err(full);
     }
-    tenant.waiting.set(tenant.waiting.get() + 1);
-    let _place = Place(tenant);
+    let _place = Place::take(worker, tenant);
     let until = Instant::now() + Duration::from_millis(limits.queue_wait_ms);
     loop {
         let _ = tokio::time::timeout(RECHECK, tenant.freed.notified()).await;

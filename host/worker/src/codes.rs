@@ -30,6 +30,7 @@ pub(crate) struct Codes {
     loader: Loader,
     loaded: RefCell<HashMap<CodeId, Entry>>,
     loading: RefCell<HashMap<CodeId, Rc<Loading>>>,
+    loads: Cell<u64>,
     clock: Cell<u64>,
     evicted: Cell<Option<Instant>>,
     to_supervisor: mpsc::Sender<FromWorker>,
@@ -70,6 +71,7 @@ impl Codes {
             loader,
             loaded: RefCell::default(),
             loading: RefCell::default(),
+            loads: Cell::new(0),
             clock: Cell::new(0),
             evicted: Cell::new(None),
             to_supervisor,
@@ -79,6 +81,16 @@ impl Codes {
     /// How many components are mapped.
     pub(crate) fn count(&self) -> u64 {
         self.loaded.borrow().len() as u64
+    }
+
+    /// Whether it is mapped.
+    pub(crate) fn has(&self, code: &CodeId) -> bool {
+        self.loaded.borrow().contains_key(code)
+    }
+
+    /// How many were ever mapped.
+    pub(crate) fn loads(&self) -> u64 {
+        self.loads.get()
     }
 
     /// Marks code as used now.
@@ -131,19 +143,20 @@ impl Codes {
     }
 
     async fn load(&self, code: &CodeId) -> Result<Arc<Loaded>, LoadError> {
-        let small = self.loader.bytes(code).is_none_or(|bytes| bytes <= INLINE_BYTES_MAX);
-        let loaded = if small {
-            self.loader.load(code)?
+        let found = self.loader.find(code)?;
+        let loaded = if found.bytes() <= INLINE_BYTES_MAX {
+            self.loader.load(&found)?
         } else {
             self.set_out(code, "it is being loaded".into());
             // Dropped with this future too: those who wait then try for themselves.
             let _done = Done { codes: self, code };
-            let (loader, of) = (self.loader.clone(), *code);
-            tokio::task::spawn_blocking(move || loader.load(&of))
+            let loader = self.loader.clone();
+            tokio::task::spawn_blocking(move || loader.load(&found))
                 .await
                 .map_err(|error| LoadError::System(error.to_string()))??
         };
         let loaded = Arc::new(loaded);
+        self.loads.set(self.loads.get() + 1);
         let mut all = self.loaded.borrow_mut();
         if all.len() >= LOADED_MAX {
             drop_oldest(&mut all, 1);

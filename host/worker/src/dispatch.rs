@@ -8,9 +8,10 @@ use crate::request_body::{BodyState, ClientBody, RequestBody};
 use crate::respond;
 use crate::response_body::{ResponseBody, StreamParts};
 use crate::sharing;
-use crate::shed::{refuse, retry_after_s, shed};
+use crate::shed::{answered, refuse, retry_after_s, shed};
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
+use crate::turns::Turns;
 use crate::worker::Worker;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
@@ -19,6 +20,7 @@ use http_body::Body;
 use insula_model::api::LogStream;
 use insula_model::route::{Route, normalise_host, prefix_matches};
 use insula_model::{Fault, Outcome, RequestId};
+use insula_sandbox::epoch::monotonic_ns;
 use insula_sandbox::invoke::Finished;
 use insula_sandbox::{Edge, GuestBody, GuestFault, Invocation, Loaded, Running};
 use std::borrow::Cow;
@@ -44,17 +46,29 @@ pub(crate) async fn dispatch(
     peer: Rc<Peer>,
     request: Request<ClientBody>,
 ) -> Result<Response<ResponseBody>, Infallible> {
+    let received_ns = monotonic_ns();
     let id = worker.request_id();
     let id_value =
         HeaderValue::from_str(id.as_str()).unwrap_or(HeaderValue::from_static("unknown"));
     let version = request.version();
-    let answered = answer(worker.clone(), peer.clone(), request, id, &id_value).await;
+    let begun = Begun { received_ns, id, id_value: &id_value };
+    let answered = answer(worker.clone(), peer.clone(), request, begun).await;
     let mut response = answered.unwrap_or_else(|no| match no {
-        No::Route(host) => respond::no_route(&host, &id_value),
+        No::Route(host) => {
+            worker.cell().add_unrouted();
+            respond::no_route(&host, &id_value)
+        }
         No::Fault(fault, retry_after_s) => respond::fault(fault, retry_after_s, &id_value),
     });
     peer.let_go(&worker, &mut response, version);
     Ok(response)
+}
+
+/// A request as it came: when its head was there, and what it is called.
+struct Begun<'a> {
+    received_ns: u64,
+    id: RequestId,
+    id_value: &'a HeaderValue,
 }
 
 /// Why there is no answer of a guest's.
@@ -74,8 +88,7 @@ async fn answer(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     request: Request<ClientBody>,
-    id: RequestId,
-    id_value: &HeaderValue,
+    Begun { received_ns, id, id_value }: Begun<'_>,
 ) -> Result<Response<ResponseBody>, No> {
     // Route first: until then there is no tenant whose limits could apply.
     let (mut parts, body) = request.into_parts();
@@ -83,24 +96,28 @@ async fn answer(
         None => route(&worker, &mut parts)?,
         Some(callee) => callee.clone(),
     };
+    worker.table.set_active(tenant.entry.slot);
+    let refuse = |fault, detail: &dyn Fn() -> String| {
+        answered(&worker, &tenant, refuse(&worker, &tenant, id, fault, detail))
+    };
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
     let head = head_bytes(&parts);
     if head > limits.request_header_bytes as usize {
         let detail = || format!("{head} bytes, more than {}", limits.request_header_bytes);
-        return Err(refuse(&worker, &tenant, id, Fault::RequestHeaderTooLarge, detail).into());
+        return Err(refuse(Fault::RequestHeaderTooLarge, &detail).into());
     }
     let declared = content_length(&parts.headers);
     if let Some(length) = declared.filter(|length| *length > limits.request_body_bytes) {
         let detail = || format!("{length} bytes declared, more than {}", limits.request_body_bytes);
-        return Err(refuse(&worker, &tenant, id, Fault::RequestBodyTooLarge, detail).into());
+        return Err(refuse(Fault::RequestBodyTooLarge, &detail).into());
     }
     // The permit before the code: loading is work, and admission bounds how much of it there is.
     let mut ticket = match admit(&worker, &tenant, peer.hops).await {
         Ok(ticket) => ticket,
         Err(fault) => {
             let retry_after_s = retry_after_s(&worker, &tenant, fault);
-            let fault = shed(&worker, &tenant, id, fault);
+            let fault = answered(&worker, &tenant, shed(&worker, &tenant, id, fault));
             // A client that asks again at once would keep the worker busy with refusing it.
             if tenant.is_flooded() {
                 tokio::time::sleep(FLOOD_PAUSE).await;
@@ -108,6 +125,8 @@ async fn answer(
             return Err(No::Fault(fault, retry_after_s));
         }
     };
+    ticket.received(received_ns);
+    Turns::wait(&worker, &tenant.account).await;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(unavailable) => {
@@ -245,14 +264,20 @@ pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>
         worker.codes.touch(&tenant.entry.code());
         return Ok(loaded);
     }
+    // Another tenant of the same artifact may have had it loaded.
+    let cold_ns = (!worker.codes.has(&tenant.entry.code())).then(monotonic_ns);
     let loaded = match worker.codes.get(&tenant.entry.code()).await {
         Err(Unavailable::Full(_)) if worker.make_room() => {
             worker.codes.get(&tenant.entry.code()).await?
         }
         decided => decided?,
     };
+    if let Some(since_ns) = cold_ns {
+        let wait_us = monotonic_ns().saturating_sub(since_ns) / 1_000;
+        worker.table.cell(worker.index, tenant.entry.slot).loaded_code(wait_us);
+    }
     *tenant.loaded.borrow_mut() = Arc::downgrade(&loaded);
-    worker.cell().set_loaded(worker.codes.count());
+    worker.cell().set_loaded(worker.codes.count(), worker.codes.loads());
     Ok(loaded)
 }
 
@@ -273,6 +298,7 @@ pub(crate) fn fail(mut ticket: Ticket, id: RequestId, fault: Fault, detail: &str
     let text =
         if detail.is_empty() { fault.code().into() } else { format!("{}: {detail}", fault.code()) };
     ticket.tenant.log.line(id, LogStream::Host, &text);
+    ticket.answer(respond::status(fault));
     ticket.end(respond::outcome(fault));
     fault
 }
@@ -394,6 +420,7 @@ async fn respond_with(
                 let detail = format!("the response body is longer than {limit} bytes");
                 return Err(fail(ticket, id, Fault::ResponseBodyTooLarge, &detail).into());
             }
+            ticket.answer(parts.status);
             ticket.end(Outcome::Response);
             if bodiless {
                 if !never {
@@ -406,6 +433,7 @@ async fn respond_with(
         }
     }
     let request_id = id;
+    ticket.answer(parts.status);
     let stream = StreamParts {
         ticket,
         running,

@@ -37,6 +37,7 @@ mod shed;
 mod tenant;
 mod tenant_log;
 mod ticket;
+mod turns;
 mod worker;
 
 pub use outbound::{CaError, check_ca};

@@ -76,6 +76,11 @@ fn status_and_text(fault: Fault) -> (StatusCode, &'static str) {
     }
 }
 
+/// The status that a client gets for a fault.
+pub(crate) fn status(fault: Fault) -> StatusCode {
+    status_and_text(fault).0
+}
+
 /// The answer to a request that ended without one of the guest's.
 pub(crate) fn fault(
     fault: Fault,

@@ -128,6 +128,9 @@ impl ResponseBody {
     pub(crate) fn discard(parts: StreamParts) -> Self {
         let deadline = parts.ticket.deadline;
         let mut stream = Stream::new(parts, true);
+        if let Some(ticket) = stream.ticket.as_mut() {
+            ticket.delivered();
+        }
         tokio::task::spawn_local(async move {
             let to_its_end = poll_fn(|cx| {
                 loop {
@@ -317,6 +320,7 @@ impl Drop for StreamBody {
         let _later = stream.running.body_ended();
         let spoiled = stream.request_body.as_ref().and_then(|body| body.spoiled());
         if let Some(ticket) = stream.ticket.as_mut() {
+            ticket.delivered();
             ticket.end(spoiled.map_or(Outcome::Response, respond::outcome));
         }
         let closing = stream.ticket.as_ref().is_none_or(|ticket| ticket.worker.closing.get());

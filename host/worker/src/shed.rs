@@ -7,7 +7,7 @@ use crate::worker::Worker;
 use insula_ipc::breaker::State;
 use insula_model::api::LogStream;
 use insula_model::resources::Rate;
-use insula_model::{ByteSize, DurationMs, Fault, RequestId, Usage};
+use insula_model::{ByteSize, DurationMs, Fault, RequestId, StatusClass, Usage};
 use insula_sandbox::epoch::monotonic_ns;
 
 /// Records a request that got no permit, and says why.
@@ -30,6 +30,14 @@ pub(crate) fn refuse(
 /// The same of a request that was not let in.
 pub(crate) fn shed(worker: &Worker, tenant: &Tenant, id: RequestId, fault: Fault) -> Fault {
     refuse(worker, tenant, id, fault, || why(tenant, fault))
+}
+
+/// Counts the answer to a client's request that got no permit.
+pub(crate) fn answered(worker: &Worker, tenant: &Tenant, fault: Fault) -> Fault {
+    if let Some(class) = StatusClass::of(respond::status(fault).as_u16()) {
+        worker.table.cell(worker.index, tenant.entry.slot).answered(class);
+    }
+    fault
 }
 
 /// After how many seconds the client may come back, if that is known.

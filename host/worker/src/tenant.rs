@@ -14,7 +14,6 @@ use insula_ipc::table::Table;
 use insula_keyvalue::Database;
 use insula_model::wire::TenantEntry;
 use insula_model::{Grants, Outcome};
-use insula_sandbox::epoch::monotonic_ns;
 use insula_sandbox::invoke::Budget;
 use insula_sandbox::log::LineSink;
 use insula_sandbox::{Capabilities, Loaded};
@@ -136,10 +135,10 @@ impl Tenant {
     }
 
     /// A request ended: its circuit breaker may open or close for it.
-    pub(crate) fn note(&self, table: &Table, outcome: Outcome, probe: Option<Probe>) {
+    pub(crate) fn note(&self, table: &Table, outcome: Outcome, probe: Option<Probe>, now_ns: u64) {
         let (breaker, rule) =
             (table.breaker(self.entry.slot), &self.entry.limits.resources.breaker);
-        let now_ms = monotonic_ns() / 1_000_000;
+        let now_ms = now_ns / 1_000_000;
         let mut record = self.record.borrow_mut();
         if record.note(breaker, rule, outcome, probe, now_ms) {
             tracing::warn!(

@@ -6,8 +6,9 @@
 use crate::errand::{Back, BoxFuture, Errand};
 use crate::tenant::Tenant;
 use crate::worker::Worker;
+use http::StatusCode;
 use insula_ipc::breaker::Probe;
-use insula_model::{Fault, Outcome, Usage};
+use insula_model::{Fault, Outcome, StatusClass, Usage};
 use insula_sandbox::Running;
 use insula_sandbox::epoch::{SLICE_NS, monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::{Finished, Gauge};
@@ -27,6 +28,12 @@ pub(crate) struct Ticket {
     /// Bytes of the request body that the guest was given; set where there is a body.
     pub(crate) bytes_in: Option<Arc<AtomicU64>>,
     pub(crate) bytes_out: u64,
+    /// When a client's request began; none of a job's run, whose duration is no answer's.
+    received_ns: Option<u64>,
+    /// What the client was answered, once that is certain.
+    status: Option<StatusClass>,
+    /// When the client had all of it, if the guest ran on after that.
+    answered_ns: Option<u64>,
     cpu: Duration,
     outcome: Option<Outcome>,
     /// Whether the guest was on the second thread at any time, and whether from the start.
@@ -51,6 +58,9 @@ impl Ticket {
             gauge: Arc::default(),
             bytes_in: None,
             bytes_out: 0,
+            received_ns: None,
+            status: None,
+            answered_ns: None,
             cpu: Duration::ZERO,
             outcome: None,
             went_away: false,
@@ -58,6 +68,23 @@ impl Ticket {
             probe,
             seat: Seat::Empty,
         }
+    }
+
+    /// It is a client's request, whose head was there at this time.
+    pub(crate) fn received(&mut self, at_ns: u64) {
+        self.received_ns = Some(at_ns);
+    }
+
+    /// The status that goes out; the first word stands.
+    pub(crate) fn answer(&mut self, status: StatusCode) {
+        if self.status.is_none() {
+            self.status = StatusClass::of(status.as_u16());
+        }
+    }
+
+    /// The client has all of the answer; the guest may run on.
+    pub(crate) fn delivered(&mut self) {
+        self.answered_ns.get_or_insert_with(monotonic_ns);
     }
 
     /// Says how the request ended; the first word stands.
@@ -205,11 +232,19 @@ impl Drop for Ticket {
         let outcome = self.outcome.unwrap_or(Outcome::ClientFault(Fault::ClientGone));
         let cell = self.worker.table.cell(self.worker.index, self.tenant.entry.slot);
         cell.record(outcome, &usage);
+        let now_ns = monotonic_ns();
+        if let Some(received_ns) = self.received_ns {
+            let end_ns = self.answered_ns.unwrap_or(now_ns);
+            cell.took(end_ns.saturating_sub(received_ns) / 1_000);
+            if let Some(class) = self.status {
+                cell.answered(class);
+            }
+        }
         cell.leave();
         // By CPU time: what was interrupted may only have been kept waiting by other processes.
         let beyond = if self.began_away { SLICE_NS } else { SLICE_NS / 2 };
         self.tenant.account.learn(self.gauge.cpu_ns.load(Relaxed) >= beyond);
-        self.tenant.note(&self.worker.table, outcome, self.probe);
+        self.tenant.note(&self.worker.table, outcome, self.probe, now_ns);
         self.worker.running.set(self.worker.running.get() - 1);
         self.worker.cell().set_running(self.worker.running.get());
         if self.tenant.waiting.get() > 0 {

@@ -11,6 +11,7 @@ use crate::router::Router;
 use crate::share::Fair;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
+use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
@@ -41,6 +42,8 @@ pub(crate) struct Worker {
     pub(crate) pressure: Arc<Pressure>,
     /// Whose slices are free.
     pub(crate) fair: Fair,
+    /// In which order short requests of busy tenants begin.
+    pub(crate) turns: Turns,
     /// Tenants' key-value stores.
     stores: Database,
     pub(crate) router: RefCell<Router>,
@@ -97,6 +100,7 @@ impl Worker {
             hand: Cell::new(false),
             pressure: long.pressure(),
             fair: Fair::new(long.idle()),
+            turns: Turns::default(),
             long,
             stores,
             router: RefCell::default(),
@@ -259,7 +263,7 @@ impl Worker {
             any |= tenant.pool.clear() | tenant.shared.clear();
         }
         let evicted = self.codes.evict();
-        self.cell().set_loaded(self.codes.count());
+        self.cell().set_loaded(self.codes.count(), self.codes.loads());
         any || evicted
     }
 

@@ -116,6 +116,7 @@ impl WorkerCell<'_> {
 
     /// By the worker itself: it took a connection, perhaps one that was sent to it.
     pub fn took_connection(&self) {
+        self.count(worker::ACCEPTED);
         let expects = &self.0[worker::EXPECTS];
         if expects.load(Relaxed) > 0 {
             expects.fetch_sub(1, SeqCst);

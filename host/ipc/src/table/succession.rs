@@ -1,36 +1,54 @@
 //! One table after another: a host that was upgraded has a new one, beside which the old workers use theirs
 //! until they have ended. So neither generation has columns that the other writes, and the layout may change.
+//!
+//! What is counted in the old table is added to the column of the dead in the new one, again and again, so
+//! that whoever reads the new one misses nothing. Since old workers still write their columns, the old table's
+//! own column of the dead is used to remember how much of them was added before.
 
 use super::{Table, common, tenant};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 impl Table {
-    /// Takes over what a tenant is allowed over all workers (its quota of CPU, its rate, its circuit breaker)
-    /// as it stands in the table before.
-    pub fn continue_from(&self, before: &Self, slot: u32) {
-        let (from, to) = (before.cell(before.workers, slot), self.cell(self.workers, slot));
-        for word in [common::CPU_PAID_NS, common::RATE_PAID_NS, common::BREAKER] {
-            let value = from.0[word].load(Relaxed);
-            if value != 0 {
-                to.0[word].store(value, SeqCst);
+    /// Goes on from the table before with what tenants are allowed over all workers: quota of CPU, rate, circuit
+    /// breaker. Leaves that table as it is.
+    pub fn continue_from(&self, before: &Self) {
+        for slot in before.active() {
+            self.set_active(slot);
+            let (from, to) = (before.cell(before.workers, slot), self.cell(self.workers, slot));
+            for word in [common::CPU_PAID_NS, common::RATE_PAID_NS, common::BREAKER] {
+                to.0[word].store(from.0[word].load(Relaxed), SeqCst);
             }
         }
     }
 
-    /// Adds a tenant's counters in the table before, whose workers are all gone, to those of the dead.
-    pub fn absorb(&self, before: &Self, slot: u32) {
-        let dead = self.cell(self.workers, slot);
-        for cell in before.row(slot) {
-            for word in tenant::REQUESTS..tenant::USED {
-                let value = cell.0[word].load(Relaxed);
-                if value == 0 {
+    /// Takes the totals of dead workers from the table before, whose column of the dead has another use from now
+    /// on: see [`Table::catch_up`].
+    pub fn take_totals(&self, before: &Self) {
+        for slot in before.active() {
+            self.set_active(slot);
+            let (from, to) = (before.cell(before.workers, slot), self.cell(self.workers, slot));
+            for word in tenant::counters() {
+                to.0[word].fetch_add(from.0[word].swap(0, SeqCst), SeqCst);
+            }
+        }
+    }
+
+    /// Adds what the old workers have counted since the last call. Gauges are not counted: they are of the new
+    /// workers alone.
+    pub fn catch_up(&self, before: &Self) {
+        for slot in before.active() {
+            self.set_active(slot);
+            let (added, dead) = (before.cell(before.workers, slot), self.cell(self.workers, slot));
+            for word in tenant::counters() {
+                let columns = (0..before.workers).map(|worker| before.cell(worker, slot));
+                let values = columns.map(|cell| cell.0[word].load(Relaxed));
+                if word == tenant::MEMORY_PEAK {
+                    dead.0[word].fetch_max(values.max().unwrap_or(0), SeqCst);
                     continue;
                 }
-                if word == tenant::MEMORY_PEAK {
-                    dead.0[word].fetch_max(value, SeqCst);
-                } else {
-                    dead.0[word].fetch_add(value, SeqCst);
-                }
+                let sum = values.fold(0, u64::wrapping_add);
+                let more = sum.wrapping_sub(added.0[word].swap(sum, SeqCst));
+                dead.0[word].fetch_add(more, SeqCst);
             }
         }
     }
@@ -46,18 +64,36 @@ mod tests {
     fn counters_and_quotas_go_on_in_the_next_table() {
         let (before, after) = (Table::create(3).unwrap(), Table::create(2).unwrap());
         let usage = Usage { fuel: 5, cpu_ns: 0, memory_peak_bytes: 7, bytes_in: 1, bytes_out: 2 };
+        let request = |table: &Table, worker| {
+            table.set_active(4);
+            table.worker(worker).know_slot(4);
+            table.cell(worker, 4).record(Outcome::Response, &usage);
+            table.cell(worker, 4).took(70);
+        };
         for worker in 0..3 {
-            before.cell(worker, 4).record(Outcome::Response, &usage);
+            request(&before, worker);
         }
+        before.bury(1);
         before.pay_cpu(4, 1_000, 500, 0);
         assert!(before.breaker(4).trip(1_000, 10));
-        after.cell(1, 4).record(Outcome::Response, &usage);
-        after.continue_from(&before, 4);
+        after.continue_from(&before);
+        assert_eq!(before.counters(4).requests, 3, "nothing was taken from there");
+        after.take_totals(&before);
+        assert_eq!(after.counters(4).requests, 1, "the dead one's");
         assert_eq!(after.cpu_paid_ns(4), 1_500);
         assert_eq!(after.breaker(4).state(), before.breaker(4).state());
-        after.absorb(&before, 4);
-        let counters = after.counters(4);
-        assert_eq!((counters.requests, counters.fuel, counters.bytes_out), (4, 20, 8));
-        assert_eq!((counters.memory_peak_bytes, counters.running), (7, 0));
+        request(&after, 1);
+        for more in 0..3 {
+            after.catch_up(&before);
+            after.catch_up(&before);
+            let counters = after.counters(4);
+            let requests = 4 + more;
+            assert_eq!((counters.requests, counters.fuel), (requests, requests * 5));
+            assert_eq!((counters.bytes_out, counters.memory_peak_bytes), (requests * 2, 7));
+            let latency = after.latency(4);
+            assert_eq!((latency.count(), latency.sum_us), (requests, requests * 70));
+            request(&before, 2);
+        }
+        assert_eq!(after.counters(4).running, 0);
     }
 }

@@ -39,7 +39,9 @@ pub use upgrade::{UpgradeInfo, UpgradePlan, UpgradeRequest};
 
 use crate::breaker::BreakerState;
 use crate::grants::secrets::{SecretKey, SecretVia};
-use crate::{Ceilings, Digest, Grants, Limits, Manifest, Namespace, Qos, Route, TenantName};
+use crate::{
+    Ceilings, Digest, Grants, LatencyQuantiles, Limits, Manifest, Namespace, Qos, Route, TenantName,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -150,6 +152,9 @@ pub struct TenantSummary {
     pub deployed_at: String,
     /// What it has done since the host started.
     pub counters: Counters,
+    /// How long its requests took since the host started, from the head's arrival to the body's end.
+    #[serde(default)]
+    pub latency: LatencyQuantiles,
     /// What its circuit breaker says now.
     pub breaker: BreakerState,
     /// How it fares as a job, if it has a schedule.
@@ -198,6 +203,33 @@ pub struct Counters {
     pub bytes_in: u64,
     /// Response body bytes.
     pub bytes_out: u64,
+    /// Requests that were answered with a status of 200 to 299, by the guest or by the host.
+    #[serde(default)]
+    pub status_2xx: u64,
+    /// … of 300 to 399.
+    #[serde(default)]
+    pub status_3xx: u64,
+    /// … of 400 to 499; those that were shed included.
+    #[serde(default)]
+    pub status_4xx: u64,
+    /// … of 500 to 599; those that were shed included.
+    #[serde(default)]
+    pub status_5xx: u64,
+    /// Requests waiting in its queue now.
+    #[serde(default)]
+    pub queued: u64,
+    /// Requests that had to wait in its queue.
+    #[serde(default)]
+    pub waited: u64,
+    /// Microseconds that these waited, together.
+    #[serde(default)]
+    pub wait_us: u64,
+    /// Requests whose worker had to load the code first.
+    #[serde(default)]
+    pub cold_loads: u64,
+    /// Microseconds that these waited for it, together.
+    #[serde(default)]
+    pub cold_load_us: u64,
 }
 
 /// What kind of guest an artifact is.

@@ -38,6 +38,7 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
         routes: tenant.entry.routes.clone(),
         deployed_at: tenant.deployed_at.clone(),
         counters: app.deployer.workers.counters(tenant.entry.slot),
+        latency: app.deployer.workers.latency(tenant.entry.slot).quantiles(),
         breaker: app.deployer.workers.breaker(tenant.entry.slot),
         job: app.deployer.jobs.status(tenant.entry.slot),
     }

@@ -39,12 +39,12 @@ use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
-use insula_model::CodeId;
 use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
 use insula_model::breaker::BreakerState;
 use insula_model::wire::{TenantEntry, ToWorker};
+use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -303,15 +303,20 @@ impl Workers {
 
     /// What a tenant has done, over all workers.
     pub(crate) fn counters(&self, slot: u32) -> Counters {
-        let now = self.0.table.counters(slot);
-        match self.0.old_table() {
-            Some(before) => old::sum(now, before.counters(slot)),
-            None => now,
-        }
+        self.0.table.counters(slot)
+    }
+
+    /// How long a tenant's requests took since the host started.
+    pub(crate) fn latency(&self, slot: u32) -> Latency {
+        self.0.table.latency(slot)
     }
 
     /// What a tenant's circuit breaker says.
     pub(crate) fn breaker(&self, slot: u32) -> BreakerState {
+        // What had no request has no faults either, and looking would cost memory.
+        if !self.0.table.is_active(slot) {
+            return BreakerState::Closed;
+        }
         let now_ms = insula_sandbox::epoch::monotonic_ns() / 1_000_000;
         match self.0.table.breaker(slot).state() {
             State::Closed => BreakerState::Closed,

@@ -18,7 +18,7 @@ use crate::sync::lock;
 use bytes::Bytes;
 use insula_ipc::channel::encode;
 use insula_ipc::table::Table;
-use insula_model::api::{Counters, WorkerInfo, WorkerState};
+use insula_model::api::{WorkerInfo, WorkerState};
 use insula_model::wire::ToWorker;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -36,6 +36,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// How long all workers together may take to be handed over, in milliseconds.
 const HAND_OVER_ALL_MS_MAX: u64 = 3_000;
+/// How often what old workers have counted is added to what is counted now.
+const CATCH_UP: Duration = Duration::from_millis(50);
 /// How long workers that have lost their supervisor live on at most, in milliseconds.
 const ORPHAN_MS_MAX: u64 = 12_000;
 
@@ -118,13 +120,15 @@ impl Workers {
     /// Has the workers from before finish what runs in them and go, within `within_ms`; clients with idle
     /// connections have half of that to come back on another.
     pub(crate) fn retire(&self, old: OldWorkers, within_ms: u64) {
-        lock(&self.0.old).table = old.table.map(Arc::new);
-        let count = u32::try_from(old.workers.len()).unwrap_or(u32::MAX);
-        self.0.retiring.send_replace(count);
-        self.0.filled.send_modify(|filled| *filled += count);
-        if count == 0 {
-            self.0.absorb();
+        if let Some(before) = &old.table {
+            self.0.table.take_totals(before);
         }
+        lock(&self.0.old).table = old.table.map(Arc::new);
+        self.0.catch_up();
+        let all = u32::try_from(old.workers.len()).unwrap_or(u32::MAX);
+        self.0.retiring.send_replace(all);
+        self.0.filled.send_modify(|filled| *filled += all);
+        tokio::spawn(count(Arc::clone(&self.0)));
         for worker in old.workers {
             tokio::spawn(retire(Arc::clone(&self.0), worker, old.speaks, within_ms));
         }
@@ -173,13 +177,24 @@ impl Inner {
         }
     }
 
-    /// The last old worker is gone: what they counted is added to what is counted now.
-    fn absorb(&self) {
-        let before = lock(&self.old).table.take();
-        let Some(before) = before else { return };
-        for tenant in self.registry.all() {
-            self.table.absorb(&before, tenant.entry.slot);
+    /// Adds what old workers have counted to what is counted now.
+    fn catch_up(&self) {
+        if let Some(before) = self.old_table() {
+            self.table.catch_up(&before);
         }
+    }
+}
+
+/// Keeps the counters up with old workers until the last has ended, and forgets their table then.
+async fn count(inner: Arc<Inner>) {
+    let mut retiring = inner.retiring.subscribe();
+    loop {
+        inner.catch_up();
+        if *retiring.borrow_and_update() == 0 {
+            lock(&inner.old).table = None;
+            return;
+        }
+        let _ = tokio::time::timeout(CATCH_UP, retiring.changed()).await;
     }
 }
 
@@ -190,9 +205,6 @@ async fn retire(inner: Arc<Inner>, worker: OldWorker, speaks: bool, within_ms: u
     if let Err(error) = until_it_ends(&inner, worker, speaks, within_ms).await {
         tracing::error!(worker = index, pid, %error, "a worker from before the upgrade is lost");
     }
-    if let Some(table) = inner.old_table() {
-        table.bury(index);
-    }
     inner.runs_lost(life, true);
     lock(&inner.old).seats.remove(&life);
     let mut left = 0;
@@ -201,7 +213,6 @@ async fn retire(inner: Arc<Inner>, worker: OldWorker, speaks: bool, within_ms: u
         left = *retiring;
     });
     if left == 0 {
-        inner.absorb();
         tracing::info!("the last worker from before the upgrade has ended");
     }
     drop(leaving);
@@ -294,24 +305,5 @@ impl Process {
     pub(crate) fn reap(&self) {
         let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let _ = waitid(WaitId::PidFd(self.0.get_ref().as_fd()), how);
-    }
-}
-
-/// What both generations have counted.
-pub(super) fn sum(now: Counters, before: Counters) -> Counters {
-    Counters {
-        running: now.running + before.running,
-        requests: now.requests + before.requests,
-        responses: now.responses + before.responses,
-        client_faults: now.client_faults + before.client_faults,
-        guest_faults: now.guest_faults + before.guest_faults,
-        host_faults: now.host_faults + before.host_faults,
-        shed: now.shed + before.shed,
-        fuel: now.fuel + before.fuel,
-        cpu_us: now.cpu_us + before.cpu_us,
-        memory_bytes: now.memory_bytes + before.memory_bytes,
-        memory_peak_bytes: now.memory_peak_bytes.max(before.memory_peak_bytes),
-        bytes_in: now.bytes_in + before.bytes_in,
-        bytes_out: now.bytes_out + before.bytes_out,
     }
 }
