@@ -2,6 +2,7 @@
 
 use crate::failure::{Exit, Failure};
 use crate::host_args::{absolute, default_data_dir};
+use crate::metrics_flags::MetricsFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::ValueHint;
@@ -66,10 +67,12 @@ pub(crate) struct HostFlags {
     /// holds the key itself [default: secrets.key in the data directory, made when needed]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secrets_key: Option<PathBuf>,
-    /// Configuration file (TOML): listen, data, workers, memory, drain, log, secrets_key, [ceilings],
-    /// [compiler], [outbound]
+    /// Configuration file (TOML): listen, data, workers, memory, drain, log, secrets_key, [metrics],
+    /// [ceilings], [compiler], [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    metrics: MetricsFlags,
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -195,7 +198,10 @@ impl HostFlags {
             Some(ca) => read_ca(&beside(ca)).map_err(in_file("outbound.ca"))?,
             None => String::new(),
         };
+        let metrics = self.metrics.resolve(file.metrics);
+        let metrics = metrics.map_err(|(key, why)| in_file(key)(why))?;
         Ok(HostConfig {
+            metrics,
             listen: listen.unwrap_or(LISTEN_DEFAULT),
             data,
             workers: workers.unwrap_or_else(cores),

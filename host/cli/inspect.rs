@@ -3,8 +3,8 @@
 use crate::host_args::HostArgs;
 use crate::{granted, out, ps, runs, text};
 use anyhow::Result;
-use insula_model::api::{Counters, TenantDetail};
-use insula_model::{ByteSize, Count, DurationMs, Limits, MilliCpu, TenantName};
+use insula_model::api::{TenantDetail, TenantSummary};
+use insula_model::{ByteSize, Count, DurationMs, LatencyQuantiles, Limits, MilliCpu, TenantName};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     section("reaches", granted::lines(&detail));
     section("limits", limits(&detail.limits));
-    section("since the host started", counters(&detail.summary.counters));
+    section("since the host started", counters(&detail.summary));
     out::write(page.as_bytes())
 }
 
@@ -121,8 +121,27 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn counters(counters: &Counters) -> Vec<(&'static str, String)> {
+/// `p50 0.2 ms, p90 …`; nothing without requests.
+fn latency(latency: &LatencyQuantiles) -> String {
+    let one = |name: &str, ms: Option<f64>| ms.map(|ms| format!("{name} {}", text::short_ms(ms)));
+    let all = [one("p50", latency.p50_ms), one("p90", latency.p90_ms), one("p99", latency.p99_ms)];
+    let all: Vec<String> = all.into_iter().flatten().collect();
+    if all.is_empty() { "-".into() } else { all.join(", ") }
+}
+
+fn counters(summary: &TenantSummary) -> Vec<(&'static str, String)> {
+    let counters = &summary.counters;
     vec![
+        ("latency", latency(&summary.latency)),
+        (
+            "answers",
+            format!(
+                "{} 2xx, {} 3xx, {} 4xx, {} 5xx",
+                counters.status_2xx, counters.status_3xx, counters.status_4xx, counters.status_5xx
+            ),
+        ),
+        ("queue", format!("{} now, {} have waited", counters.queued, counters.waited)),
+        ("cold loads", counters.cold_loads.to_string()),
         ("running", counters.running.to_string()),
         ("requests", counters.requests.to_string()),
         ("responses", counters.responses.to_string()),

@@ -9,6 +9,7 @@
 
 mod apply;
 mod artifact;
+mod audit;
 mod bench;
 mod build;
 mod client;
@@ -25,6 +26,8 @@ mod inspect;
 mod limit_flags;
 mod logs;
 mod manifests;
+mod metrics_flags;
+mod moment;
 mod namespace;
 mod new;
 mod openapi;
@@ -44,9 +47,11 @@ mod serve;
 mod surroundings;
 mod table;
 mod text;
+mod top;
 mod trigger;
 mod up;
 mod upgrade;
+mod usage;
 mod validate;
 mod watch;
 
@@ -89,11 +94,14 @@ enum Verb {
     Logs(logs::Args),
     Revisions(revisions::Args),
     Rollback(rollback::Args),
+    Top(top::Args),
     Trigger(trigger::Args),
     Runs(runs::Args),
     Rm(rm::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
+    Usage(usage::Args),
+    Audit(audit::Args),
     Run(run::Args),
     Validate(validate::Args),
     Bench(bench::Args),
@@ -144,11 +152,14 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Logs(args) => logs::run(args).await?,
         Verb::Revisions(args) => revisions::run(args).await?,
         Verb::Rollback(args) => rollback::run(args).await?,
+        Verb::Top(args) => top::run(args).await?,
         Verb::Trigger(args) => return trigger::run(args).await,
         Verb::Runs(args) => runs::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
+        Verb::Usage(args) => usage::run(args).await?,
+        Verb::Audit(args) => audit::run(args).await?,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
         Verb::Bench(args) => return bench::run(args).await,

@@ -39,6 +39,16 @@ pub(crate) fn milliseconds(value: u64) -> String {
     }
 }
 
+/// `0.05 ms`, `3.2 ms`, `120 ms`, `2.5 s`: two digits that matter.
+pub(crate) fn short_ms(ms: f64) -> String {
+    match ms {
+        ..0.995 => format!("{ms:.2} ms"),
+        ..9.95 => format!("{ms:.1} ms"),
+        ..999.5 => format!("{ms:.0} ms"),
+        _ => format!("{:.1} s", ms / 1_000.0),
+    }
+}
+
 /// `3 minutes ago`, from an RFC 3339 time; the text itself if it is none.
 pub(crate) fn age(at: &str) -> String {
     let Ok(then) = at.parse::<Timestamp>() else {

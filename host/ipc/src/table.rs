@@ -12,6 +12,7 @@
 mod active;
 pub mod balance;
 mod cell;
+mod held;
 mod succession;
 mod worker_cell;
 
@@ -60,11 +61,13 @@ mod tenant {
     pub(super) const MEMORY_PEAK: usize = 9;
     pub(super) const BYTES_IN: usize = 10;
     pub(super) const BYTES_OUT: usize = 11;
-    pub(super) const USED: usize = 12;
+    /// Memory held over time (`held`), in KiB times microseconds; the last counter here.
+    pub(super) const MEMORY_KIB_US: usize = 12;
     /// Weighted CPU time, for the order in which workers run long requests; not a counter.
     pub(super) const VIRTUAL_NS: usize = 13;
-    /// Bytes that its instances hold now.
+    /// Bytes that its instances hold now, and since when, in nanoseconds of the monotonic clock.
     pub(super) const MEMORY: usize = 14;
+    pub(super) const MEMORY_SINCE_NS: usize = 15;
     /// Counts of durations, a word for each bucket of `insula_model::latency`.
     pub(super) const BUCKETS: usize = 16;
     /// From here to `MORE_USED`, counters again.
@@ -81,9 +84,9 @@ mod tenant {
     /// Requests in the queue now: a gauge.
     pub(super) const QUEUED: usize = MORE_USED;
 
-    /// What only grows, and the peak.
+    /// What only grows, and the peak; but for memory over time, which is more than a word.
     pub(super) fn counters() -> impl Iterator<Item = usize> {
-        (REQUESTS..USED).chain(BUCKETS..MORE_USED)
+        (REQUESTS..MEMORY_KIB_US).chain(BUCKETS..MORE_USED)
     }
 }
 const _: () = assert!(tenant::QUEUED < CELL);
@@ -123,6 +126,8 @@ mod worker {
     /// Connections ever taken, and requests for which there is no tenant: counters.
     pub(super) const ACCEPTED: usize = 13;
     pub(super) const UNROUTED: usize = 14;
+    /// Instances kept for a next request.
+    pub(super) const IDLE: usize = 16;
     /// Components ever loaded.
     pub(super) const LOADS: usize = 15;
 }
@@ -329,8 +334,9 @@ impl Table {
     }
 
     /// After a worker died: adds its counters to those of the dead, clears its column, and returns
-    /// the slot whose guest was running when it died. Its process must be gone.
-    pub fn bury(&self, index: u32) -> Option<u32> {
+    /// the slot whose guest was running when it died. Its process must be gone. `now_ns` is of the monotonic
+    /// clock.
+    pub fn bury(&self, index: u32, now_ns: u64) -> Option<u32> {
         let own = self.worker(index);
         let current = own.current_slot().or_else(|| own.current_long_slot());
         // Looking at a row that was never used would cost a page of memory.
@@ -349,7 +355,7 @@ impl Table {
             let dead = self.cell(self.workers, slot);
             cell.0[tenant::RUNNING].store(0, SeqCst);
             cell.0[tenant::VIRTUAL_NS].store(0, SeqCst);
-            cell.0[tenant::MEMORY].store(0, SeqCst);
+            cell.bury_memory(dead, now_ns);
             cell.0[tenant::QUEUED].store(0, SeqCst);
             for word in tenant::counters() {
                 let value = cell.0[word].swap(0, SeqCst);
@@ -404,10 +410,10 @@ mod tests {
         table.worker(1).set_connections(5);
         assert_eq!(table.running(9), 2);
 
-        assert_eq!(table.bury(1), Some(9));
+        assert_eq!(table.bury(1, 0), Some(9));
         assert_eq!(table.running(9), 1);
         assert_eq!(table.worker(1).connections(), 0);
-        assert_eq!(table.bury(1), None);
+        assert_eq!(table.bury(1, 0), None);
         let counters = table.counters(9);
         assert_eq!((counters.requests, counters.responses, counters.shed), (2, 2, 1));
         assert_eq!((counters.fuel, counters.cpu_us, counters.memory_peak_bytes), (21, 4, 11));

@@ -25,12 +25,37 @@ pub struct ConfigFile {
     /// `--secrets-key`: file with the key that secrets are encrypted with; `INSULA_SECRETS_KEY` holds the
     /// key itself. Default: `secrets.key` in the data directory, made when needed.
     pub secrets_key: Option<String>,
+    /// Metrics.
+    pub metrics: MetricsConfig,
     /// What manifests may ask for.
     pub ceilings: Ceilings,
     /// How hard the compiler may work on one artifact.
     pub compiler: CompilerLimits,
     /// HTTP calls of tenants.
     pub outbound: OutboundConfig,
+}
+
+/// `[metrics]`: where they are served, and how many.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// `--metrics`, `INSULA_METRICS`: address and port for `/metrics`. Default: the control socket alone.
+    pub listen: Option<String>,
+    /// `--metrics-tenants`, `INSULA_METRICS_TENANTS`: tenants, or namespaces, with series of their own.
+    pub tenants: Option<u32>,
+    /// `--metrics-by`, `INSULA_METRICS_BY`: what has series of its own.
+    pub by: Option<MetricsBy>,
+}
+
+/// What has series of its own in the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MetricsBy {
+    /// Each tenant that had a request, up to a bound.
+    #[default]
+    Tenant,
+    /// Each namespace.
+    Namespace,
 }
 
 /// `[outbound]`: what holds for the HTTP calls of every tenant.

@@ -19,11 +19,13 @@ pub mod metering;
 pub mod name;
 pub mod namespace;
 pub mod outcome;
+pub mod prices;
 pub mod quantity;
 pub mod quota;
 pub mod request_id;
 pub mod resources;
 pub mod route;
+pub mod usage;
 pub mod wire;
 
 pub use ceilings::Ceilings;

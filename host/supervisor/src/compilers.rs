@@ -5,6 +5,7 @@
 //! job runs to its end even if everybody who waited has gone: its result is wanted again.
 
 use crate::compile::{CompileError, Compiled, compile, ready};
+use crate::metrics::Events;
 use crate::sync::lock;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -13,7 +14,7 @@ use insula_model::config::CompilerLimits;
 use insula_sandbox::store::ArtifactStore;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 /// How long compilers that are ended have to be reaped, in milliseconds.
@@ -39,6 +40,7 @@ pub(crate) struct Compilers {
     places: Arc<Semaphore>,
     jobs: Arc<Mutex<HashMap<CodeId, Job>>>,
     closed: watch::Sender<bool>,
+    events: Arc<Events>,
 }
 
 /// A job's place in the list; dropped with the job, however that ends.
@@ -54,7 +56,7 @@ impl Drop for Entry {
 }
 
 impl Compilers {
-    pub(crate) fn new(store: ArtifactStore, limits: CompilerLimits) -> Self {
+    pub(crate) fn new(store: ArtifactStore, limits: CompilerLimits, events: Arc<Events>) -> Self {
         let places = Arc::new(Semaphore::new(limits.at_once.max(1) as usize));
         Self {
             store,
@@ -62,6 +64,7 @@ impl Compilers {
             places,
             jobs: Arc::default(),
             closed: watch::Sender::new(false),
+            events,
         }
     }
 
@@ -111,7 +114,10 @@ impl Compilers {
         let mut closed = self.closed.subscribe();
         let compiled = async {
             let _place = self.places.acquire().await.map_err(|_| CompileError::Lost)?;
-            compile(&self.store, &code, &self.limits).await
+            let since = Instant::now();
+            let compiled = compile(&self.store, &code, &self.limits).await;
+            self.events.compiled(since.elapsed(), compiled.is_ok());
+            compiled
         };
         tokio::select! {
             // Dropped, it ends its child.

@@ -7,13 +7,16 @@
 //!                ├──▶ registry   what is in force (memory)
 //!                ├──▶ processes  the workers: started, told, buried, replaced
 //!                │        └──▶ logs   guests' lines, on their way to disk
-//!                └──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                ├──▶ usage      what tenants have used, by the hour
+//!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
+//!                └──▶ audit      who changed or read what, before anybody is told that it is done
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
 //! event loop stays free to replace a dead worker at once.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod clock;
 pub mod compile;
 mod compilers;
@@ -24,6 +27,7 @@ mod jobs;
 mod keeper;
 mod listen;
 mod logs;
+mod metrics;
 mod notify;
 mod passed;
 mod processes;
@@ -32,14 +36,17 @@ mod serve;
 mod state;
 mod sync;
 mod upgrade;
+mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
 pub use data::{DataError, control_socket};
+pub use metrics::MetricsOptions;
 pub use passed::{Passed, PassedError};
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
 pub use upgrade::{HANDOVER_VARIABLE, HandoverError, Origin, Said, Watch, guard, preflight};
+pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

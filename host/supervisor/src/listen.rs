@@ -42,3 +42,8 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     // workers need it.
     socket.listen(BACKLOG)?.into_std()
 }
+
+/// Listens for whoever scrapes metrics.
+pub(crate) fn listen_for_metrics(addr: SocketAddr) -> Result<TcpListener, ServeError> {
+    bind(addr).map_err(|source| ServeError::Metrics { addr, source })
+}

@@ -11,28 +11,34 @@
 //! What can be refused cheaply comes first. The end is bounded: a publish under way, the drain, and a
 //! few seconds; a second signal ends the workers at once.
 
+use crate::audit::Audit;
+mod error;
+
 use crate::compilers::Compilers;
-use crate::control::{self, App, Socket, SocketError};
-use crate::data::{DataDir, DataError, control_socket};
+use crate::control::{self, App, Socket};
+use crate::data::{DataDir, control_socket};
 use crate::deploy::{Deployer, MountRules, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
+use crate::listen::listen_for_metrics;
 use crate::logs::{Logs, Writing};
+use crate::metrics::{Metrics, MetricsOptions};
 use crate::notify::Notify;
-use crate::passed::{Passed, PassedError};
-use crate::processes::{WorkerSetup, Workers, WorkersFailed};
+use crate::passed::Passed;
+use crate::processes::{WorkerSetup, Workers};
 use crate::registry::Registry;
-use crate::state::{State, StateError};
-use crate::upgrade::{self, Before, HandoverError, Origin, Plan, Taken, Upgrader};
-use crate::vault::{SecretsKey, Vault, VaultError};
+use crate::state::State;
+use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};
+use crate::usage;
+use crate::vault::{SecretsKey, Vault};
 use crate::{clock, listen};
 use insula_ipc::memory::available_bytes;
-use insula_ipc::table::{Table, TableError};
+use insula_ipc::table::Table;
 use insula_model::api::{HostInfo, JobRun};
 use insula_model::config::CompilerLimits;
 use insula_model::{Ceilings, TenantName};
 use insula_sandbox::capabilities::directories;
-use insula_sandbox::store::{ArtifactStore, StoreError};
+use insula_sandbox::store::ArtifactStore;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
@@ -43,6 +49,8 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
+
+pub use error::ServeError;
 
 /// What tenants keep, in the data directory.
 const TENANTS: &str = "tenants";
@@ -75,6 +83,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
+    /// Where metrics are served, and how many.
+    pub metrics: MetricsOptions,
     /// What manifests may ask for.
     pub ceilings: Ceilings,
     /// How hard compilers may work.
@@ -87,80 +97,6 @@ pub struct HostConfig {
     pub origin: Option<Origin>,
     /// What this process got from a service manager, or from the host that it goes on from.
     pub passed: Passed,
-}
-
-/// Why a host does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// Another program listens there.
-    #[error(
-        "{addr} is taken by another program; stop it, or listen elsewhere: `--listen 127.0.0.1:0` takes any free port"
-    )]
-    PortTaken {
-        /// What was asked for.
-        addr: SocketAddr,
-    },
-    /// The address cannot be listened on.
-    #[error("cannot listen on {addr}: {source}; name another address with `--listen`")]
-    Listen {
-        /// What was asked for.
-        addr: SocketAddr,
-        /// The kernel's reason.
-        source: io::Error,
-    },
-    /// Another host runs on the same data directory.
-    #[error(
-        "another host (process {pid}) uses the data directory {}; stop it, or give this one its own with `--data`",
-        dir.display()
-    )]
-    DataInUse {
-        /// The directory.
-        dir: PathBuf,
-        /// The other host's process id; 0 if it does not say.
-        pid: u32,
-    },
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Data(DataError),
-    /// The state database cannot be used.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The key for secrets cannot be used.
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    /// The artifact store cannot be used.
-    #[error("the artifact store cannot be opened: {0}")]
-    Store(#[from] StoreError),
-    /// The table shared with workers cannot be made.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The control socket cannot be made.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// Workers do not start.
-    #[error(transparent)]
-    Workers(#[from] WorkersFailed),
-    /// What the service manager passed.
-    #[error(transparent)]
-    Passed(#[from] PassedError),
-    /// A host that cannot be handed over, or gone on with.
-    #[error(transparent)]
-    Handover(#[from] HandoverError),
-    /// A new version whose workers are not there in time.
-    #[error("its workers did not all serve within {0} s")]
-    Late(u64),
-    /// The directory of logs, a signal handler, or a thread.
-    #[error("the host could not be set up: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl From<DataError> for ServeError {
-    fn from(error: DataError) -> Self {
-        match error {
-            DataError::InUse { dir, pid } => Self::DataInUse { dir, pid },
-            other => Self::Data(other),
-        }
-    }
 }
 
 /// What signals ask for.
@@ -255,7 +191,7 @@ async fn begin(config: &HostConfig) -> Result<(DataDir, Host), ServeError> {
         Some(listening) => Socket::adopt(listening)?,
         None => Socket::bind(&control_socket(data.path()))?,
     };
-    let mut host = Host::start(config, data.path(), listener, socket, None).await?;
+    let mut host = Host::start(config, &data, listener, socket, None).await?;
     host.open()?;
     Ok((data, host))
 }
@@ -272,29 +208,34 @@ pub(crate) struct Host {
     pub(crate) scheduler: Option<JoinHandle<()>>,
     /// Until it is opened.
     resting: Option<(Scheduler, HashMap<TenantName, JobRun>)>,
+    metrics: Option<TcpListener>,
 }
 
 impl Host {
     /// Starts everything but what acts on its own: see [`Host::open`].
     pub(crate) async fn start(
         config: &HostConfig,
-        data: &Path,
+        owned: &DataDir,
         listener: TcpListener,
         socket: Socket,
         before: Option<Before>,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
+        let data = owned.path();
         let go_on = before.as_ref().map(Before::runs).unwrap_or_default();
-        let (store, state, registry, last_runs) =
-            open(data.to_path_buf(), config.secrets_key.clone(), go_on).await?;
+        let (store, state, registry, last_runs, audit, used) =
+            open(data.to_path_buf(), config.secrets_key.clone(), owned.unclean(), go_on).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
         let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
         table.set_memory_budget(config.memory_bytes.or_else(available).unwrap_or(0));
+        let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
+        let metrics = Arc::new(Metrics::new(Arc::clone(&table), &config.metrics));
         let (code_needed, needs) = mpsc::channel(CODE_NEEDED_MAX);
         let setup = WorkerSetup {
             listener,
             table: Arc::clone(&table),
+            metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
             code_key: store.code_key(),
@@ -304,15 +245,19 @@ impl Host {
         let registry = Arc::new(registry);
         let jobs = Arc::new(Board::default());
         let (mut lives, mut upgrade, mut started_at) = (0, None, clock::now());
+        let mut billed = Vec::new();
         if let Some(before) = before {
+            // Without the table, all figures begin anew.
             if let Some(earlier) = &before.table {
                 table.continue_from(earlier);
+                billed = before.billed;
             }
             jobs.go_on_from(before.jobs, before.speaks);
             (lives, upgrade, started_at) = (before.lives, Some(before.upgrade), before.started_at);
         }
         let (to_registry, to_jobs) = (Arc::clone(&registry), Arc::clone(&jobs));
         let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed, lives);
+        let usage = used.of(Arc::clone(&registry), workers.clone(), billed);
         let scheduler = Scheduler {
             board: Arc::clone(&jobs),
             state: state.clone(),
@@ -322,12 +267,17 @@ impl Host {
         };
         let deployer = Arc::new(Deployer {
             keeper: Keeper::new(store.clone()),
-            compilers: Compilers::new(store.clone(), config.compiler.clone()),
+            compilers: Compilers::new(
+                store.clone(),
+                config.compiler.clone(),
+                Arc::clone(&metrics.events),
+            ),
             store,
             state,
             registry,
             workers,
             jobs,
+            usage: usage.clone(),
             logs,
             ceilings: config.ceilings.clone(),
             mount_rules: MountRules {
@@ -350,8 +300,11 @@ impl Host {
         );
         let app = Arc::new(App {
             deployer: Arc::clone(&deployer),
+            audit,
             data: data.to_path_buf(),
             started_at,
+            metrics,
+            metrics_listen: metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok()),
             ready: AtomicBool::new(false),
             ending: end,
             upgrader: Arc::new(upgrader),
@@ -364,6 +317,7 @@ impl Host {
             ],
             scheduler: None,
             resting: Some((scheduler, last_runs)),
+            metrics: metrics_listener,
             app,
             writing,
             ending,
@@ -378,6 +332,15 @@ impl Host {
         if let Some((scheduler, last_runs)) = self.resting.take() {
             self.scheduler = Some(tokio::spawn(scheduler.run(last_runs)));
         }
+        if let Some(listener) = self.metrics.take() {
+            let app = Arc::clone(&self.app);
+            tokio::spawn(async move {
+                if let Err(error) = control::serve_metrics(listener, app).await {
+                    tracing::error!(%error, "metrics are not served any more");
+                }
+            });
+        }
+        self.helpers.push(tokio::spawn(self.app.deployer.usage.clone().run()));
         // Not before: a host that goes on from another may still have to give everything back.
         self.helpers.push(tokio::spawn(sweep_engines(Arc::clone(&self.app.deployer))));
         self.helpers.extend(self.app.upgrader.notify().watchdog());
@@ -425,6 +388,8 @@ impl Host {
             tracing::error!("the ends of some runs could not be recorded");
         }
         self.writing.close(&deployer.logs).await;
+        deployer.usage.close().await;
+        self.app.audit.close().await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
         }
@@ -432,7 +397,7 @@ impl Host {
     }
 }
 
-type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>);
+type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>, Audit, usage::Opened);
 
 /// What no tenant may see, wherever links lead: the data directory, which is absolute already, and the
 /// key for secrets.
@@ -446,6 +411,7 @@ fn private(data: &Path, secrets_key: Option<&SecretsKey>) -> Vec<PathBuf> {
 async fn open(
     data: PathBuf,
     secrets_key: Option<SecretsKey>,
+    unclean: bool,
     go_on: HashSet<(TenantName, u64)>,
 ) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
@@ -457,7 +423,9 @@ async fn open(
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         let last_runs = state.recover_runs(&go_on)?;
-        Ok((store, state, registry, last_runs))
+        let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
+        let used = usage::Opened::open(&data)?;
+        Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
 }

@@ -247,6 +247,7 @@ impl Drop for Ticket {
         self.tenant.note(&self.worker.table, outcome, self.probe, now_ns);
         self.worker.running.set(self.worker.running.get() - 1);
         self.worker.cell().set_running(self.worker.running.get());
+        self.worker.tell_idle();
         if self.tenant.waiting.get() > 0 {
             self.tenant.freed.notify_one();
         }

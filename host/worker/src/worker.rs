@@ -17,7 +17,7 @@ use insula_keyvalue::Database;
 use insula_model::RequestId;
 use insula_model::wire::{FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
-use insula_sandbox::epoch::Epoch;
+use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -209,7 +209,8 @@ impl Worker {
             let (pressure, qos) = (self.pressure.clone(), tenant.entry.limits.resources.qos);
             Arc::new(move |change| {
                 let cell = table.cell(index, slot);
-                cell.add_memory(change);
+                let now_ns = monotonic_ns();
+                cell.add_memory(change, now_ns);
                 pressure.given(change);
                 if change <= 0 {
                     return Ok(());
@@ -221,7 +222,7 @@ impl Worker {
                 } else {
                     return Ok(());
                 };
-                cell.add_memory(-change);
+                cell.add_memory(-change, now_ns);
                 pressure.given(-change);
                 Err(denied)
             })
@@ -241,6 +242,11 @@ impl Worker {
         if tenant.pool.put(instance, served) {
             self.look_after(tenant);
         }
+    }
+
+    /// Says how many idle instances there are.
+    pub(crate) fn tell_idle(&self) {
+        self.cell().set_idle(u64::from(self.idle_total.get()));
     }
 
     /// Has the tenant's idle instances retired in time.
@@ -278,6 +284,7 @@ impl Worker {
                 tenant.swept.set(any);
                 any
             });
+            self.tell_idle();
             if with_idle.is_empty() {
                 return;
             }

@@ -30,11 +30,6 @@ impl Cell<'_> {
         self.0[tenant::CPU_NS].fetch_add(value, Relaxed);
     }
 
-    /// Adds or takes away bytes that instances hold; both threads of a worker do.
-    pub fn add_memory(&self, change: i64) {
-        self.0[tenant::MEMORY].fetch_add(change.cast_unsigned(), Relaxed);
-    }
-
     /// Adds weighted CPU time; both threads of a worker do.
     pub fn add_virtual_ns(&self, value: u64) {
         self.0[tenant::VIRTUAL_NS].fetch_add(value, Relaxed);

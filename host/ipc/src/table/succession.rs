@@ -27,28 +27,60 @@ impl Table {
         for slot in before.active() {
             self.set_active(slot);
             let (from, to) = (before.cell(before.workers, slot), self.cell(self.workers, slot));
-            for word in tenant::counters() {
-                to.0[word].fetch_add(from.0[word].swap(0, SeqCst), SeqCst);
+            for word in tenant::counters().chain([tenant::MEMORY_KIB_US]) {
+                let value = from.0[word].swap(0, SeqCst);
+                if word == tenant::MEMORY_PEAK {
+                    to.0[word].fetch_max(value, SeqCst);
+                } else {
+                    to.0[word].fetch_add(value, SeqCst);
+                }
             }
         }
     }
 
-    /// Adds what the old workers have counted since the last call. Gauges are not counted: they are of the new
-    /// workers alone.
-    pub fn catch_up(&self, before: &Self) {
+    /// Adds what the old workers have counted since the last call, up to this time of the monotonic clock.
+    /// Gauges are not counted: they are of the new workers alone.
+    pub fn catch_up(&self, before: &Self, now_ns: u64) {
         for slot in before.active() {
-            self.set_active(slot);
-            let (added, dead) = (before.cell(before.workers, slot), self.cell(self.workers, slot));
-            for word in tenant::counters() {
-                let columns = (0..before.workers).map(|worker| before.cell(worker, slot));
-                let values = columns.map(|cell| cell.0[word].load(Relaxed));
-                if word == tenant::MEMORY_PEAK {
-                    dead.0[word].fetch_max(values.max().unwrap_or(0), SeqCst);
-                    continue;
-                }
-                let sum = values.fold(0, u64::wrapping_add);
-                let more = sum.wrapping_sub(added.0[word].swap(sum, SeqCst));
-                dead.0[word].fetch_add(more, SeqCst);
+            self.catch_up_slot(before, slot, now_ns);
+        }
+    }
+
+    /// The same for one tenant.
+    pub fn catch_up_slot(&self, before: &Self, slot: u32, now_ns: u64) {
+        if !before.is_active(slot) {
+            return;
+        }
+        self.set_active(slot);
+        let (added, dead) = (before.cell(before.workers, slot), self.cell(self.workers, slot));
+        let columns = || (0..before.workers).map(|worker| before.cell(worker, slot));
+        let add = |word: usize, sum: u64| {
+            let had = added.0[word].load(SeqCst);
+            // Memory over time may for once seem to be what it was before.
+            if sum > had {
+                added.0[word].store(sum, SeqCst);
+                dead.0[word].fetch_add(sum - had, SeqCst);
+            }
+        };
+        for word in tenant::counters() {
+            let values = columns().map(|cell| cell.0[word].load(Relaxed));
+            if word == tenant::MEMORY_PEAK {
+                dead.0[word].fetch_max(values.max().unwrap_or(0), SeqCst);
+            } else {
+                add(word, values.fold(0, u64::wrapping_add));
+            }
+        }
+        let held = columns().map(|cell| cell.memory_kib_us(now_ns));
+        add(tenant::MEMORY_KIB_US, held.fold(0, u64::wrapping_add));
+    }
+
+    /// An old worker has ended, and holds nothing from this time on. What it has counted stays in its column.
+    pub fn settle(&self, index: u32, now_ns: u64) {
+        for slot in self.active() {
+            let cell = self.cell(index, slot);
+            let held = cell.0[tenant::MEMORY].load(SeqCst).cast_signed();
+            if held != 0 {
+                cell.add_memory(-held, now_ns);
             }
         }
     }
@@ -69,11 +101,12 @@ mod tests {
             table.worker(worker).know_slot(4);
             table.cell(worker, 4).record(Outcome::Response, &usage);
             table.cell(worker, 4).took(70);
+            table.cell(worker, 4).add_memory(1 << 20, 0);
         };
         for worker in 0..3 {
             request(&before, worker);
         }
-        before.bury(1);
+        before.bury(1, 0);
         before.pay_cpu(4, 1_000, 500, 0);
         assert!(before.breaker(4).trip(1_000, 10));
         after.continue_from(&before);
@@ -84,8 +117,8 @@ mod tests {
         assert_eq!(after.breaker(4).state(), before.breaker(4).state());
         request(&after, 1);
         for more in 0..3 {
-            after.catch_up(&before);
-            after.catch_up(&before);
+            after.catch_up(&before, 0);
+            after.catch_up(&before, 0);
             let counters = after.counters(4);
             let requests = 4 + more;
             assert_eq!((counters.requests, counters.fuel), (requests, requests * 5));
@@ -95,5 +128,13 @@ mod tests {
             request(&before, 2);
         }
         assert_eq!(after.counters(4).running, 0);
+        // Four instances in three columns of the table before (the dead one holds none), one in this.
+        let used = |at_ns| after.used(4, at_ns).memory_kib_us;
+        after.catch_up(&before, 3_000);
+        assert_eq!(used(3_000), (5 + 1) * 1_024 * 3);
+        before.settle(0, 3_000);
+        before.settle(2, 3_000);
+        after.catch_up(&before, 9_000);
+        assert_eq!(used(9_000), (5 * 3 + 9) * 1_024);
     }
 }

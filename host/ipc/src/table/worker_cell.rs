@@ -69,6 +69,22 @@ impl WorkerCell<'_> {
     pub fn unrouted(&self) -> u64 {
         self.0[worker::UNROUTED].load(Relaxed)
     }
+    /// Instances kept for the next request of their tenant.
+    pub fn idle(&self) -> u64 {
+        self.0[worker::IDLE].load(Relaxed)
+    }
+    /// Guests on the second thread that could run now.
+    pub fn computing(&self) -> u64 {
+        self.0[worker::COMPUTING].load(Relaxed)
+    }
+    /// Of those, the ones that wait for their turn.
+    pub fn waiting(&self) -> u64 {
+        self.0[worker::WAITING].load(Relaxed)
+    }
+    /// By the worker itself: instances that it keeps.
+    pub fn set_idle(&self, value: u64) {
+        self.0[worker::IDLE].store(value, Relaxed);
+    }
     /// Components that it ever loaded.
     pub fn loads(&self) -> u64 {
         self.0[worker::LOADS].load(Relaxed)

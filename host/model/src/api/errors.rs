@@ -52,6 +52,27 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// The word itself.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad-request",
+            Self::InvalidManifest => "invalid-manifest",
+            Self::InvalidArtifact => "invalid-artifact",
+            Self::CompileLimit => "compile-limit",
+            Self::DigestMismatch => "digest-mismatch",
+            Self::RouteTaken => "route-taken",
+            Self::Secret => "secret",
+            Self::Conflict => "conflict",
+            Self::Quota => "quota",
+            Self::NotFound => "not-found",
+            Self::TooLarge => "too-large",
+            Self::Busy => "busy",
+            Self::Storage => "storage",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
     /// The HTTP status that goes with this code.
     pub fn status(self) -> u16 {
         match self {

@@ -3,10 +3,12 @@
 //! ```text
 //! GET    /v1/host                          HostInfo
 //! POST   /v1/host/upgrade                  UpgradeRequest → 202 UpgradePlan; then HostInfo.upgrade
+//! GET    /metrics                          Prometheus' text format
 //! GET    /v1/openapi.json                  the schema, generated from these types
 //! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
 //! PUT    /v1/artifacts/{digest}            the bytes; 201 new, 200 already there
 //! GET    /v1/tenants                       [TenantSummary], by name; ?namespace=NAME
+//! GET    /v1/activity                      Activity; ?namespace=NAME
 //! PUT    /v1/tenants/{name}                DeployRequest → DeployResponse
 //! GET    /v1/tenants/{name}                TenantDetail
 //! DELETE /v1/tenants/{name}                204
@@ -22,20 +24,29 @@
 //! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
 //! GET    /v1/namespaces/{name}             NamespaceInfo
 //! DELETE /v1/namespaces/{name}             204; only without tenants
+//! GET    /v1/usage                         UsageReport; ?since=&until=&by=tenant|namespace&tenant=A,B
+//! GET    /v1/audit                         AuditRecord, one JSON object a line; ?tenant=&since=&until=&action=&tail=N&follow=true
+//! GET    /v1/audit/verify                  AuditCheck
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
+mod activity;
+mod audit;
 mod errors;
 mod jobs;
 mod memory;
 mod namespaces;
 mod upgrade;
+mod usage;
 
+pub use activity::{Activity, TenantActivity};
+pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
 pub use upgrade::{UpgradeInfo, UpgradePlan, UpgradeRequest};
+pub use usage::{USAGE_DAYS_MAX, UsageBy, UsageReport, UsageRow};
 
 use crate::breaker::BreakerState;
 use crate::grants::secrets::{SecretKey, SecretVia};
@@ -59,6 +70,9 @@ pub struct HostInfo {
     pub pid: u32,
     /// The address that tenants are served on, with the real port.
     pub listen: String,
+    /// The address that `/metrics` is served on besides this socket, with the real port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// The data directory.
     pub data: String,
     /// When the host started (RFC 3339); upgrades do not change it.

@@ -81,6 +81,10 @@ impl IntoResponse for ApiError {
         }
         let status = StatusCode::from_u16(self.body.code.status());
         let status = self.status.or(status.ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self.body)).into_response()
+        let code = self.body.code;
+        let mut response = (status, Json(self.body)).into_response();
+        // For the audit log.
+        response.extensions_mut().insert(code);
+        response
     }
 }

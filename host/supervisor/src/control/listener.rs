@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::unix::SocketAddr;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -42,7 +42,7 @@ pub(crate) struct Socket {
 }
 
 /// The socket's name in the file system, while it is ours.
-struct SocketFile(PathBuf);
+pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -101,33 +101,37 @@ impl Socket {
         &self,
         connections_max: usize,
         held: watch::Receiver<bool>,
-    ) -> io::Result<Bounded> {
-        Ok(Bounded {
-            listener: UnixListener::from_std(self.listener.try_clone()?)?,
-            places: Arc::new(Semaphore::new(connections_max)),
-            held,
-        })
+    ) -> io::Result<Bounded<UnixListener>> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        Ok(Bounded::new(listener, connections_max, held))
     }
 }
 
 /// Accepts while there are places.
-pub(super) struct Bounded {
-    listener: UnixListener,
+pub(super) struct Bounded<L> {
+    listener: L,
     places: Arc<Semaphore>,
     held: watch::Receiver<bool>,
 }
 
 /// A connection and its place.
-pub(super) struct Held {
-    stream: UnixStream,
+pub(super) struct Held<S> {
+    stream: S,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Listener for Bounded {
-    type Io = Held;
-    type Addr = SocketAddr;
+impl<L> Bounded<L> {
+    /// At most so many connections at once, and none any more once `held` is true.
+    pub(super) fn new(listener: L, connections_max: usize, held: watch::Receiver<bool>) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(connections_max)), held }
+    }
+}
 
-    async fn accept(&mut self) -> (Held, SocketAddr) {
+impl<L: Listener> Listener for Bounded<L> {
+    type Io = Held<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Held<L::Io>, L::Addr) {
         // The semaphore is never closed, so there always is a place in the end.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         tokio::select! {
@@ -142,12 +146,19 @@ impl Listener for Bounded {
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
+    fn local_addr(&self) -> io::Result<L::Addr> {
         self.listener.local_addr()
     }
 }
 
-impl AsyncRead for Held {
+impl Held<UnixStream> {
+    /// Who opened the connection; none if the kernel does not say.
+    pub(super) fn peer(&self) -> Option<UCred> {
+        self.stream.peer_cred().ok()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -157,7 +168,7 @@ impl AsyncRead for Held {
     }
 }
 
-impl AsyncWrite for Held {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -7,35 +7,45 @@
 //!
 //! Every answer of 400 and above has one shape, those of the framework included.
 
+mod activity;
 mod artifacts;
+mod audit;
 mod body;
 mod error;
 mod listener;
 mod logs;
+mod metrics;
 mod namespaces;
 mod openapi;
+mod peer;
 mod runs;
 mod secrets;
 mod system;
 mod tenants;
 mod upgrade;
+mod usage;
 
+use crate::audit::Audit;
 use crate::deploy::Deployer;
+use crate::metrics::Metrics;
 use crate::upgrade::Upgrader;
 use axum::Router;
 use axum::routing::{get, head, post, put};
 use error::ApiError;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use listener::Bounded;
 pub(crate) use listener::Socket;
 pub use listener::SocketError;
+pub(crate) use metrics::serve_metrics;
 
 /// Open connections; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -47,8 +57,12 @@ const FINISH_UPGRADE_MS_MAX: u64 = 30_000;
 /// What the handlers share.
 pub(crate) struct App {
     pub(crate) deployer: Arc<Deployer>,
+    pub(crate) audit: Audit,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Where the metrics are served besides the control socket.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Every worker has served once.
     pub(crate) ready: AtomicBool,
     /// Becomes true when the host ends.
@@ -60,10 +74,12 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/openapi.json", get(openapi::schema))
         .route("/v1/host", get(system::host))
         .route("/v1/host/upgrade", post(upgrade::upgrade))
         .route("/v1/artifacts/{digest}", head(artifacts::look).put(artifacts::upload))
+        .route("/v1/activity", get(activity::activity))
         .route("/v1/tenants", get(tenants::list))
         .route(
             "/v1/tenants/{name}",
@@ -80,8 +96,13 @@ fn router(app: Arc<App>) -> Router {
             "/v1/namespaces/{name}",
             put(namespaces::set).get(namespaces::inspect).delete(namespaces::remove),
         )
+        .route("/v1/usage", get(usage::usage))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/verify", get(audit::verify))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
+        // Around everything above: what is added belongs there.
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), audit::layer))
         .with_state(app)
 }
 
@@ -93,10 +114,11 @@ pub(crate) fn start(socket: &Socket, app: Arc<App>) -> io::Result<JoinHandle<io:
 
 /// When the host is upgraded, requests under way are answered first, and
 /// new ones wait for the host that comes after: nobody is refused.
-async fn serve(listener: Bounded, app: Arc<App>) -> io::Result<()> {
+async fn serve(listener: Bounded<UnixListener>, app: Arc<App>) -> io::Result<()> {
     let (mut ending, upgrader) = (app.ending.clone(), Arc::clone(&app.upgrader));
     let mut also_ending = app.ending.clone();
-    let serving = axum::serve(listener, router(app))
+    let service = router(app).into_make_service_with_connect_info::<peer::Peer>();
+    let serving = axum::serve(listener, service)
         .with_graceful_shutdown(async move { drop(ending.wait_for(|ending| *ending).await) });
     tokio::select! {
         result = serving.into_future() => result,

@@ -18,6 +18,7 @@ use utoipa::openapi::OpenApi as Schema;
         (name = "artifacts", description = "The bytes that are deployed, by digest"),
         (name = "tenants", description = "Named applications and their revisions"),
         (name = "namespaces", description = "Groups of tenants, each within one quota"),
+        (name = "audit", description = "Who changed or read what through this API"),
         (name = "secrets", description = "Values that tenants are granted by name"),
     ),
     paths(
@@ -25,9 +26,11 @@ use utoipa::openapi::OpenApi as Schema;
         super::system::readyz,
         super::system::host,
         super::upgrade::upgrade,
+        super::metrics::metrics,
         schema,
         super::artifacts::look,
         super::artifacts::upload,
+        super::activity::activity,
         super::tenants::list,
         super::tenants::deploy,
         super::tenants::inspect,
@@ -44,6 +47,9 @@ use utoipa::openapi::OpenApi as Schema;
         super::namespaces::set,
         super::namespaces::inspect,
         super::namespaces::remove,
+        super::usage::usage,
+        super::audit::list,
+        super::audit::verify,
     )
 )]
 struct Api;

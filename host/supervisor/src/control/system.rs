@@ -14,6 +14,7 @@ impl App {
         HostInfo {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
+            metrics: self.metrics_listen.map(|at| at.to_string()),
             listen: self.deployer.listen.to_string(),
             data: self.data.to_string_lossy().into_owned(),
             started_at: self.started_at.clone(),

@@ -1,13 +1,14 @@
 //! Tenants: deploy, list, inspect, roll back, remove.
 
 use super::App;
+use super::audit::Note;
 use super::body::{Asked, Named, Sent};
 use super::error::ApiError;
 use crate::deploy::Draft;
 use crate::registry::Tenant;
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use insula_model::api::{
     DeployRequest, DeployResponse, ErrorBody, RevisionInfo, RollbackRequest, TenantDetail,
     TenantSummary,
@@ -90,10 +91,15 @@ pub(super) async fn list(
 pub(super) async fn deploy(
     State(app): State<Arc<App>>,
     Named(name): Named<TenantName>,
+    Extension(note): Extension<Arc<Note>>,
     Sent(request): Sent<DeployRequest>,
 ) -> Result<Json<DeployResponse>, ApiError> {
-    let deployer = Arc::clone(&app.deployer);
-    Ok(Json(deployer.deploy(Draft { name, request }).await?))
+    note.artifact(request.artifact);
+    let deployed = Arc::clone(&app.deployer).deploy(Draft { name, request }).await;
+    app.metrics.events.deployed(deployed.as_ref().ok().map(|deployed| deployed.changed));
+    let deployed = deployed?;
+    note.revision(deployed.revision);
+    Ok(Json(deployed))
 }
 
 /// Everything about one tenant.
@@ -194,8 +200,12 @@ pub(super) async fn revisions(
 pub(super) async fn roll_back(
     State(app): State<Arc<App>>,
     Named(name): Named<TenantName>,
+    Extension(note): Extension<Arc<Note>>,
     Sent(request): Sent<RollbackRequest>,
 ) -> Result<Json<DeployResponse>, ApiError> {
-    let deployer = Arc::clone(&app.deployer);
-    Ok(Json(deployer.roll_back(name, request.revision).await?))
+    let deployed = Arc::clone(&app.deployer).roll_back(name, request.revision).await;
+    app.metrics.events.deployed(deployed.as_ref().ok().map(|deployed| deployed.changed));
+    let deployed = deployed?;
+    note.revision(deployed.revision);
+    Ok(Json(deployed))
 }

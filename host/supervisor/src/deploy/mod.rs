@@ -28,6 +28,7 @@ use crate::logs::Logs;
 use crate::processes::Workers;
 use crate::registry::{Registry, Tenant};
 use crate::state::{NewRevision, State};
+use crate::usage::Usage;
 use insula_model::api::{DeployRequest, DeployResponse, GuestKind};
 use insula_model::manifest::Resolved as Plan;
 use insula_model::{Ceilings, CodeId, Digest, Grants, Manifest, Route, TenantName};
@@ -51,6 +52,7 @@ pub(crate) struct Deployer {
     pub(crate) registry: Arc<Registry>,
     pub(crate) workers: Workers,
     pub(crate) jobs: Arc<Board>,
+    pub(crate) usage: Usage,
     pub(crate) logs: Logs,
     pub(crate) ceilings: Ceilings,
     pub(crate) mount_rules: MountRules,

@@ -110,6 +110,7 @@ impl Deployer {
         if let Some(tenant) = self.registry.remove(&name) {
             let slot = tenant.entry.slot;
             self.jobs.remove(slot, &name);
+            self.usage.leaving(slot, &name, &tenant.namespace).await;
             self.workers.publish(Vec::new(), vec![slot]).await?;
             self.quarantine(slot);
         }
@@ -155,7 +156,7 @@ impl Deployer {
     /// until then they count in its slot: a new owner would inherit them.
     fn quarantine(&self, slot: u32) {
         let (workers, registry) = (self.workers.clone(), Arc::clone(&self.registry));
-        let jobs = Arc::clone(&self.jobs);
+        let (jobs, usage) = (Arc::clone(&self.jobs), self.usage.clone());
         tokio::spawn(async move {
             // Ends with the longest deadline a manifest may have, or with the worker.
             // Instances may outlast their requests by a slice.
@@ -167,6 +168,7 @@ impl Deployer {
                 }
                 tokio::time::sleep(SLOT_RECHECK).await;
             }
+            usage.left(slot).await;
             workers.clear_slot(slot);
             registry.free(slot);
         });

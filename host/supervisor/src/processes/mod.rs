@@ -31,6 +31,7 @@ pub(crate) use old::{HandedWorker, OldWorker, OldWorkers, Process};
 use crate::clock;
 use crate::jobs::{Board, Place};
 use crate::logs::Logs;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::sync::lock;
 use bytes::Bytes;
@@ -43,6 +44,7 @@ use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
 use insula_model::breaker::BreakerState;
+use insula_model::usage::Used;
 use insula_model::wire::{TenantEntry, ToWorker};
 use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
@@ -87,6 +89,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) listener: TcpListener,
     /// The shared table; it says how many workers there are.
     pub(crate) table: Arc<Table>,
+    /// Knows which figures are to be kept when a slot is cleared.
+    pub(crate) metrics: Arc<Metrics>,
     /// The log filter.
     pub(crate) log: String,
     /// Directory of compiled code.
@@ -110,6 +114,7 @@ struct Inner {
     tenants_dir: String,
     outbound_ca: String,
     table: Arc<Table>,
+    metrics: Arc<Metrics>,
     registry: Arc<Registry>,
     jobs: Arc<Board>,
     logs: Logs,
@@ -195,6 +200,7 @@ impl Workers {
             retiring: watch::Sender::new(0),
             handed: Mutex::default(),
             table: Arc::clone(&setup.table),
+            metrics: setup.metrics,
             inheritance: spawn::Inheritance {
                 listener: setup.listener,
                 table: setup.table,
@@ -295,10 +301,10 @@ impl Workers {
 
     /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
     pub(crate) fn clear_slot(&self, slot: u32) {
-        self.0.table.clear_slot(slot);
         if let Some(before) = self.0.old_table() {
             before.clear_slot(slot);
         }
+        self.0.metrics.clear_slot(slot);
     }
 
     /// What a tenant has done, over all workers.
@@ -306,9 +312,20 @@ impl Workers {
         self.0.table.counters(slot)
     }
 
+    /// The slots of all tenants that had a request.
+    pub(crate) fn active(&self) -> Vec<u32> {
+        self.0.table.active().collect()
+    }
+
     /// How long a tenant's requests took since the host started.
     pub(crate) fn latency(&self, slot: u32) -> Latency {
         self.0.table.latency(slot)
+    }
+
+    /// Everything that a tenant has used, over all workers.
+    pub(crate) fn used(&self, slot: u32) -> Used {
+        self.0.catch_up_slot(slot);
+        self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
     }
 
     /// What a tenant's circuit breaker says.

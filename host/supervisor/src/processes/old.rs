@@ -20,6 +20,7 @@ use insula_ipc::channel::encode;
 use insula_ipc::table::Table;
 use insula_model::api::{WorkerInfo, WorkerState};
 use insula_model::wire::ToWorker;
+use insula_sandbox::epoch::monotonic_ns;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -177,10 +178,17 @@ impl Inner {
         }
     }
 
-    /// Adds what old workers have counted to what is counted now.
+    /// Adds what old workers have counted of one tenant to what is counted now.
+    pub(super) fn catch_up_slot(&self, slot: u32) {
+        if let Some(before) = self.old_table() {
+            self.table.catch_up_slot(&before, slot, monotonic_ns());
+        }
+    }
+
+    /// The same of all.
     fn catch_up(&self) {
         if let Some(before) = self.old_table() {
-            self.table.catch_up(&before);
+            self.table.catch_up(&before, monotonic_ns());
         }
     }
 }
@@ -205,6 +213,10 @@ async fn retire(inner: Arc<Inner>, worker: OldWorker, speaks: bool, within_ms: u
     if let Err(error) = until_it_ends(&inner, worker, speaks, within_ms).await {
         tracing::error!(worker = index, pid, %error, "a worker from before the upgrade is lost");
     }
+    if let Some(before) = inner.old_table() {
+        before.settle(index, monotonic_ns());
+    }
+    inner.catch_up();
     inner.runs_lost(life, true);
     lock(&inner.old).seats.remove(&life);
     let mut left = 0;

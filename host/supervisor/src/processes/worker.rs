@@ -9,6 +9,7 @@ use bytes::Bytes;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_model::api::WorkerState;
 use insula_model::wire::{ToWorker, WorkerConfig};
+use insula_sandbox::epoch::monotonic_ns;
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
@@ -65,7 +66,7 @@ pub(super) async fn keep(inner: Arc<Inner>, index: u32) {
             seat.pid = None;
             seat.serving_since.take().map(|since| since.elapsed())
         });
-        let slot = inner.table.bury(index);
+        let slot = inner.table.bury(index, monotonic_ns());
         let life = inner.seat(index, |seat| seat.life).unwrap_or_default();
         inner.runs_lost(life, *phase.borrow() != Phase::Running);
         if *phase.borrow() != Phase::Running {
@@ -184,7 +185,7 @@ async fn hand_over(
         }
         None => {
             let _ = child.kill().await;
-            inner.table.bury(index);
+            inner.table.bury(index, monotonic_ns());
             inner.runs_lost(life, false);
         }
     }

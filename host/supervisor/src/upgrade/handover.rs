@@ -4,6 +4,7 @@
 use super::Origin;
 use super::guard::Guard;
 use crate::jobs::HandedJobs;
+use crate::usage::Billed;
 use insula_ipc::fds::{InheritError, keep_open, take};
 use insula_model::api::UpgradeInfo;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -22,8 +23,9 @@ pub const HANDOVER_VARIABLE: &str = "INSULA_HANDOVER";
 /// The form of the message. Fields may be added as long as a reader can do without; anything else is another
 /// form, and a version that does not know it says so when it is tried.
 pub(super) const FORMAT: u32 = 1;
-/// The longest message that is read, in bytes: a run of a job takes a few hundred.
-const MESSAGE_BYTES_MAX: u64 = 64 << 20;
+/// The longest message that is read, in bytes: a run of a job takes a few hundred, and so do the figures of a
+/// tenant.
+const MESSAGE_BYTES_MAX: u64 = 128 << 20;
 
 /// Why a host could not be handed over, or gone on with.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +78,8 @@ pub(super) struct Message {
     pub(super) lives: u64,
     pub(super) workers: Vec<Worker>,
     pub(super) jobs: HandedJobs,
+    /// What was written of the usage of tenants.
+    pub(super) billed: Vec<Billed>,
     pub(super) upgrade: UpgradeInfo,
     /// A copy of the state database from before, if the new version changes it.
     pub(super) copy: Option<PathBuf>,

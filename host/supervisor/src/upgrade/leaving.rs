@@ -59,6 +59,8 @@ impl Host {
             tracing::error!(%error, "the ends of some runs could not be recorded");
         }
         self.writing.close(&deployer.logs).await;
+        deployer.usage.close().await;
+        self.app.audit.close().await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
         }
@@ -101,6 +103,7 @@ impl Host {
             lives: deployer.workers.lives(),
             workers: workers.iter().map(old).collect(),
             jobs: deployer.jobs.handed(),
+            billed: deployer.usage.billed().await,
             upgrade,
             copy,
             guard: None,

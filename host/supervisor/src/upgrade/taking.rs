@@ -6,6 +6,7 @@ use crate::data::{DataDir, control_socket};
 use crate::jobs::HandedJobs;
 use crate::processes::{OldWorker, OldWorkers};
 use crate::serve::{Host, HostConfig, ServeError};
+use crate::usage::Billed;
 use insula_ipc::table::Table;
 use insula_model::TenantName;
 use insula_model::api::UpgradeInfo;
@@ -26,6 +27,8 @@ pub(crate) struct Before {
     pub(crate) started_at: String,
     pub(crate) lives: u64,
     pub(crate) jobs: HandedJobs,
+    /// What was written of the usage of its tenants.
+    pub(crate) billed: Vec<Billed>,
     /// Whether the old workers speak this version of the protocol.
     pub(crate) speaks: bool,
     pub(crate) upgrade: UpgradeInfo,
@@ -90,10 +93,11 @@ async fn start(
         started_at: message.started_at.clone(),
         lives: message.lives,
         jobs: message.jobs.clone(),
+        billed: message.billed.clone(),
         speaks,
         upgrade: message.upgrade.clone(),
     };
-    let host = Host::start(config, data.path(), listener, socket, Some(before)).await?;
+    let host = Host::start(config, &data, listener, socket, Some(before)).await?;
     let old = message.workers.iter().map(|worker| {
         Ok(OldWorker {
             index: worker.index,
