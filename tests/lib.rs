@@ -13,6 +13,8 @@ pub mod api;
 pub mod binary;
 #[path = "harness/cli.rs"]
 pub mod cli;
+#[path = "harness/disk.rs"]
+pub mod disk;
 #[path = "harness/faults.rs"]
 pub mod faults;
 #[path = "harness/h2.rs"]

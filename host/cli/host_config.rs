@@ -38,7 +38,7 @@ const SECRETS_KEY_VARIABLE: &str = "INSULA_SECRETS_KEY";
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 /// What was written on the command line or in variables; nothing filled in.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Host")]
 pub(crate) struct HostFlags {
     /// Address and port that tenants are served on [default: 127.0.0.1:8080]
@@ -166,6 +166,11 @@ fn read_ca(path: &Path) -> Result<String, String> {
 }
 
 impl HostFlags {
+    /// The same as if no file had been named, of configuration or with a key.
+    pub(crate) fn without_file(self) -> Self {
+        Self { config: None, secrets_key: None, ..self }
+    }
+
     /// Flag over variable over file over default, and all of it checked. The log's default is the
     /// verb's.
     pub(crate) fn resolve(self, log_default: &str) -> Result<HostConfig> {

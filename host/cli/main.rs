@@ -17,6 +17,7 @@ mod client_errors;
 mod completions;
 mod deploy;
 mod dev;
+mod doctor;
 mod failure;
 mod grant_flags;
 mod granted;
@@ -104,6 +105,7 @@ enum Verb {
     Audit(audit::Args),
     Run(run::Args),
     Validate(validate::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
     Openapi(openapi::Args),
     Completions(completions::Args),
@@ -162,6 +164,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Audit(args) => audit::run(args).await?,
         Verb::Run(args) => return Ok(run::run(args).await),
         Verb::Validate(args) => return validate::run(&args),
+        Verb::Doctor(args) => return doctor::run(args).await,
         Verb::Bench(args) => return bench::run(args).await,
         Verb::Openapi(args) => openapi::run(args).await?,
         Verb::Completions(args) => completions::run(&args)?,

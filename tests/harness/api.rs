@@ -3,8 +3,8 @@
 use crate::wait::{PATIENCE, eventually};
 use crate::{Answer, Connection, Host};
 use insula_model::api::{
-    Counters, DeployResponse, HostInfo, LogRecord, LogStream, TenantDetail, TenantSummary,
-    WorkerInfo, WorkerState,
+    Counters, DeployResponse, HostInfo, LogRecord, LogStream, RevisionInfo, TenantDetail,
+    TenantSummary, WorkerInfo, WorkerState,
 };
 use serde_json::{Value, json};
 use std::os::unix::net::UnixStream;
@@ -26,6 +26,16 @@ impl Host {
         stream.set_read_timeout(Some(PATIENCE)).expect("socket");
         let json = [("content-type", "application/json"), ("connection", "close")];
         Connection::over(stream).ask(method, "insula", path, &json, body)
+    }
+
+    /// One exchange with the control API; none if the host goes away before it has answered.
+    pub fn try_api(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, Value)> {
+        let stream = UnixStream::connect(self.data().join("control.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).expect("socket");
+        let json = [("content-type", "application/json"), ("connection", "close")];
+        let answer = Connection::over(stream).try_ask(method, "insula", path, &json, Some(body));
+        let answer = answer.ok().filter(|answer| answer.whole)?;
+        Some((answer.status(), serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
     }
 
     #[track_caller]
@@ -79,6 +89,12 @@ impl Host {
     #[track_caller]
     pub fn counters(&self, name: &str) -> Counters {
         self.tenant(name).summary.counters
+    }
+
+    /// The revisions of a tenant, newest first.
+    #[track_caller]
+    pub fn revisions(&self, name: &str) -> Vec<RevisionInfo> {
+        self.read(&format!("/v1/tenants/{name}/revisions"))
     }
 
     /// Deploys an artifact that the host has already.

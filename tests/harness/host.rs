@@ -1,5 +1,6 @@
 //! A host of a test's own.
 
+use crate::disk::{Disk, Kind};
 use crate::process::Server;
 use crate::wait::{eventually, within};
 use crate::{Answer, Connection, Output, binary, cli, repo};
@@ -24,7 +25,7 @@ pub struct Setup {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     config: Option<String>,
-    disk_bytes: Option<u64>,
+    disk: Option<(Kind, u64)>,
     program: Option<Vec<OsString>>,
 }
 
@@ -36,7 +37,7 @@ impl Default for Setup {
             args: Vec::new(),
             env: Vec::new(),
             config: None,
-            disk_bytes: None,
+            disk: None,
             program: None,
         }
     }
@@ -86,8 +87,13 @@ impl Setup {
 
     /// With the data directory on a disk of its own, of this size. Needs a kernel that lets users
     /// mount; see [`can_mount`].
-    pub fn disk(mut self, bytes: u64) -> Self {
-        self.disk_bytes = Some(bytes);
+    pub fn disk(self, bytes: u64) -> Self {
+        self.disk_of(Kind::Tmpfs, bytes)
+    }
+
+    /// The same, with a disk of this kind. Starting fails where it cannot be had.
+    pub fn disk_of(mut self, kind: Kind, bytes: u64) -> Self {
+        self.disk = Some((kind, bytes));
         self
     }
 
@@ -99,8 +105,12 @@ impl Setup {
 
     /// The command that starts a host on `home/data`.
     pub fn command(&self, home: &Path) -> Command {
+        self.command_on(None, home)
+    }
+
+    fn command_on(&self, disk: Option<&Disk>, home: &Path) -> Command {
         let data = home.join("data");
-        let mut command = match self.disk_bytes {
+        let mut command = match disk {
             None => match &self.program {
                 None => cli::insula(home),
                 Some(words) => {
@@ -110,9 +120,8 @@ impl Setup {
                     command
                 }
             },
-            Some(bytes) => {
-                fs::create_dir_all(&data).expect("data");
-                let mut command = unshared(bytes, &data);
+            Some(disk) => {
+                let mut command = disk.enter();
                 command.arg(binary::insula());
                 cli::surroundings(&mut command, home);
                 command
@@ -137,31 +146,29 @@ impl Setup {
         // Built first: whoever interrupts the build leaves no directory behind.
         binary::insula();
         let dir = tempfile::Builder::new().prefix("insula-test-").tempdir().expect("directory");
-        let server = launch(&self, dir.path());
-        let mut host = Host { server, addr: ([0, 0, 0, 0], 0).into(), dir, setup: self };
+        let disk = self.disk.map(|(kind, bytes)| {
+            let data = dir.path().join("data");
+            fs::create_dir_all(&data).expect("data");
+            Disk::mount(kind, bytes, &data).expect("a disk of its own")
+        });
+        let server = launch(&self, disk.as_ref(), dir.path());
+        let mut host = Host { server, addr: ([0, 0, 0, 0], 0).into(), disk, dir, setup: self };
         host.ready();
         host
     }
 }
 
-/// A command, to be completed, that runs with a small disk of its own mounted on `dir`.
-fn unshared(disk_bytes: u64, dir: &Path) -> Command {
-    let mut command = Command::new("unshare");
-    let script = r#"mount -t tmpfs -o "size=$1,mode=700" tmpfs "$2" && shift 2 && exec "$@""#;
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
-    command.arg(disk_bytes.to_string()).arg(dir);
-    command
-}
-
 /// Whether hosts can have a disk of their own here: some containers forbid it.
-pub fn can_mount() -> bool {
+pub fn can_mount(kind: Kind) -> bool {
     let dir = tempfile::tempdir().expect("directory");
-    unshared(1 << 20, dir.path()).arg("true").status().is_ok_and(|status| status.success())
+    let data = dir.path().join("data");
+    fs::create_dir(&data).expect("data");
+    Disk::mount(kind, 32 << 20, &data).is_some()
 }
 
-fn launch(setup: &Setup, home: &Path) -> Server {
+fn launch(setup: &Setup, disk: Option<&Disk>, home: &Path) -> Server {
     let log = File::options().create(true).append(true).open(home.join("host.log"));
-    Server::start(setup.command(home).stderr(log.expect("host.log")), home)
+    Server::start(setup.command_on(disk, home).stderr(log.expect("host.log")), home)
 }
 
 /// A running host, and its client.
@@ -169,6 +176,8 @@ fn launch(setup: &Setup, home: &Path) -> Server {
 pub struct Host {
     server: Server,
     addr: SocketAddr,
+    /// Before its directory: what is mounted there cannot be removed.
+    disk: Option<Disk>,
     dir: TempDir,
     setup: Setup,
 }
@@ -217,14 +226,13 @@ impl Host {
 
     /// The data directory, as it is seen from here.
     pub fn data(&self) -> PathBuf {
-        let data = self.dir.path().join("data");
-        match self.setup.disk_bytes {
-            None => data,
-            Some(_) => {
-                let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
-                root.join(data.strip_prefix("/").expect("absolute"))
-            }
-        }
+        self.disk.as_ref().map_or_else(|| self.dir.path().join("data"), Disk::path)
+    }
+
+    /// The disk of its own.
+    #[track_caller]
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a host with a disk of its own")
     }
 
     /// What the host has logged on standard error.
@@ -314,6 +322,15 @@ impl Host {
         self.server.kill();
     }
 
+    /// SIGKILL for the supervisor, its workers and its compilers, as when the machine loses power; only
+    /// the kernel lives on. May be called while others still use the host.
+    pub fn kill_everything(&self) {
+        let children = crate::process::children(self.pid());
+        for pid in [self.pid()].into_iter().chain(children) {
+            crate::process::signal(pid, rustix::process::Signal::KILL);
+        }
+    }
+
     /// Has the next start listen here.
     pub fn relisten(&mut self, listen: &str) {
         self.setup.listen = Some(listen.to_owned());
@@ -323,8 +340,18 @@ impl Host {
     #[track_caller]
     pub fn restart(&mut self) {
         assert!(!self.server.is_running(), "the host still runs");
-        self.server = launch(&self.setup, self.dir.path());
+        self.server = launch(&self.setup, self.disk.as_ref(), self.dir.path());
         self.ready();
+    }
+
+    /// Tries to start a host again that must not start; what it says, once it has given up.
+    #[track_caller]
+    pub fn refuses_to_start(&mut self) -> Output {
+        assert!(!self.server.is_running(), "the host still runs");
+        let mut command = self.setup.command_on(self.disk.as_ref(), self.dir.path());
+        let output = cli::finish(&mut command, b"");
+        assert!(output.code.is_some_and(|code| code != 0), "it ended well: {output:?}");
+        output
     }
 }
 

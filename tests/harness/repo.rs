@@ -49,6 +49,19 @@ pub fn untested(test: &str, mend: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes());
 }
 
+/// libfaketime, which gives a process a wall clock of its own: where distributions put it, or where
+/// `INSULA_LIBFAKETIME` says. Says that `test` does not run if it is not there.
+pub fn faketime(test: &str) -> Option<PathBuf> {
+    let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
+    let named = std::env::var_os("INSULA_LIBFAKETIME").map(PathBuf::from);
+    let usual = places.map(|place| Path::new(place).join("faketime/libfaketime.so.1"));
+    let found = named.into_iter().chain(usual).find(|path| path.is_file());
+    if found.is_none() {
+        untested(test, "apt-get install faketime");
+    }
+    found
+}
+
 /// Where `guests/build.sh` keeps the tools of the large guests.
 pub fn guest_cache() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).map(PathBuf::from);

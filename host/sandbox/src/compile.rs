@@ -9,10 +9,11 @@ use crate::code::{Pre, flavour};
 use crate::engine::{Flavour, checking};
 use crate::preamble::{BUILD_HINT, Layer};
 use crate::{bulk, exports, linker, preamble, preview1};
-use insula_model::Metering;
 use insula_model::api::GuestKind;
+use insula_model::{Digest, Metering};
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub enum Report {
         /// What the artifact is.
         kind: GuestKind,
     },
+    /// The bytes are not those that the artifact is named by.
+    Damaged,
     /// The artifact cannot be served.
     Refused {
         /// The cause.
@@ -42,13 +45,14 @@ pub enum Report {
     },
 }
 
-/// The `__compile` role: `INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING`.
+/// The `__compile` role: `INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING SHA256`.
 pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let number = |at: usize| args.get(at)?.to_str()?.parse::<u64>().ok();
     let metering = args.get(4).and_then(|word| word.to_str()?.parse::<Metering>().ok());
-    let (Some(input), Some(output), Some(memory), Some(cpu), Some(metering)) =
-        (args.first(), args.get(1), number(2), number(3), metering)
+    let digest = args.get(5).and_then(|hex| format!("sha256:{}", hex.to_str()?).parse().ok());
+    let (Some(input), Some(output), Some(memory), Some(cpu), Some(metering), Some(digest)) =
+        (args.first(), args.get(1), number(2), number(3), metering, digest)
     else {
         return usage();
     };
@@ -60,16 +64,19 @@ pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(bytes) => bytes,
         Err(error) => return failed(&format!("{}: {error}", input.display())),
     };
-    let report = match compile(&bytes, metering) {
-        Ok((kind, code)) => match write(&output, &code) {
+    // The very bytes that are compiled: what the disk has changed since the upload is nobody's program.
+    let is_whole = Digest(Sha256::digest(&bytes).into()) == digest;
+    let report = match is_whole.then(|| compile(&bytes, metering)) {
+        None => Report::Damaged,
+        Some(Ok((kind, code))) => match write(&output, &code) {
             Ok(()) => Report::Compiled { kind },
             Err(error) => return failed(&format!("{}: {error}", output.display())),
         },
         // The engine's own reservations hit the limit on memory: the parent knows those words.
-        Err(Refusal { message, .. }) if message.contains("Cannot allocate memory") => {
+        Some(Err(Refusal { message, .. })) if message.contains("Cannot allocate memory") => {
             return failed(&message);
         }
-        Err(Refusal { message, hint }) => Report::Refused { message, hint },
+        Some(Err(Refusal { message, hint })) => Report::Refused { message, hint },
     };
     match serde_json::to_string(&report) {
         Ok(line) => {
@@ -81,7 +88,7 @@ pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    failed("usage: __compile INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING")
+    failed("usage: __compile INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING SHA256")
 }
 
 fn failed(message: &str) -> ExitCode {

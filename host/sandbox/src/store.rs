@@ -28,6 +28,9 @@ const FILE_CLOCK_STEP_MAX: Duration = Duration::from_millis(20);
 /// Between two looks at that clock.
 const FILE_CLOCK_CHECK: Duration = Duration::from_micros(500);
 
+/// Bytes of an artifact that are read and hashed at a time.
+const HASHED_AT_ONCE_BYTES: usize = 256 << 10;
+
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -106,14 +109,28 @@ impl ArtifactStore {
         self.0.artifacts.join(format!("{}.wasm", digest.hex()))
     }
 
-    /// Whether an artifact was uploaded.
+    /// Whether an artifact was uploaded. None is empty: such a file is what a broken disk has left.
     pub fn has_artifact(&self, digest: &Digest) -> bool {
-        self.artifact_path(digest).is_file()
+        fs::metadata(self.artifact_path(digest)).is_ok_and(|meta| meta.is_file() && meta.len() > 0)
+    }
+
+    /// Whether an artifact's bytes are those that it is named by. Reads all of them.
+    pub fn artifact_is_whole(&self, digest: &Digest) -> io::Result<bool> {
+        is_whole(&self.artifact_path(digest), digest)
+    }
+
+    /// Removes an artifact whose bytes are damaged, so that it counts as missing. Its code stays: that
+    /// was made of the right ones.
+    pub fn remove_damaged(&self, digest: &Digest) {
+        // Uploaded anew in the meantime: then it is the right one.
+        if !self.artifact_is_whole(digest).unwrap_or(true) {
+            let _ = fs::remove_file(self.artifact_path(digest));
+        }
     }
 
     /// Its size in bytes.
     pub fn artifact_bytes(&self, digest: &Digest) -> Option<u64> {
-        fs::metadata(self.artifact_path(digest)).ok().map(|meta| meta.len())
+        fs::metadata(self.artifact_path(digest)).ok().map(|meta| meta.len()).filter(|len| *len > 0)
     }
 
     fn temporary(&self, dir: &Path) -> PathBuf {
@@ -227,6 +244,19 @@ impl ArtifactStore {
     }
 }
 
+/// Whether a file has this digest. Reads all of it.
+pub fn is_whole(path: &Path, digest: &Digest) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; HASHED_AT_ONCE_BYTES];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(Digest(hasher.finalize().into()) == *digest),
+            count => hasher.update(&chunk[..count]),
+        }
+    }
+}
+
 /// An upload in progress.
 pub struct Upload {
     store: ArtifactStore,
@@ -249,7 +279,10 @@ impl Upload {
         if actual != *expected {
             return Err(StoreError::DigestMismatch { expected: *expected, actual });
         }
-        if self.store.has_artifact(expected) {
+        // What is there may have been damaged since: then these bytes take its place.
+        if self.store.has_artifact(expected)
+            && self.store.artifact_is_whole(expected).unwrap_or(false)
+        {
             return Ok(false);
         }
         self.file.sync_all().map_err(failed(&self.path))?;

@@ -62,6 +62,9 @@ pub enum CompileError {
         "compiling took more than {0} of memory; split the component or have the operator raise `compiler.memory`"
     )]
     Memory(insula_model::ByteSize),
+    /// Somebody ended the compiler: the kernel for want of memory, most likely.
+    #[error("the compiler was killed before it was done")]
+    Killed,
     /// The compiler broke down over it.
     #[error("the compiler broke down over this artifact ({0}); the host's log has its last words")]
     Crashed(String),
@@ -71,6 +74,9 @@ pub enum CompileError {
     /// No such artifact.
     #[error("artifact {0} is not in the store")]
     NoArtifact(Digest),
+    /// Its bytes are not those that were uploaded. They are gone now, so that a deploy brings them anew.
+    #[error("artifact {0} was damaged on disk, and has been removed")]
+    Damaged(Digest),
     /// The compiled code could not be kept.
     #[error("compiled code could not be stored: {0}")]
     Store(Arc<StoreError>),
@@ -108,7 +114,16 @@ pub async fn compile(
     }
     let started = Instant::now();
     let output = Output(store.code_tmp());
-    let kind = run_child(&store.artifact_path(&code.artifact), &output.0, limits, &code).await?;
+    let kind = match run_child(&store.artifact_path(&code.artifact), &output.0, limits, &code).await
+    {
+        Err(error @ CompileError::Damaged(artifact)) => {
+            tracing::error!(%artifact, "damaged on disk, and removed; look after the disk");
+            let removing = store.clone();
+            blocking(move || removing.remove_damaged(&artifact)).await?;
+            return Err(error);
+        }
+        other => other?,
+    };
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let sealing = store.clone();
     let bytes = blocking(move || sealing.seal(&code, kind, &output.0))
@@ -144,6 +159,7 @@ async fn run_child(
     code: &CodeId,
 ) -> Result<GuestKind, CompileError> {
     let start = |error| CompileError::Start(Arc::new(error));
+    let started = Instant::now();
     let mut child = Command::new("/proc/self/exe")
         .arg0("insula")
         .arg("__compile")
@@ -151,6 +167,7 @@ async fn run_child(
         .arg(limits.memory.0.to_string())
         .arg(limits.cpu.0.div_ceil(1_000).to_string())
         .arg(code.metering.as_str())
+        .arg(code.artifact.hex())
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -177,7 +194,14 @@ async fn run_child(
     if !words.trim().is_empty() {
         tracing::warn!(%code, stderr = words.trim(), "the compiler had something to say");
     }
-    verdict(status.map_err(start)?, &report, &words, output, limits)
+    // It has threads, and so at most this much CPU time.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpu = started.elapsed().saturating_mul(u32::try_from(cores).unwrap_or(u32::MAX));
+    let within = Duration::from_millis(limits.cpu.0) > cpu;
+    match verdict(status.map_err(start)?, &report, &words, output, limits, code) {
+        Err(CompileError::Cpu(_)) if within => Err(CompileError::Killed),
+        other => other,
+    }
 }
 
 /// Kills a compiler and waits until it is reaped, but not for ever.
@@ -195,10 +219,12 @@ fn verdict(
     words: &str,
     output: &Path,
     limits: &CompilerLimits,
+    code: &CodeId,
 ) -> Result<GuestKind, CompileError> {
     if status.success() {
         return match serde_json::from_slice(report) {
             Ok(Report::Compiled { kind }) => Ok(kind),
+            Ok(Report::Damaged) => Err(CompileError::Damaged(code.artifact)),
             Ok(Report::Refused { message, hint }) => Err(CompileError::Refused { message, hint }),
             Err(error) => Err(CompileError::Crashed(format!("unreadable report: {error}"))),
         };
@@ -216,8 +242,8 @@ fn verdict(
         _ if out_of_memory.iter().any(|said| words.contains(said)) => {
             Err(CompileError::Memory(limits.memory))
         }
-        // Nobody here kills a compiler but the wall clock above: this is the hard CPU limit, or the
-        // kernel short of memory.
+        // Nobody here kills a compiler but the wall clock above: this is the hard CPU limit, unless
+        // there was no time for that (see the caller).
         Some(rustix::process::Signal::KILL) => Err(CompileError::Cpu(limits.cpu)),
         _ => Err(CompileError::Crashed(status.to_string())),
     }

@@ -2,16 +2,25 @@
 //!
 //! Owns the lock file for as long as the host runs. One host per directory: the lock is the kernel's
 //! (`flock`), so it ends with the process, however that ends. The file holds the owner's process id
-//! and is emptied by a clean end, which is how the next start knows whether there was one.
+//! and is blanked by a clean end, which is how the next start knows whether there was one. It is written
+//! in place and never shortened, so that a full disk has room for it.
 
 use rustix::fs::FlockOperation;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The longest content of a lock file that is read, in bytes: a process id.
 const LOCK_BYTES_MAX: u64 = 32;
+/// What a clean end leaves in it: as long as the longest process id, and a line end.
+const BLANK: &str = "           ";
+/// How long a look at the lock takes at most, on any machine.
+const LOOK_MAX: Duration = Duration::from_millis(20);
+/// Bytes that are kept in reserve, so that a host can start on a full disk: SQLite's log and its index,
+/// and a change or two.
+const RESERVE_BYTES: usize = 256 << 10;
 /// Files whose presence shows that a directory is a host's, so that its mode may be set.
 const OURS: [&str; 4] = ["lock", "state.db", "host.key", "artifacts"];
 
@@ -76,7 +85,8 @@ pub fn control_socket(data: &Path) -> PathBuf {
 pub(crate) struct DataDir {
     path: PathBuf,
     lock: File,
-    unclean: bool,
+    /// Whose id the lock file held: that of a host that ended without saying so.
+    before: Option<u32>,
 }
 
 impl DataDir {
@@ -92,14 +102,20 @@ impl DataDir {
         close_to_others(path)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut lock = options.open(path.join("lock")).map_err(io)?;
+        let lock = options.open(path.join("lock")).map_err(io)?;
         let mut written = String::new();
         let holder = |lock: &File, written: &mut String| {
             // Unreadable content is only a worse message, not a reason to fail.
             let _ = lock.take(LOCK_BYTES_MAX).read_to_string(written);
             written.trim().parse::<u32>().ok()
         };
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        let taken = || rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        let locked = taken().or_else(|_| {
+            // Whoever only looks ([`holder`]) has it for an instant.
+            std::thread::sleep(LOOK_MAX);
+            taken()
+        });
+        match locked {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let pid = holder(&lock, &mut written).unwrap_or(0);
@@ -107,11 +123,9 @@ impl DataDir {
             }
             Err(errno) => return Err(io(errno.into())),
         }
-        let unclean = holder(&lock, &mut written).is_some();
-        lock.set_len(0).map_err(io)?;
-        lock.rewind().map_err(io)?;
-        writeln!(lock, "{}", std::process::id()).map_err(io)?;
-        Ok(Self { path: path.clone(), lock, unclean })
+        let before = holder(&lock, &mut written);
+        lock.write_all_at(padded(std::process::id()).as_bytes(), 0).map_err(io)?;
+        Ok(Self { path: path.clone(), lock, before })
     }
 
     /// The directory of a host that is upgraded, with its lock, which goes with the open file. Fails if
@@ -124,7 +138,9 @@ impl DataDir {
         if (held.dev(), held.ino()) != (named.dev(), named.ino()) {
             return Err(DataError::Moved { dir: path.clone() });
         }
-        Ok(Self { path: path.clone(), lock, unclean: false })
+        // The same as before, unless another process had to take over.
+        lock.write_all_at(padded(std::process::id()).as_bytes(), 0).map_err(io)?;
+        Ok(Self { path: path.clone(), lock, before: None })
     }
 
     /// The lock, for the host that comes after.
@@ -139,15 +155,91 @@ impl DataDir {
 
     /// Whether the host before this one ended without saying so (killed, or the machine failed).
     pub(crate) fn unclean(&self) -> bool {
-        self.unclean
+        self.before.is_some()
+    }
+
+    /// Gives up the lock and leaves everything as it was found, for whoever is not a host.
+    pub(crate) fn unclaim(self) {
+        let before = self.before.map_or_else(|| BLANK.into(), padded);
+        if let Err(error) = self.lock.write_all_at(before.as_bytes(), 0) {
+            tracing::warn!(%error, "the lock file could not be put back");
+        }
     }
 
     /// Notes a clean end and gives up the lock.
     pub(crate) fn release(self) {
-        if let Err(error) = self.lock.set_len(0) {
-            tracing::warn!(%error, "the lock file could not be emptied");
+        if let Err(error) = self.lock.write_all_at(BLANK.as_bytes(), 0) {
+            tracing::warn!(%error, "the lock file could not be blanked");
         }
     }
+}
+
+fn padded(pid: u32) -> String {
+    format!("{pid:<width$}\n", width = BLANK.len())
+}
+
+fn reserve(data: &Path) -> PathBuf {
+    data.join("reserve")
+}
+
+/// Sets some space aside for a start on a full disk; whether it is there. Blocks.
+pub(crate) fn keep_reserve(data: &Path) -> bool {
+    let path = reserve(data);
+    if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == RESERVE_BYTES as u64) {
+        return true;
+    }
+    let kept = fs::write(&path, vec![0; RESERVE_BYTES]);
+    if kept.is_err() {
+        // What is left is for others.
+        let _ = fs::remove_file(&path);
+    }
+    kept.is_ok()
+}
+
+/// Gives the space back; whether there was any. Blocks.
+pub(crate) fn use_reserve(data: &Path) -> bool {
+    fs::remove_file(reserve(data)).is_ok()
+}
+
+/// Who holds a data directory at this moment: a process id, or 0 if it does not say. None if nobody
+/// does, or if there is no such directory. Changes nothing, and blocks nobody for longer than a look.
+pub fn holder(data: &Path) -> io::Result<Option<u32>> {
+    let lock = match File::open(data.join("lock")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut written = String::new();
+            let _ = (&lock).take(LOCK_BYTES_MAX).read_to_string(&mut written);
+            Ok(Some(written.trim().parse().unwrap_or(0)))
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Puts the last good copy of the state database in its place, while no host runs. The damaged one is
+/// kept under the name that is returned; none if there was none.
+pub fn restore(path: &Path) -> Result<Option<PathBuf>, RestoreError> {
+    let data = DataDir::claim(path)?;
+    let suffix = crate::clock::now().replace(':', "");
+    let kept = crate::state::restore(data.path(), &suffix)?;
+    // The log of what was replaced is not missed by the next start.
+    data.release();
+    Ok(kept)
+}
+
+/// Why the copy was not put back.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The directory is in use, or cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// There is no copy, or it is damaged too.
+    #[error(transparent)]
+    State(#[from] crate::state::StateError),
 }
 
 /// Makes sure that nobody else can look into the directory. Its mode is changed only if it is empty or

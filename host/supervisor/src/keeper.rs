@@ -8,7 +8,7 @@ use crate::state::{State, StateError};
 use crate::sync::lock;
 use insula_model::Digest;
 use insula_sandbox::store::ArtifactStore;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -93,19 +93,22 @@ impl Drop for Pin {
     }
 }
 
-/// Artifacts on disk that have not changed for [`UNDEPLOYED_S_MAX`].
+/// Artifacts that have files on disk which have not changed for [`UNDEPLOYED_S_MAX`].
 fn old_artifacts(store: &ArtifactStore) -> Vec<Digest> {
     let any = store.artifact_path(&Digest([0; 32]));
     let Some(entries) = any.parent().and_then(|dir| std::fs::read_dir(dir).ok()) else {
         return Vec::new();
     };
+    // Of a removal that was killed half-way the code may be left.
+    let code = std::fs::read_dir(store.code_dir()).into_iter().flatten();
     let now = SystemTime::now();
     let old = |path: &Path| {
         let modified = path.metadata().and_then(|metadata| metadata.modified());
         let age = modified.ok().and_then(|at| now.duration_since(at).ok());
         age.is_some_and(|age| age > Duration::from_secs(UNDEPLOYED_S_MAX))
     };
-    entries
+    let digests: HashSet<Digest> = entries
+        .chain(code)
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .filter(|path| old(path))
@@ -113,7 +116,10 @@ fn old_artifacts(store: &ArtifactStore) -> Vec<Digest> {
             let stem = path.file_name()?.to_str()?.split('.').next()?.to_owned();
             let digest: Digest = format!("sha256:{stem}").parse().ok()?;
             // Anything else that lies here is not an artifact, whatever its name starts with.
-            (store.artifact_path(&digest) == path).then_some(digest)
+            let is_ours =
+                store.artifact_path(&digest) == path || path.parent() == Some(store.code_dir());
+            is_ours.then_some(digest)
         })
-        .collect()
+        .collect();
+    digests.into_iter().collect()
 }

@@ -34,14 +34,16 @@ mod processes;
 mod registry;
 mod serve;
 mod state;
+pub mod survey;
 mod sync;
 mod upgrade;
+mod upkeep;
 mod usage;
 mod vault;
 
 pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
-pub use data::{DataError, control_socket};
+pub use data::{DataError, RestoreError, control_socket, holder, restore};
 pub use metrics::MetricsOptions;
 pub use passed::{Passed, PassedError};
 pub use processes::WorkersFailed;

@@ -27,11 +27,11 @@ use crate::notify::Notify;
 use crate::passed::Passed;
 use crate::processes::{WorkerSetup, Workers};
 use crate::registry::Registry;
-use crate::state::State;
+use crate::state::{State, StateError};
 use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};
 use crate::usage;
 use crate::vault::{SecretsKey, Vault};
-use crate::{clock, listen};
+use crate::{clock, data as data_dir, listen, logs, state, upkeep};
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::Table;
 use insula_model::api::{HostInfo, JobRun};
@@ -56,8 +56,6 @@ pub use error::ServeError;
 const TENANTS: &str = "tenants";
 /// Workers' requests for code that wait to be taken up; more wait in their sockets.
 const CODE_NEEDED_MAX: usize = 1_024;
-/// Time between two sweeps of the artifact store, in seconds.
-const SWEEP_S: u64 = 3_600;
 /// How long a shutdown waits for a publish under way, in milliseconds: longer than a stuck worker
 /// holds one up.
 pub(crate) const PUBLISH_MS_MAX: u64 = 15_000;
@@ -313,7 +311,7 @@ impl Host {
             control: None,
             helpers: vec![
                 tokio::spawn(repair(Arc::clone(&deployer), needs)),
-                tokio::spawn(sweep(deployer)),
+                tokio::spawn(upkeep::sweep(deployer)),
             ],
             scheduler: None,
             resting: Some((scheduler, last_runs)),
@@ -340,7 +338,9 @@ impl Host {
                 }
             });
         }
-        self.helpers.push(tokio::spawn(self.app.deployer.usage.clone().run()));
+        let deployer = Arc::clone(&self.app.deployer);
+        self.helpers.push(tokio::spawn(deployer.usage.clone().run()));
+        self.helpers.push(tokio::spawn(upkeep::look_after(deployer, self.app.data.clone())));
         // Not before: a host that goes on from another may still have to give everything back.
         self.helpers.push(tokio::spawn(sweep_engines(Arc::clone(&self.app.deployer))));
         self.helpers.extend(self.app.upgrader.notify().watchdog());
@@ -415,19 +415,40 @@ async fn open(
     go_on: HashSet<(TenantName, u64)>,
 ) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
+        let log = state::database_path(&data).with_extension("db-wal");
+        if unclean && !log.exists() && state::database_path(&data).exists() {
+            tracing::warn!(
+                file = %log.display(),
+                "the last host was killed, and the log of its database is not there: what it \
+                 acknowledged last may be lost; look who removed it"
+            );
+        }
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
-        let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
+        let state = open_state(&data, secrets_key)?;
         let registry = Registry::load(state.load()?);
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
+        logs::forget_all_but(&data, |name| registry.get(name).is_some());
         let last_runs = state.recover_runs(&go_on)?;
         let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
         let used = usage::Opened::open(&data)?;
         Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// Opens the database; on a full disk, with what was kept in reserve for that.
+fn open_state(data: &Path, secrets_key: Option<SecretsKey>) -> Result<State, ServeError> {
+    let vault = || Vault::open(data, secrets_key.clone());
+    match State::open(data, vault()?) {
+        Err(error @ StateError::Full(_)) if data_dir::use_reserve(data) => {
+            tracing::error!(%error, "the disk of the data directory is full; free some space: this host starts with what it kept in reserve, and changes may be refused");
+            Ok(State::open(data, vault()?)?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose
@@ -454,17 +475,5 @@ async fn sweep_engines(deployer: Arc<Deployer>) {
     let swept = tokio::task::spawn_blocking(move || store.sweep_engines()).await;
     if let Err(error) = swept {
         tracing::warn!(%error, "code of other engines is removed by the next start");
-    }
-}
-
-/// Removes artifacts that nobody deployed in time, at start-up and every hour.
-async fn sweep(deployer: Arc<Deployer>) {
-    let mut times = tokio::time::interval(Duration::from_secs(SWEEP_S));
-    loop {
-        times.tick().await;
-        let _alone = deployer.publishing.lock().await;
-        if let Err(error) = deployer.keeper.sweep(&deployer.state).await {
-            tracing::warn!(%error, "artifacts could not be swept; tried again in an hour");
-        }
     }
 }

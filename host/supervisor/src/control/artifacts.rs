@@ -3,7 +3,7 @@
 use super::App;
 use super::body::{Bounded, Named};
 use super::error::ApiError;
-use crate::deploy::store_code;
+use crate::deploy::{store_code, store_mend};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -115,7 +115,7 @@ async fn blocking<T: Send + 'static>(
             ApiError::new(store_code(&error), error.to_string()).hint(hint)
         }
         StoreError::Io { .. } => ApiError::new(store_code(&error), error.to_string())
-            .hint("look after the disk of the data directory; nothing was stored"),
+            .hint(store_mend(&error).unwrap_or_default()),
         _ => ApiError::new(store_code(&error), error.to_string())
             .hint("free some space on the disk of the data directory; nothing was stored"),
     })

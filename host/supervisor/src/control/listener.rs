@@ -1,6 +1,6 @@
 //! The control socket: made privately, bounded, removed at the end.
 
-use axum::serve::Listener;
+use super::connections::STALL_MS_MAX;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,13 +9,17 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 
 /// Bytes of a Unix socket's path, without the terminating zero (`unix(7)`).
 const PATH_BYTES_MAX: usize = 107;
+/// Time between two attempts to accept, in milliseconds.
+const RETRY_MS: u64 = 200;
 /// What a socket is called until its mode is set.
 const NEW: &str = "control.new";
 
@@ -42,7 +46,7 @@ pub(crate) struct Socket {
 }
 
 /// The socket's name in the file system, while it is ours.
-pub(super) struct SocketFile(PathBuf);
+struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -95,70 +99,80 @@ impl Socket {
         self.listener.as_fd()
     }
 
-    /// At most so many connections at once, and none any more once `held` is true: they wait in the
-    /// socket's backlog then, for whoever listens next.
-    pub(super) fn bounded(
-        &self,
-        connections_max: usize,
-        held: watch::Receiver<bool>,
-    ) -> io::Result<Bounded<UnixListener>> {
-        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
-        Ok(Bounded::new(listener, connections_max, held))
+    /// At most so many connections at once.
+    pub(super) fn bounded(&self, connections_max: usize) -> io::Result<Bounded> {
+        Ok(Bounded {
+            listener: UnixListener::from_std(self.listener.try_clone()?)?,
+            places: Arc::new(Semaphore::new(connections_max)),
+        })
     }
 }
 
 /// Accepts while there are places.
-pub(super) struct Bounded<L> {
-    listener: L,
+pub(super) struct Bounded {
+    listener: UnixListener,
     places: Arc<Semaphore>,
-    held: watch::Receiver<bool>,
 }
 
-/// A connection and its place.
-pub(super) struct Held<S> {
-    stream: S,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl<L> Bounded<L> {
-    /// At most so many connections at once, and none any more once `held` is true.
-    pub(super) fn new(listener: L, connections_max: usize, held: watch::Receiver<bool>) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(connections_max)), held }
+impl Bounded {
+    /// Whether another connection may be taken.
+    pub(super) fn has_place(&self) -> bool {
+        self.places.available_permits() > 0
     }
-}
 
-impl<L: Listener> Listener for Bounded<L> {
-    type Io = Held<L::Io>;
-    type Addr = L::Addr;
+    /// Waits for a place.
+    pub(super) async fn place(&self) {
+        // Given back at once: only one task accepts. The semaphore is never closed.
+        drop(self.places.acquire().await);
+    }
 
-    async fn accept(&mut self) -> (Held<L::Io>, L::Addr) {
-        // The semaphore is never closed, so there always is a place in the end.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        tokio::select! {
-            biased;
-            () = async { drop(self.held.wait_for(|held| *held).await) } => {
-                std::future::pending().await
-            }
-            // axum's own accept backs off when descriptors run out.
-            (stream, address) = Listener::accept(&mut self.listener) => {
-                (Held { stream, _place: place }, address)
+    /// The next connection, once there is a place for it.
+    pub(super) async fn accept(&self) -> Held {
+        loop {
+            let place = Arc::clone(&self.places).acquire_owned().await.ok();
+            match self.listener.accept().await {
+                Ok((stream, _)) => return Held { stream, stalled: None, _place: place },
+                Err(error) => {
+                    // Out of descriptors, mostly; connections wait in the backlog meanwhile.
+                    tracing::error!(%error, "the control API cannot accept; tried again in a moment");
+                    tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+                }
             }
         }
     }
-
-    fn local_addr(&self) -> io::Result<L::Addr> {
-        self.listener.local_addr()
-    }
 }
 
-impl Held<UnixStream> {
+/// A connection and its place. One whose client reads nothing of an answer for too long fails.
+pub(super) struct Held {
+    stream: UnixStream,
+    /// Runs while the client does not take what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
     /// Who opened the connection; none if the kernel does not say.
     pub(super) fn peer(&self) -> Option<UCred> {
         self.stream.peer_cred().ok()
     }
+
+    /// Passes on what a write came to, and keeps the time while it comes to nothing.
+    fn watched<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let sleep = || Box::pin(tokio::time::sleep(Duration::from_millis(STALL_MS_MAX)));
+        let stalled = self.stalled.get_or_insert_with(sleep);
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+impl AsyncRead for Held {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -168,13 +182,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+impl AsyncWrite for Held {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watched(cx, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -187,7 +202,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watched(cx, written)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

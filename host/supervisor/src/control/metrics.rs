@@ -2,8 +2,8 @@
 //! Unix socket.
 
 use super::App;
+use super::capped::Capped;
 use super::error::ApiError;
-use super::listener::Bounded;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
@@ -38,13 +38,13 @@ pub(crate) async fn serve_metrics(
     app: Arc<App>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let (mut ending, held) = (app.ending.clone(), app.upgrader.held());
+    let mut ending = app.ending.clone();
     let router = Router::new()
         .route("/metrics", get(metrics))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
         .with_state(app);
-    let serving = axum::serve(Bounded::new(listener, CONNECTIONS_MAX, held), router).into_future();
+    let serving = axum::serve(Capped::new(listener, CONNECTIONS_MAX), router).into_future();
     tokio::select! {
         result = serving => result,
         _ = ending.wait_for(|ending| *ending) => Ok(()),

@@ -1,9 +1,9 @@
 //! The control API: HTTP with JSON on `DATA/control.sock` (see `insula_model::api`).
 //!
 //! Owns the socket file and the connections on it. Access is the file's mode, 0600 in a directory of
-//! mode 0700. Bounded by [`CONNECTIONS_MAX`] connections, [`body::JSON_BYTES_MAX`] of JSON, and the
-//! artifact ceiling for uploads. Ends when told to; requests under way then have
-//! [`FINISH_MS_MAX`] to end, and followed logs end at once.
+//! mode 0700. Bounded by [`connections::CONNECTIONS_MAX`] connections, [`body::JSON_BYTES_MAX`] of JSON,
+//! and the artifact ceiling for uploads. Ends when told to; requests under way then have a moment to end
+//! (see `connections`), and followed logs end at once.
 //!
 //! Every answer of 400 and above has one shape, those of the framework included.
 
@@ -11,6 +11,8 @@ mod activity;
 mod artifacts;
 mod audit;
 mod body;
+mod capped;
+mod connections;
 mod error;
 mod listener;
 mod logs;
@@ -37,22 +39,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
-use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use listener::Bounded;
 pub(crate) use listener::Socket;
 pub use listener::SocketError;
 pub(crate) use metrics::serve_metrics;
-
-/// Open connections; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 256;
-/// How long requests under way may take to end at shutdown, in milliseconds.
-const FINISH_MS_MAX: u64 = 2_000;
-/// How long they may before an upgrade, in milliseconds: a deploy may be at its compiler.
-const FINISH_UPGRADE_MS_MAX: u64 = 30_000;
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -108,26 +100,7 @@ fn router(app: Arc<App>) -> Router {
 
 /// Serves from now on, until `app.ending` says so.
 pub(crate) fn start(socket: &Socket, app: Arc<App>) -> io::Result<JoinHandle<io::Result<()>>> {
-    let listener = socket.bounded(CONNECTIONS_MAX, app.upgrader.held())?;
-    Ok(tokio::spawn(serve(listener, app)))
-}
-
-/// When the host is upgraded, requests under way are answered first, and
-/// new ones wait for the host that comes after: nobody is refused.
-async fn serve(listener: Bounded<UnixListener>, app: Arc<App>) -> io::Result<()> {
-    let (mut ending, upgrader) = (app.ending.clone(), Arc::clone(&app.upgrader));
-    let mut also_ending = app.ending.clone();
-    let service = router(app).into_make_service_with_connect_info::<peer::Peer>();
-    let serving = axum::serve(listener, service)
-        .with_graceful_shutdown(async move { drop(ending.wait_for(|ending| *ending).await) });
-    tokio::select! {
-        result = serving.into_future() => result,
-        () = async {
-            // The sender lives as long as the host: an error means that it ends, too.
-            drop(also_ending.wait_for(|ending| *ending).await);
-            let upgrades = *upgrader.held().borrow();
-            let finish_ms = if upgrades { FINISH_UPGRADE_MS_MAX } else { FINISH_MS_MAX };
-            tokio::time::sleep(Duration::from_millis(finish_ms)).await;
-        } => Ok(()),
-    }
+    let listener = socket.bounded(connections::CONNECTIONS_MAX)?;
+    let (ending, held) = (app.ending.clone(), app.upgrader.held());
+    Ok(tokio::spawn(connections::serve(listener, router(app), ending, held)))
 }

@@ -1,11 +1,8 @@
 //! Who is at the other end of the control socket, as the kernel says.
 
-use super::listener::Bounded;
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
+use super::listener::Held;
 use insula_model::api::AuditActor;
 use std::fs;
-use tokio::net::UnixListener;
 use tokio::net::unix::UCred;
 
 /// The name of a user is looked up in a file of at most this many bytes.
@@ -17,13 +14,12 @@ const NOBODY_LOGGED_IN: u32 = u32::MAX;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Peer(Option<UCred>);
 
-impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {
-        Self(stream.io().peer())
-    }
-}
-
 impl Peer {
+    /// Of this connection.
+    pub(super) fn of(held: &Held) -> Self {
+        Self(held.peer())
+    }
+
     /// Everything that can be found out now. Reads a few small files.
     pub(super) fn actor(self) -> AuditActor {
         let from = "control.sock".into();

@@ -243,6 +243,13 @@ fn compile_advice(error: &CompileError) -> (ErrorCode, Option<String>) {
         CompileError::Cpu(_) | CompileError::Timeout(_) | CompileError::Memory(_) => {
             (ErrorCode::CompileLimit, None)
         }
+        CompileError::Killed => (
+            ErrorCode::Internal,
+            Some(
+                "deploy again; if the kernel did it (`dmesg`), give the machine more memory or lower `compiler.memory`"
+                    .into(),
+            ),
+        ),
         CompileError::Crashed(_) => (
             ErrorCode::InvalidArtifact,
             Some(
@@ -254,9 +261,20 @@ fn compile_advice(error: &CompileError) -> (ErrorCode, Option<String>) {
             ErrorCode::Busy,
             Some("or have the operator raise `compiler.queue` or `compiler.at_once`".into()),
         ),
-        CompileError::Store(error) => (store_code(error), None),
+        CompileError::Store(error) => (store_code(error), store_mend(error)),
+        CompileError::Damaged(_) => (
+            ErrorCode::Storage,
+            Some("deploy it again, which brings the bytes; and look after the disk".into()),
+        ),
         CompileError::NoArtifact(_) => (ErrorCode::NotFound, None),
-        CompileError::Start(_) | CompileError::Lost => (ErrorCode::Internal, None),
+        CompileError::Start(_) => (
+            ErrorCode::Internal,
+            Some(
+                "`insula doctor` looks at open files, processes and memory; then deploy again"
+                    .into(),
+            ),
+        ),
+        CompileError::Lost => (ErrorCode::Internal, None),
     }
 }
 
@@ -293,12 +311,38 @@ fn state_advice(error: &StateError) -> (ErrorCode, Option<String>) {
             ErrorCode::Storage,
             "look after the disk of the data directory; nothing was changed",
         ),
-        StateError::Disk(_) => some(
+        StateError::Full(_) => some(
             ErrorCode::Storage,
             "free some space on the disk of the data directory; nothing was changed",
         ),
+        StateError::Disk(_) => some(
+            ErrorCode::Storage,
+            "the disk of the data directory is read-only or fails (`dmesg` and `insula doctor` say more); what was in force still is",
+        ),
+        StateError::Corrupt { .. } | StateError::Damaged { .. } => {
+            some(ErrorCode::Storage, "tenants are served as before; stop the host first")
+        }
+        StateError::Vanished(_) => some(
+            ErrorCode::Storage,
+            "tenants are served as before; put the data directory back as it was and restart the host",
+        ),
         _ => (ErrorCode::Internal, None),
     }
+}
+
+/// What to do about a failure of the artifact store, unless its message says it.
+pub(crate) fn store_mend(error: &StoreError) -> Option<String> {
+    let StoreError::Io { source, .. } = error else { return None };
+    let mend = match source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "make the disk of the data directory writable again; nothing was changed"
+        }
+        io::ErrorKind::NotFound => {
+            "put the data directory back as it was and restart the host; tenants are served as before"
+        }
+        _ => "look after the disk of the data directory; nothing was changed",
+    };
+    Some(mend.into())
 }
 
 /// The code of a failure of the artifact store.

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
-pub(crate) use error::{DeployError, store_code};
+pub(crate) use error::{DeployError, store_code, store_mend};
 pub(crate) use reach::MountRules;
 pub(crate) use repair::repair;
 

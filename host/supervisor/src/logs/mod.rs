@@ -130,6 +130,22 @@ impl Writing {
     }
 }
 
+/// Removes the logs of tenants that are gone: a kill in the middle of a removal leaves them. To be called
+/// before anything is written. What cannot be removed is tried again by the next start.
+pub(crate) fn forget_all_but(data: &Path, is_deployed: impl Fn(&TenantName) -> bool) {
+    for entry in std::fs::read_dir(data.join("logs")).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.split_once(".log"));
+        // Anything else that lies here is not ours.
+        let Some((Ok(owner), "" | ".1")) = owner.map(|(name, rest)| (name.parse(), rest)) else {
+            continue;
+        };
+        if !is_deployed(&owner) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Cuts a text to at most `bytes_max` bytes, between two characters.
 fn cut(text: &mut String, bytes_max: usize) {
     if text.len() > bytes_max {

@@ -8,11 +8,13 @@
 //! Every call runs on a blocking thread, one at a time; callers wait for the lock there, and there are
 //! as many as the control API lets in. Ends with [`State::close`], which folds the log into the file.
 
+mod copy;
 mod namespaces;
 mod read;
 mod runs;
 mod schema;
 mod secrets;
+mod survey;
 mod trial;
 mod write;
 
@@ -27,8 +29,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(crate) use copy::restore;
+pub(crate) use copy::{check_database, copy_path, database_path};
 pub(crate) use namespaces::Kept;
 pub(crate) use runs::{Began, Begin, End};
+pub(crate) use survey::survey;
 pub(crate) use trial::COPY;
 pub(crate) use write::{NewRevision, Published};
 
@@ -49,15 +54,40 @@ pub enum StateError {
         /// The latest version this binary can read.
         known: u32,
     },
-    /// No room, or the disk refuses to write.
+    /// No room.
     #[error("the state database could not be written: {0}")]
+    Full(rusqlite::Error),
+    /// The disk refuses to write or to read: it is read-only, or fails.
+    #[error("the state database could not be written: the disk refuses ({0})")]
     Disk(rusqlite::Error),
+    /// The file is not as it was written.
+    #[error("the state database {} is damaged ({what}); nothing was changed: {}", path.display(), restore_mend(path))]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's words.
+        what: String,
+    },
+    /// It is gone, or empty, although there are tenants' artifacts or a copy of it.
+    #[error("the state database {} is gone, although this directory has held tenants; nothing was changed: {}", path.display(), gone_mend(path, *has_copy))]
+    Gone {
+        /// Where it should be.
+        path: PathBuf,
+        /// Whether `state.db.bak` is there.
+        has_copy: bool,
+    },
+    /// There is nothing to restore from.
+    #[error("there is no copy of the state database at {}", .0.display())]
+    NoCopy(PathBuf),
+    /// Somebody removed or replaced the file while the host ran. What was in force still is.
+    #[error("the state database {} was removed or replaced while the host runs; nothing can be changed until it is restarted", .0.display())]
+    Vanished(PathBuf),
     /// Somebody else holds a lock on the file.
     #[error("the state database is locked by another program; end what has {} open", .0.display())]
     Locked(PathBuf),
     /// A row that this version cannot have written.
     #[error(
-        "the state database is damaged at tenant `{tenant}` ({what}); restore a copy, or remove that tenant's rows with `sqlite3`"
+        "the state database is damaged at tenant `{tenant}` ({what}); put its last good copy back with `insula doctor --restore`, or remove that tenant's rows with `sqlite3`"
     )]
     Damaged {
         /// Whose row.
@@ -135,6 +165,20 @@ pub enum StateError {
     NamespacesFull(u32),
 }
 
+fn restore_mend(path: &Path) -> String {
+    let data = path.parent().unwrap_or(path).display();
+    format!(
+        "put its last good copy back with `insula doctor --restore --data {data}`, while no host runs"
+    )
+}
+
+fn gone_mend(path: &Path, has_copy: bool) -> String {
+    match has_copy {
+        true => restore_mend(path),
+        false => "put it back from a backup; to begin anew, remove the data directory".into(),
+    }
+}
+
 fn unset(tenant: &str, keys: &[SecretKey]) -> String {
     let names: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
     let (secrets, were) = if keys.len() == 1 { ("secret", "was") } else { ("secrets", "were") };
@@ -144,12 +188,17 @@ fn unset(tenant: &str, keys: &[SecretKey]) -> String {
 impl From<rusqlite::Error> for StateError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::ReadOnly) => {
-                Self::Disk(error)
-            }
+            Some(ErrorCode::DiskFull) => Self::Full(error),
+            Some(ErrorCode::SystemIoFailure) if is_no_room(&error) => Self::Full(error),
+            Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly) => Self::Disk(error),
             _ => Self::Sqlite(error),
         }
     }
+}
+
+/// Growing the log's index says this where there is no room for it.
+fn is_no_room(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 /// A handle on the state database; clones share the connection.
@@ -157,27 +206,44 @@ impl From<rusqlite::Error> for StateError {
 pub(crate) struct State {
     connection: Arc<Mutex<Connection>>,
     vault: Arc<Vault>,
+    path: Arc<Path>,
+    /// Which file it was at the start.
+    identity: Option<(u64, u64)>,
+    /// What was found wrong with it; from then on nothing is changed.
+    damage: Arc<Mutex<Option<String>>>,
 }
 
 impl State {
     /// Opens or creates `DATA/state.db` (mode 0600) and brings it to this version's schema. Fails if
-    /// `vault` does not open what it holds. Blocks.
+    /// `vault` does not open what it holds, or if the file is damaged or gone. Blocks.
     pub(crate) fn open(data: &Path, vault: Vault) -> Result<Self, StateError> {
-        let path = data.join("state.db");
+        let path = database_path(data);
+        copy::is_there(data)?;
+        Self::open_there(&path, vault).map_err(|error| located(error, &path))
+    }
+
+    fn open_there(path: &Path, vault: Vault) -> Result<Self, StateError> {
         // SQLite would create it with the process's umask.
         let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        let mut connection = Connection::open(&path)?;
+        options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let mut connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_millis(BUSY_MS_MAX))?;
         schema::prepare(&mut connection).map_err(|error| match error {
             StateError::Sqlite(rusqlite::Error::SqliteFailure(
                 ffi::Error { code: ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, .. },
                 _,
-            )) => StateError::Locked(path),
+            )) => StateError::Locked(path.to_path_buf()),
             other => other,
         })?;
+        copy::is_sound(&connection, path)?;
         secrets::check(&connection, &vault)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), vault: Arc::new(vault) })
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            vault: Arc::new(vault),
+            path: path.into(),
+            identity: copy::identity(path),
+            damage: Arc::default(),
+        })
     }
 
     /// Runs `call` on a blocking thread, alone. It runs to its end even if the caller goes away.
@@ -185,10 +251,26 @@ impl State {
         &self,
         call: impl FnOnce(&mut Connection) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
-        let connection = Arc::clone(&self.connection);
-        tokio::task::spawn_blocking(move || call(&mut lock(&connection)))
-            .await
-            .map_err(|_| StateError::Lost)?
+        let this = self.clone();
+        let called = tokio::task::spawn_blocking(move || {
+            let mut connection = lock(&this.connection);
+            this.is_usable()?;
+            call(&mut connection).map_err(|error| located(error, &this.path))
+        });
+        called.await.map_err(|_| StateError::Lost)?
+    }
+
+    /// Fails if what is written would be written to a file that nobody will find again, or that is
+    /// damaged already. One look at a name, against a disk that is synced afterwards.
+    fn is_usable(&self) -> Result<(), StateError> {
+        if let Some(what) = &*lock(&self.damage) {
+            let path = self.path.to_path_buf();
+            return Err(StateError::Corrupt { path, what: what.clone() });
+        }
+        if copy::identity(&self.path) != self.identity {
+            return Err(StateError::Vanished(self.path.to_path_buf()));
+        }
+        Ok(())
     }
 
     /// Folds the write-ahead log into the file, so that a copy of the file alone is whole. Everything
@@ -199,5 +281,15 @@ impl State {
             Ok(())
         })
         .await
+    }
+}
+
+/// Which file is damaged.
+fn located(error: StateError, path: &Path) -> StateError {
+    match error {
+        StateError::Sqlite(error) if copy::is_damage(&error) => {
+            StateError::Corrupt { path: path.to_path_buf(), what: error.to_string() }
+        }
+        other => other,
     }
 }

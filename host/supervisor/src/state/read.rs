@@ -95,6 +95,10 @@ pub(super) fn head(connection: &Connection, name: &TenantName) -> Result<Option<
 impl State {
     /// Every tenant with its active revision, by name. One query. Blocks.
     pub(crate) fn load(&self) -> Result<Vec<Tenant>, StateError> {
+        self.load_all().map_err(|error| super::located(error, &self.path))
+    }
+
+    fn load_all(&self) -> Result<Vec<Tenant>, StateError> {
         let connection = crate::sync::lock(&self.connection);
         let mut statement = connection.prepare(&format!(
             "SELECT {COLUMNS} FROM tenants t

@@ -101,23 +101,41 @@ impl State {
         go_on: &HashSet<(TenantName, u64)>,
     ) -> Result<HashMap<TenantName, JobRun>, StateError> {
         let mut connection = crate::sync::lock(&self.connection);
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for (tenant, name, run) in open_runs(&transaction)? {
-            if !go_on.contains(&(parsed(&name, name.parse())?, run)) {
-                transaction.execute(
-                    "UPDATE job_runs SET ended_at = ?1, result = ?2 WHERE tenant = ?3 AND run = ?4",
-                    params![
-                        clock::from_millis(clock::now_ms()),
-                        crate::jobs::HOST_DIED,
-                        tenant,
-                        number(run)
-                    ],
-                )?;
+        match end_runs(&mut connection, go_on) {
+            // What is not recorded now is at the next start; tenants can be served without.
+            Err(error @ (StateError::Full(_) | StateError::Disk(_))) => {
+                tracing::warn!(%error, "runs that the host's end cut off stay without an end");
             }
+            other => other.map_err(|error| super::located(error, &self.path))?,
         }
-        transaction.commit()?;
-        last_runs(&connection)
+        last_runs(&connection).map_err(|error| super::located(error, &self.path))
     }
+}
+
+/// Ends the runs that the host's death cut off.
+fn end_runs(
+    connection: &mut Connection,
+    go_on: &HashSet<(TenantName, u64)>,
+) -> Result<(), StateError> {
+    let open = open_runs(connection)?;
+    if open.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for (tenant, name, run) in open {
+        if !go_on.contains(&(parsed(&name, name.parse())?, run)) {
+            transaction.execute(
+                "UPDATE job_runs SET ended_at = ?1, result = ?2 WHERE tenant = ?3 AND run = ?4",
+                params![
+                    clock::from_millis(clock::now_ms()),
+                    crate::jobs::HOST_DIED,
+                    tenant,
+                    number(run)
+                ],
+            )?;
+        }
+    }
+    Ok(transaction.commit()?)
 }
 
 /// Runs without an end: their tenants' ids and names, and their numbers.

@@ -80,9 +80,14 @@ const MIGRATIONS: [&str; 4] = [
         VALUES ('default', strftime('%Y-%m-%dT%H:%M:%SZ', 'now'));",
 ];
 
+/// The latest version that this program knows.
+pub(super) fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
+
 /// How many migrations a file lacks.
 pub(super) fn missing(connection: &Connection) -> Result<usize, StateError> {
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = known();
     let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
         return Err(StateError::Newer { found, known });

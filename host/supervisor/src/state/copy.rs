@@ -1,0 +1,181 @@
+//! The copy: `DATA/state.db.bak`, a whole database that was checked, for the day when the disk damages
+//! the one in use; and what is looked for before that one is used at all.
+//!
+//! The copy is made by a connection of its own, so nobody waits for it. It appears by rename, so there
+//! always is one that was whole. Bounded: one file, as large as what the database holds.
+
+use super::{State, StateError};
+use crate::sync::lock;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A database up to this size is checked whenever a host starts, in bytes: it takes milliseconds. A
+/// larger one is checked by the first copy.
+const CHECKED_AT_START_BYTES_MAX: u64 = 8 << 20;
+/// How many findings are told; the first says most.
+const FINDINGS_MAX: u32 = 3;
+
+/// Where the copy lies.
+pub(crate) fn copy_path(data: &Path) -> PathBuf {
+    data.join("state.db.bak")
+}
+
+/// Where the database lies.
+pub(crate) fn database_path(data: &Path) -> PathBuf {
+    data.join("state.db")
+}
+
+/// What is wrong with a database, in SQLite's words; none if nothing is. Only reads, and may be called
+/// while a host uses it. Blocks for as long as reading all of it takes.
+pub(crate) fn check_database(path: &Path) -> Result<Option<String>, rusqlite::Error> {
+    let connection = Connection::open_with_flags(path, read_only())?;
+    connection.busy_timeout(Duration::from_millis(super::BUSY_MS_MAX))?;
+    found(&connection)
+}
+
+pub(super) fn read_only() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+pub(super) fn found(connection: &Connection) -> Result<Option<String>, rusqlite::Error> {
+    let mut check = connection.prepare(&format!("PRAGMA quick_check({FINDINGS_MAX})"))?;
+    let said = check.query_map([], |row| row.get::<_, String>(0))?;
+    let said = match said.collect::<Result<Vec<_>, _>>() {
+        Ok(said) => said,
+        Err(error) if is_damage(&error) => return Ok(Some(error.to_string())),
+        Err(error) => return Err(error),
+    };
+    Ok((said != ["ok"]).then(|| said.join("; ").replace('\n', " ")))
+}
+
+/// Whether SQLite says that the file is not as it was written.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Fails if the database is gone or empty although this directory has held tenants: SQLite would begin a
+/// new one, and what the tenants had would then be removed as nobody's.
+pub(super) fn is_there(data: &Path) -> Result<(), StateError> {
+    let path = database_path(data);
+    let bytes = match fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let has_copy = copy_path(data).is_file();
+    let held_tenants = || {
+        let artifacts = fs::read_dir(data.join("artifacts")).into_iter().flatten().flatten();
+        artifacts
+            .map(|entry| entry.path())
+            .any(|path| path.extension().is_some_and(|e| e == "wasm"))
+    };
+    if bytes == 0 && (has_copy || held_tenants()) {
+        return Err(StateError::Gone { path, has_copy });
+    }
+    Ok(())
+}
+
+/// Fails if a database of ordinary size is damaged.
+pub(super) fn is_sound(connection: &Connection, path: &Path) -> Result<(), StateError> {
+    if fs::metadata(path)?.len() > CHECKED_AT_START_BYTES_MAX {
+        return Ok(());
+    }
+    match found(connection)? {
+        None => Ok(()),
+        Some(what) => Err(StateError::Corrupt { path: path.to_path_buf(), what }),
+    }
+}
+
+impl State {
+    /// How often anything was changed since the start.
+    pub(crate) async fn changes(&self) -> Result<u64, StateError> {
+        self.call(|connection| Ok(connection.total_changes())).await
+    }
+
+    /// Checks the database and replaces the copy. From the first damage on, every change is refused.
+    pub(crate) async fn copy(&self, data: &Path) -> Result<(), StateError> {
+        let (from, to) = (database_path(data), copy_path(data));
+        let copied = tokio::task::spawn_blocking(move || copy(&from, &to));
+        let copied = copied.await.map_err(|_| StateError::Lost)?;
+        if let Err(StateError::Corrupt { what, .. }) = &copied {
+            *lock(&self.damage) = Some(what.clone());
+        }
+        copied
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), StateError> {
+    if let Some(what) = check_database(from)? {
+        return Err(StateError::Corrupt { path: from.to_path_buf(), what });
+    }
+    let tmp = to.with_extension("bak.tmp");
+    let copied = write_copy(from, &tmp);
+    if copied.is_err() {
+        // Half a copy takes room on what may be a full disk.
+        let _ = fs::remove_file(&tmp);
+        return copied;
+    }
+    fs::rename(&tmp, to)?;
+    to.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;
+    Ok(())
+}
+
+fn write_copy(from: &Path, tmp: &Path) -> Result<(), StateError> {
+    // SQLite takes an empty file, and would make one that others may read.
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(tmp)?;
+    let connection = Connection::open_with_flags(from, read_only())?;
+    connection.busy_timeout(Duration::from_millis(super::BUSY_MS_MAX))?;
+    connection.execute("VACUUM INTO ?1", [tmp.to_string_lossy()])?;
+    drop(connection);
+    File::open(tmp)?.sync_all()?;
+    match check_database(tmp)? {
+        None => Ok(()),
+        Some(what) => Err(StateError::Corrupt { path: tmp.to_path_buf(), what }),
+    }
+}
+
+/// Puts the copy in the place of the database, which is kept beside it under the name that is returned;
+/// none if there was none. To be called by whoever holds the data directory.
+pub(crate) fn restore(data: &Path, suffix: &str) -> Result<Option<PathBuf>, StateError> {
+    let (database, copy) = (database_path(data), copy_path(data));
+    match fs::metadata(&copy) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StateError::NoCopy(copy));
+        }
+        Err(error) => return Err(error.into()),
+        Ok(_) => {}
+    }
+    if let Some(what) = check_database(&copy)? {
+        return Err(StateError::Corrupt { path: copy, what });
+    }
+    let kept = data.join(format!("state.db.damaged-{suffix}"));
+    let there = database.exists();
+    // The log first: a database without its log is older, a log without its database is nothing. Until
+    // the last rename a host refuses to start, or starts with the old database.
+    for ending in ["-wal", "-shm"] {
+        let of = data.join(format!("state.db{ending}"));
+        if of.exists() {
+            fs::rename(&of, data.join(format!("state.db.damaged-{suffix}{ending}")))?;
+        }
+    }
+    if there {
+        fs::rename(&database, &kept)?;
+    }
+    let tmp = data.join("state.db.restored.tmp");
+    fs::copy(&copy, &tmp)?;
+    File::open(&tmp)?.sync_all()?;
+    fs::rename(&tmp, &database)?;
+    File::open(data)?.sync_all()?;
+    Ok(there.then_some(kept))
+}
+
+/// Which file a path names: it tells a file from another that has taken its place.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
