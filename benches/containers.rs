@@ -31,7 +31,7 @@ pub fn build_peer() -> Result<PathBuf> {
         .args(["build", "--release", "-p", "insula-peer"])
         .args(["--target", &triple])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .current_dir(&sources);
+        .current_dir(sources);
     crate::host::without_package(&mut command);
     let built = command.output().context("cargo cannot be started")?;
     let said = String::from_utf8_lossy(&built.stderr);

@@ -164,7 +164,7 @@ fn flags_reach_the_limits() {
             "rate": {"requests": 15, "burst": 16},
             "breaker": {"faults": 100, "window_ms": 10_000, "open_ms": 19_000},
         },
-        "reuse": {"requests": 13, "idle_ms": 14_000, "concurrent": 1},
+        "reuse": {"requests": 13, "idle_ms": 14_000, "concurrent": 1}, "max_age_ms": null,
     });
     assert_eq!(limits, expected);
     let port = HOST.addr().port();

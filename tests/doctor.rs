@@ -206,11 +206,7 @@ fn owners_and_modes_are_found() {
     assert!(host.stop(Signal::TERM).success());
     let file = host.file("file", b"");
     examine(host.home(), &file, &[]).expect("data directory", "fail", &["not a directory"]);
-    examine(host.home(), Path::new("/proc/none"), &[]).expect(
-        "data directory",
-        "fail",
-        &["--data"],
-    );
+    examine(host.home(), &file.join("below"), &[]).expect("data directory", "fail", &["--data"]);
 }
 
 #[test]

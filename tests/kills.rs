@@ -22,7 +22,7 @@ const CHANGERS: u64 = 2;
 /// Tenants of each.
 const TENANTS: u64 = 3;
 /// The longest time between the first change and the kill, in milliseconds.
-const KILL_MS_MAX: u64 = 250;
+const KILL_MS_MAX: u64 = 400;
 /// Well past the hour that an upload may wait for its deploy.
 const OLD: Duration = Duration::from_secs(2 * 3_600);
 
@@ -93,8 +93,7 @@ impl Changer {
         let mut turn = 0;
         loop {
             turn += 1;
-            let name =
-                format!("{}", self.known.keys().nth(self.dice.roll(TENANTS) as usize).unwrap());
+            let name = self.known.keys().nth(self.dice.roll(TENANTS) as usize).unwrap().clone();
             let before = self.known[&name].clone();
             let deployed = before.active > 0;
             let path = format!("/v1/tenants/{name}");
@@ -110,8 +109,8 @@ impl Changer {
                     (after, "PUT", format!("{path}/secrets/TOKEN"), body)
                 }
                 _ => {
-                    // A fifth of the deploys brings bytes that the host has never seen.
-                    if self.dice.roll(5) == 0 {
+                    // An eighth of the deploys brings bytes that the host has never seen.
+                    if self.dice.roll(8) == 0 {
                         self.artifacts.push(self.dice.roll(u64::MAX));
                     }
                     let at = self.dice.roll(self.artifacts.len().min(4) as u64) as usize;
@@ -241,6 +240,16 @@ fn kills_at_random_instants_lose_nothing_and_leave_nothing() {
     let mut dice = Dice(seed);
     let mut host = Host::start();
     let mut changers: Vec<Changer> = (1..=CHANGERS).map(|n| Changer::new(seed, n)).collect();
+    // What each begins with is compiled before the clock runs.
+    for changer in &mut changers {
+        let artifact = upload(&host, changer.artifacts[0]).unwrap();
+        let (name, known) = changer.known.iter_mut().next().unwrap();
+        let manifest = json!({"name": name, "config": {"stamp": "first"}});
+        let body = json!({"manifest": manifest, "artifact": artifact});
+        let (status, said) = host.api("PUT", &format!("/v1/tenants/{name}"), Some(&body));
+        assert_eq!(status, 200, "{said}");
+        *known = known.deployed(Revision { artifact, stamp: "first".into(), gets_token: false });
+    }
     for kill in 0..kills {
         let pause = Duration::from_millis(dice.roll(KILL_MS_MAX));
         let how = dice.roll(10);

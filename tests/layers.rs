@@ -105,6 +105,30 @@ fn no_file_is_two_things() {
 }
 
 #[test]
+fn the_dashboard_is_embedded_as_it_is_and_makes_no_markup() {
+    let home = root().join("host/supervisor/src/dashboard");
+    let listed = text("host/supervisor/src/control/page.rs");
+    let parts = std::fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().path());
+    let mut found = 0;
+    for part in parts {
+        let name = part.file_name().unwrap().to_str().unwrap();
+        assert!(listed.contains(&format!("\"{name}\":")), "{name} is not embedded");
+        let code = std::fs::read_to_string(&part).unwrap();
+        assert!(code.lines().count() <= LINES_MAX, "{name} is two things");
+        for word in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "DOMParser"]
+        {
+            assert!(!code.contains(word), "{name}: {word}");
+        }
+        // The names of SVG's elements are not addresses, and a placeholder is text.
+        let code = code.replace("http://www.w3.org/2000/svg", "").replace("http://127.0.0.1:", "");
+        assert!(!code.contains("http://") && !code.contains("https://"), "{name} names a site");
+        found += 1;
+    }
+    assert!(found > 15, "{found} parts");
+}
+
+#[test]
 fn every_fuzz_target_is_built_and_has_seeds() {
     let manifest: toml::Table = text("tests/fuzz/Cargo.toml").parse().unwrap();
     let built: BTreeSet<String> = manifest["bin"]

@@ -11,6 +11,8 @@
 pub mod api;
 #[path = "harness/binary.rs"]
 pub mod binary;
+#[path = "harness/browser.rs"]
+pub mod browser;
 #[path = "harness/cli.rs"]
 pub mod cli;
 #[path = "harness/disk.rs"]

@@ -4,10 +4,12 @@
 use insula_tests::wait::{eventually, within};
 use insula_tests::{Host, Setup, binary, cli, repo};
 use std::io::{Read, Write};
+use std::num::NonZeroU16;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `insula top` in a pseudo-terminal, and what is on its screen.
 struct Terminal {
@@ -34,7 +36,7 @@ impl Terminal {
             .stdout(Stdio::piped())
             .spawn()
             .expect("script, of util-linux");
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(lines, columns, 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(cells(lines), cells(columns), 0)));
         let mut output = child.stdout.take().unwrap();
         let to = screen.clone();
         std::thread::spawn(move || {
@@ -68,7 +70,7 @@ impl Terminal {
     }
 
     fn resize(&mut self, host: &Host, columns: u16, lines: u16) {
-        self.screen.lock().unwrap().screen_mut().set_size(lines, columns);
+        self.screen.lock().unwrap().screen_mut().set_size(cells(lines), cells(columns));
         let tty = std::fs::read_to_string(host.home().join("tty")).unwrap();
         let size = ["cols", &columns.to_string(), "rows", &lines.to_string()].map(str::to_owned);
         let set = Command::new("stty").args(["-F", tty.trim()]).args(size).status();
@@ -88,6 +90,10 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn cells(n: u16) -> NonZeroU16 {
+    NonZeroU16::new(n).unwrap()
 }
 
 /// The names of tenants on the screen, from top to bottom.
@@ -242,4 +248,75 @@ fn scripts_get_tables_or_json() {
     }
     host.cli(["top", "--interval", "1ms"]).expect(2, &["100ms"]);
     host.cli(["top", "--sort", "size"]).expect(2, &["memory"]);
+}
+
+/// A host that says it has so many tenants, each of which did more since it was last asked.
+fn crowd(host: &Host, tenants: usize) -> std::path::PathBuf {
+    host.get("hello", "/").expect_ok();
+    let (_, template) = eventually("it is active", || {
+        let (status, activity) = host.api("GET", "/v1/activity", None);
+        (activity["tenants"][0]["latency"]["sum_us"].as_u64()? > 0).then_some((status, activity))
+    });
+    let path = host.home().join("crowd.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for (asked, stream) in (1u64..).zip(listener.incoming()) {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let mut activity = template.clone();
+            activity["at_us"] = (template["at_us"].as_u64().unwrap() + asked * 1_000_000).into();
+            let one = &template["tenants"][0];
+            activity["tenants"] = (0..tenants)
+                .map(|n| {
+                    let mut tenant = one.clone();
+                    tenant["name"] = format!("tenant-{n:05}").into();
+                    tenant["counters"]["requests"] = (asked * n as u64).into();
+                    tenant
+                })
+                .collect();
+            let body = activity.to_string();
+            let length = body.len();
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            // A client that has ended reads no more.
+            let _ =
+                stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+        }
+    });
+    path
+}
+
+#[test]
+fn ten_thousand_tenants_are_sorted_and_scrolled_at_once() {
+    let host = Host::with_guests(&["hello"]);
+    let socket = crowd(&host, 10_000);
+    let socket = socket.to_str().unwrap();
+    let args = ["top", "--no-stream", "--interval", "100ms", "--limit", "3", "--host", socket];
+    let table = host.must(args).stdout;
+    let rows: Vec<&str> =
+        table.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(rows, ["tenant-09999", "tenant-09998", "tenant-09997"]);
+    let mut top = Terminal::open(&host, &format!("--host '{socket}' --interval 60s"), (80, 24));
+    top.shows("many by rate", |screen| (names(screen).first()? == "tenant-09999").then_some(()));
+    let since = Instant::now();
+    top.press("n");
+    top.shows("many by name", |screen| (names(screen)[0] == "tenant-00000").then_some(()));
+    // 100 single steps, then to the end, and a filter that leaves one.
+    top.press(&"j".repeat(100));
+    top.shows("many scrolled", |screen| {
+        names(screen).iter().any(|name| name == "tenant-00100").then_some(())
+    });
+    top.press("\x1b[F");
+    top.shows("many at the end", |screen| (names(screen).last()? == "tenant-09999").then_some(()));
+    top.press("/04321\r");
+    top.shows("one of many", |screen| (names(screen) == ["tenant-04321"]).then_some(()));
+    // Some 50 ms where nothing else runs; a frame that formatted all rows would make it minutes.
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    top.press("q");
+    assert_eq!(top.ended(), Some(0));
 }

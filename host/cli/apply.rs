@@ -6,7 +6,7 @@ use crate::progress::Progress;
 use crate::{out, runs, text};
 use anyhow::{Context, Result};
 use hyper::Method;
-use insula_model::api::{DeployRequest, DeployResponse};
+use insula_model::api::{CanaryChange, DeployRequest, DeployResponse};
 use insula_model::{Manifest, TenantName};
 use std::path::Path;
 
@@ -44,7 +44,9 @@ async fn deploy(
 pub(crate) fn announce(verb: &str, response: &DeployResponse) -> Result<()> {
     let paint = out::stdout_paint();
     let DeployResponse { name, revision, .. } = response;
-    let mut lines = if response.changed {
+    let mut lines = if let Some(change) = &response.canary {
+        canary(verb, response, change)
+    } else if response.changed {
         let verb = paint.good(verb);
         format!(
             "{verb} {name}, revision {revision} ({}, {})",
@@ -57,10 +59,43 @@ pub(crate) fn announce(verb: &str, response: &DeployResponse) -> Result<()> {
     for url in &response.urls {
         lines.push_str(&format!("\n  {}", paint.copy(&text::printable(url))));
     }
+    if response.stopped {
+        lines.push_str(&format!("\n  stopped; to have it run: insula start {name}"));
+    }
     if let Some(job) = &response.job {
         lines.push_str(&format!("\n  runs {}", runs::when(job)));
     }
+    if let Some(note) = &response.note {
+        out::note(&format!("note: {}", text::printable(note)));
+    }
     out::line(&lines)
+}
+
+/// What a deploy, promotion or rollback did to a canary.
+fn canary(verb: &str, response: &DeployResponse, change: &CanaryChange) -> String {
+    let paint = out::stdout_paint();
+    let DeployResponse { name, revision, .. } = response;
+    let CanaryChange { revision: canary, share, running } = change;
+    match (running, canary == revision) {
+        (true, _) if !response.changed => {
+            format!(
+                "{name} is unchanged: revision {canary} is its canary and gets {share} of the requests"
+            )
+        }
+        (true, _) => format!(
+            "{} {name}, revision {canary} as a canary ({}, {}): it gets {share} of the requests, revision {revision} the others",
+            paint.good(verb),
+            response.kind.as_str(),
+            compiled(response)
+        ),
+        (false, true) => {
+            format!("{} {name}, revision {canary}: it gets all requests", paint.good(verb))
+        }
+        (false, false) => format!(
+            "{} {name}, canary revision {canary}: revision {revision} gets all requests again",
+            paint.good(verb)
+        ),
+    }
 }
 
 /// `compiled in 1.2 s`.

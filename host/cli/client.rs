@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use insula_model::api::PASSPHRASE_FIELD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
@@ -104,16 +105,41 @@ impl Client {
         wait_ms_max: u64,
     ) -> Result<Answer> {
         let exchange = async {
-            let response = self.start(method, path, content_type, body).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
-                Ok(_) => Failure::new(Exit::Failure, "the host's answer is too long to be right"),
-                Err(error) => self.lost("while it answered").caused_by(error),
-            })?;
-            Ok((status, body.to_bytes()))
+            let response = self.start(method, path, content_type, None, body).await?;
+            self.whole(response).await
         };
         let (status, body) = self.within(wait_ms_max, exchange).await?;
+        Self::accepted(status, body)
+    }
+
+    /// `POST path` with an archive, and the passphrase for its secrets in hexadecimal digits.
+    pub(crate) async fn post_archive(
+        &self,
+        path: &str,
+        passphrase: Option<&str>,
+        body: Body,
+        wait_ms_max: u64,
+    ) -> Result<Answer> {
+        let exchange = async {
+            let content_type = Some("application/x-tar");
+            let response = self.start(Method::POST, path, content_type, passphrase, body).await?;
+            self.whole(response).await
+        };
+        let (status, body) = self.within(wait_ms_max, exchange).await?;
+        Self::accepted(status, body)
+    }
+
+    async fn whole(&self, response: Response<Incoming>) -> Result<(StatusCode, Bytes)> {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
+            Ok(_) => Failure::new(Exit::Failure, "the host's answer is too long to be right"),
+            Err(error) => self.lost("while it answered").caused_by(error),
+        })?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn accepted(status: StatusCode, body: Bytes) -> Result<Answer> {
         if status.is_client_error() || status.is_server_error() {
             return Err(refusal(status, &body).into());
         }
@@ -122,7 +148,7 @@ impl Client {
 
     /// `HEAD path`: whether it is there.
     pub(crate) async fn has(&self, path: &str) -> Result<bool> {
-        let exchange = self.start(Method::HEAD, path, None, no_body());
+        let exchange = self.start(Method::HEAD, path, None, None, no_body());
         match self.within(ANSWER_MS_MAX, exchange).await?.status() {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
@@ -132,7 +158,21 @@ impl Client {
 
     /// `GET path` whose answer may never end; the caller reads it as it comes.
     pub(crate) async fn stream(&self, path: &str) -> Result<Incoming> {
-        let exchange = self.start(Method::GET, path, None, no_body());
+        self.read_as_it_comes(self.start(Method::GET, path, None, None, no_body())).await
+    }
+
+    /// `POST path` with a JSON body, whose answer the caller reads as it comes.
+    pub(crate) async fn post_stream(&self, path: &str, body: &impl Serialize) -> Result<Incoming> {
+        let json = serde_json::to_vec(body).context("cannot write the request as JSON")?;
+        let body = Full::from(json).map_err(|never| match never {}).boxed_unsync();
+        let content_type = Some("application/json");
+        self.read_as_it_comes(self.start(Method::POST, path, content_type, None, body)).await
+    }
+
+    async fn read_as_it_comes(
+        &self,
+        exchange: impl Future<Output = Result<Response<Incoming>>>,
+    ) -> Result<Incoming> {
         let response = self.within(ANSWER_MS_MAX, exchange).await?;
         let status = response.status();
         if status.is_success() {
@@ -149,11 +189,13 @@ impl Client {
             .hint("its log says why; `insula ps` shows whether it is back")
     }
 
-    async fn start(
+    /// A request, and its answer as soon as it begins, whatever its status.
+    pub(crate) async fn start(
         &self,
         method: Method,
         path: &str,
         content_type: Option<&str>,
+        passphrase: Option<&str>,
         body: Body,
     ) -> Result<Response<Incoming>> {
         let stream = self.connect().await?;
@@ -164,6 +206,9 @@ impl Client {
         let mut request = Request::builder().method(method).uri(path).header(HOST, "insula");
         if let Some(content_type) = content_type {
             request = request.header(CONTENT_TYPE, content_type);
+        }
+        if let Some(passphrase) = passphrase {
+            request = request.header(PASSPHRASE_FIELD, passphrase);
         }
         if let Some(length) = hyper::body::Body::size_hint(&body).exact().filter(|n| *n > 0) {
             request = request.header(CONTENT_LENGTH, length);

@@ -23,6 +23,7 @@ Examples:
       --route api.example.com/v1
   insula deploy shop ./shop.wasm --env MODE=live --secret API_KEY \
       --mount ./assets:/assets --allow-outbound https://api.example.com
+  insula deploy shop ./shop.wasm --probe /healthz --canary 5% --canary-for 10m
   insula deploy -f insula.toml                   one tenant, as its manifest says
   insula deploy -f guests                        every guests/*/insula.toml
   insula deploy -f insula.toml --timeout 30s     with one field changed

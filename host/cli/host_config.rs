@@ -3,6 +3,7 @@
 use crate::failure::{Exit, Failure};
 use crate::host_args::{absolute, default_data_dir};
 use crate::metrics_flags::MetricsFlags;
+use crate::trace_flags::TraceFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::ValueHint;
@@ -68,11 +69,13 @@ pub(crate) struct HostFlags {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secrets_key: Option<PathBuf>,
     /// Configuration file (TOML): listen, data, workers, memory, drain, log, secrets_key, [metrics],
-    /// [ceilings], [compiler], [outbound]
+    /// [traces], [ceilings], [compiler], [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     #[command(flatten)]
     metrics: MetricsFlags,
+    #[command(flatten)]
+    traces: TraceFlags,
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -205,8 +208,11 @@ impl HostFlags {
         };
         let metrics = self.metrics.resolve(file.metrics);
         let metrics = metrics.map_err(|(key, why)| in_file(key)(why))?;
+        let traces = self.traces.resolve(file.traces);
+        let traces = traces.map_err(|(key, why)| in_file(key)(why))?;
         Ok(HostConfig {
             metrics,
+            traces,
             listen: listen.unwrap_or(LISTEN_DEFAULT),
             data,
             workers: workers.unwrap_or_else(cores),

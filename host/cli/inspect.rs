@@ -1,7 +1,7 @@
 //! `insula inspect`: everything about one tenant.
 
 use crate::host_args::HostArgs;
-use crate::{granted, out, ps, runs, text};
+use crate::{canary, granted, out, ps, runs, text};
 use anyhow::Result;
 use insula_model::api::{TenantDetail, TenantSummary};
 use insula_model::{ByteSize, Count, DurationMs, LatencyQuantiles, Limits, MilliCpu, TenantName};
@@ -45,6 +45,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     if let Some(job) = &detail.summary.job {
         section("job", runs::about(job));
     }
+    if let Some(running) = &detail.summary.canary {
+        section("canary", canary::about(running));
+    }
     section("reaches", granted::lines(&detail));
     section("limits", limits(&detail.limits));
     section("since the host started", counters(&detail.summary));
@@ -66,6 +69,10 @@ fn about(detail: &TenantDetail) -> Vec<(&'static str, String)> {
         ("artifact", summary.artifact.to_string()),
         ("size", format!("{}; compiled code: {code}", text::bytes(detail.artifact_bytes))),
     ];
+    if let Some(at) = &summary.stopped_at {
+        lines
+            .push(("state", format!("stopped {}: `insula start {}`", text::age(at), summary.name)));
+    }
     let circuit = ps::circuit(summary.breaker);
     if !circuit.is_empty() {
         lines.push(("circuit", format!("{circuit}: it keeps failing; see `insula logs`")));
@@ -82,6 +89,7 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
         let (requests, idle) = (Count(reuse.requests.into()), DurationMs(reuse.idle_ms));
         format!("{requests} requests an instance, retired after {idle} without one")
     });
+    let max_age = limits.max_age_ms.map_or("none".into(), |ms| DurationMs(ms).to_string());
     let header = ByteSize(limits.request_header_bytes.into());
     let r = &limits.resources;
     let cpu_limit = r.cpu_limit_m.map_or("the machine".into(), |limit| MilliCpu(limit).to_string());
@@ -118,6 +126,7 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
         ("request.header", header.to_string()),
         ("response.body", ByteSize(limits.response_body_bytes).to_string()),
         ("reuse", reuse),
+        ("max_age", max_age),
     ]
 }
 

@@ -2,6 +2,7 @@
 //! `grant_flags`.
 
 use crate::grant_flags::GrantFlags;
+use crate::rollout_flags::RolloutFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -56,6 +57,8 @@ pub(crate) struct TenantFlags {
     reuse: ReuseFlags,
     #[command(flatten)]
     grants: GrantFlags,
+    #[command(flatten)]
+    rollout: RolloutFlags,
     /// Answer here: `host[/prefix]`; repeatable [default: NAME.localhost]
     #[arg(long = "route", value_name = "ROUTE", help_heading = "Routes")]
     routes: Vec<Route>,
@@ -123,6 +126,9 @@ struct ReuseFlags {
     /// Let one instance serve this many requests at the same time: WASI 0.3 only [default: 1]
     #[arg(long, value_name = "N")]
     reuse_concurrent: Option<u32>,
+    /// Retire instances and load code anew at this age, from 1s [default: never]
+    #[arg(long, value_name = "DURATION")]
+    max_age: Option<DurationMs>,
 }
 
 impl TenantFlags {
@@ -181,7 +187,9 @@ impl TenantFlags {
             manifest.response.get_or_insert_default().body = response_body;
         }
         self.grants.apply(manifest);
-        let ReuseFlags { reuse_requests, reuse_idle, reuse_concurrent } = self.reuse;
+        self.rollout.apply(manifest)?;
+        let ReuseFlags { reuse_requests, reuse_idle, reuse_concurrent, max_age } = self.reuse;
+        manifest.max_age = max_age.or(manifest.max_age);
         if reuse_requests.is_some() || reuse_idle.is_some() || reuse_concurrent.is_some() {
             let before = match manifest.reuse.take() {
                 Some(reuse) => reuse,

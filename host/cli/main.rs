@@ -3,26 +3,33 @@
 //! Owns: the dispatch between roles, the command line, the client of the control API, and every word
 //! that a user reads. Only this crate reads the environment; libraries get resolved values.
 //! A verb lives in the file of its name. What several verbs share: [`host_args`] (which host),
-//! [`client`] (the control API), [`apply`] (one deploy), [`limit_flags`], [`grant_flags`], [`manifests`], [`artifact`],
+//! [`client`] (the control API), [`gate`] (a browser's way to it), [`apply`] (one deploy),
+//! [`limit_flags`], [`grant_flags`], [`rollout_flags`], [`manifests`], [`artifact`],
 //! and for the eyes [`out`], [`table`], [`text`], [`progress`], [`failure`].
 #![forbid(unsafe_code)]
 
 mod apply;
+mod archive_tail;
 mod artifact;
 mod audit;
 mod bench;
 mod build;
+mod canary;
 mod client;
 mod client_errors;
 mod completions;
+mod dashboard;
 mod deploy;
 mod dev;
 mod doctor;
+mod export;
 mod failure;
+mod gate;
 mod grant_flags;
 mod granted;
 mod host_args;
 mod host_config;
+mod import;
 mod inspect;
 mod limit_flags;
 mod logs;
@@ -34,10 +41,13 @@ mod new;
 mod openapi;
 mod out;
 mod progress;
+mod promote;
 mod ps;
+mod repave;
 mod revisions;
 mod rm;
 mod rollback;
+mod rollout_flags;
 mod run;
 mod run_cache;
 mod run_flags;
@@ -45,10 +55,13 @@ mod runs;
 mod secret;
 mod secret_input;
 mod serve;
+mod start;
+mod stop;
 mod surroundings;
 mod table;
 mod text;
 mod top;
+mod trace_flags;
 mod trigger;
 mod up;
 mod upgrade;
@@ -96,9 +109,16 @@ enum Verb {
     Revisions(revisions::Args),
     Rollback(rollback::Args),
     Top(top::Args),
+    Promote(promote::Args),
     Trigger(trigger::Args),
     Runs(runs::Args),
+    Dashboard(dashboard::Args),
     Rm(rm::Args),
+    Repave(repave::Args),
+    Stop(stop::Args),
+    Start(start::Args),
+    Export(export::Args),
+    Import(import::Args),
     Secret(secret::Args),
     Namespace(namespace::Args),
     Usage(usage::Args),
@@ -155,9 +175,16 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Revisions(args) => revisions::run(args).await?,
         Verb::Rollback(args) => rollback::run(args).await?,
         Verb::Top(args) => top::run(args).await?,
+        Verb::Promote(args) => promote::run(args).await?,
         Verb::Trigger(args) => return trigger::run(args).await,
         Verb::Runs(args) => runs::run(args).await?,
+        Verb::Dashboard(args) => dashboard::run(args).await?,
         Verb::Rm(args) => return rm::run(args).await,
+        Verb::Repave(args) => repave::run(args).await?,
+        Verb::Stop(args) => return stop::run(args).await,
+        Verb::Start(args) => return start::run(args).await,
+        Verb::Export(args) => export::run(args).await?,
+        Verb::Import(args) => return import::run(args).await,
         Verb::Secret(args) => return secret::run(args).await,
         Verb::Namespace(args) => return namespace::run(args).await,
         Verb::Usage(args) => usage::run(args).await?,

@@ -12,7 +12,7 @@ const TENANTS_DEFAULT: u32 = 1_000;
 const TENANTS_MAX: u32 = 131_072;
 
 /// As written; nothing filled in.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Metrics")]
 pub(crate) struct MetricsFlags {
     /// Address and port for `GET /metrics`, and nothing else [default: the control socket alone]

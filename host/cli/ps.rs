@@ -2,7 +2,7 @@
 
 use crate::host_args::HostArgs;
 use crate::table::{self, number, shrinks, text as words};
-use crate::{out, runs, text};
+use crate::{canary, out, runs, text};
 use anyhow::Result;
 use insula_model::Namespace;
 use insula_model::api::{HostInfo, MemoryPressure, TenantSummary, WorkerInfo, WorkerState};
@@ -18,7 +18,8 @@ Examples:
 
 A job's schedule (in UTC) stands among the ROUTES; NEXT and LAST RUN are of jobs alone.
 REQUESTS counts since the host started. QOS is the class of service, by
-Kubernetes' rule. CIRCUIT is there while a tenant is refused because it keeps failing. FAULTS are requests that the guest, the client or the host failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
+Kubernetes' rule. STATE is there while a tenant is stopped, CIRCUIT while it is refused because it keeps failing,
+CANARY while another revision gets that part of its requests. FAULTS are requests that the guest, the client or the host failed; SHED were refused before anything ran. PEAK is the most memory that one instance held.
 A narrow terminal shows fewer columns; a pipe shows all of them.";
 
 /// List the tenants, or the workers.
@@ -83,7 +84,9 @@ fn tenants(all: &[TenantSummary]) -> String {
         number("REV"),
         words("KIND").spare(2),
         words("QOS").spare(1),
+        words("STATE").optional(),
         words("CIRCUIT").optional(),
+        words("CANARY").optional(),
         shrinks("ROUTES"),
         number("RUNNING").spare(5),
         number("REQUESTS"),
@@ -104,7 +107,9 @@ fn tenants(all: &[TenantSummary]) -> String {
             tenant.revision.to_string(),
             tenant.kind.as_str().to_owned(),
             tenant.qos.as_str().to_owned(),
+            if tenant.stopped_at.is_some() { "stopped".into() } else { String::new() },
             circuit(tenant.breaker),
+            tenant.canary.as_ref().map(canary::short).unwrap_or_default(),
             places(tenant),
             counters.running.to_string(),
             counters.requests.to_string(),

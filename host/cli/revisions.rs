@@ -2,7 +2,7 @@
 
 use crate::host_args::HostArgs;
 use crate::table::{self, number, shrinks, text as words};
-use crate::{out, ps, text};
+use crate::{canary, out, ps, text};
 use anyhow::Result;
 use insula_model::api::RevisionInfo;
 use insula_model::{ByteSize, Count, DurationMs, TenantName};
@@ -14,7 +14,7 @@ Examples:
 
 /// List a tenant's revisions, newest first.
 ///
-/// `*` marks the one that requests go to.
+/// `*` marks the one that requests go to. CANARY says what became of those that were tried as one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -44,6 +44,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         number("TIMEOUT").spare(1),
         shrinks("ROUTES"),
         words("CREATED"),
+        words("CANARY").optional(),
     ];
     let row = |revision: &RevisionInfo| {
         [
@@ -55,6 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             DurationMs(revision.limits.timeout_ms).to_string(),
             ps::routes(&revision.routes),
             text::age(&revision.created_at),
+            canary::outcome(revision.rollout.as_ref()),
         ]
     };
     out::write(table::render(columns, revisions.iter().map(row).collect()).as_bytes())

@@ -12,12 +12,13 @@ use insula_model::api::RollbackRequest;
 
 const EXAMPLES: &str = "\
 Examples:
-  insula rollback hello          the revision that was active before
+  insula rollback hello          the revision that was active before; or the canary's end, if one runs
   insula rollback hello 3";
 
 /// Go back to an older revision: artifact, routes and limits as they were.
 ///
-/// When it returns, every worker serves that revision.
+/// A canary is ended first: without REV, that is all. When it returns, every worker serves that revision. One
+/// that does not pass its probe is not gone back to.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

@@ -132,9 +132,10 @@ impl Banner {
         );
         let (insula, at) = (text::program(), data_flag(data));
         let next = format!(
-            "  deploy    {}\n  list      {}\n  stop      Ctrl-C, or kill {}",
+            "  deploy    {}\n  list      {}\n  look      {}\n  stop      Ctrl-C, or kill {}",
             paint.copy(&format!("{insula} deploy NAME FILE.wasm{at}")),
             paint.copy(&format!("{insula} ps{at}")),
+            paint.copy(&format!("{insula} dashboard{at}")),
             info.pid,
         );
         Self { here, next }

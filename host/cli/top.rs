@@ -53,7 +53,7 @@ n r 5 9 c m f e s t sort by NAME, REQ/S, P50, P99, CPU%, MEM, FUEL/S, ERR/S, SHE
 reverses, < and > go to the next column; q ends.
 
 Rates and percentiles are of the last interval. CPU% is of one core. Latencies are in milliseconds. ERR/S
-counts answers of 5xx, or failed requests where these are more; SHED/S requests that were refused before
+counts guests' answers of 5xx, and requests that guest or host failed; SHED/S requests that were refused before
 anything ran. Only tenants that had a request since the host started are listed.";
 
 /// Show what tenants do now.

@@ -119,6 +119,35 @@ fn a_running_host_notices_damage_and_writes_nothing_more() {
 }
 
 #[test]
+fn databases_beside_the_state_are_told_from_it() {
+    let mut host = Host::with_guests(&["hello"]);
+    deploy(&host, "counter", "counter", "keyvalue = {}").expect(0, &[]);
+    host.get("counter", "/").expect_ok();
+    assert!(host.stop(Signal::TERM).success());
+    let data = host.data();
+    let spoil = |name: &str| {
+        let file = fs::File::options().write(true).open(data.join(name)).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xa5; 100], 0).unwrap();
+    };
+    spoil("usage.db");
+    let usage = host.data().join("usage.db");
+    host.refuses_to_start().expect(1, &["usage.db", "move it out"]);
+    let (level, said, _) = doctor(&host, "other databases");
+    assert!(level == "fail" && said.contains("usage.db"), "{said}");
+    fs::rename(&usage, host.home().join("usage.db")).unwrap();
+    // Nothing of the host's depends on what tenants keep: whoever uses it is told.
+    spoil("tenants/keyvalue.db");
+    let (level, said, _) = doctor(&host, "other databases");
+    assert!(level == "fail" && said.contains("tenants/keyvalue.db"), "{said}");
+    host.restart();
+    host.get("hello", "/").expect_ok();
+    assert!(host.get("counter", "/").status() >= 500, "a damaged store answered");
+    assert!(host.log().contains("stores"), "{}", host.log());
+    deploy(&host, "settings", "shop", "").expect(0, &[]);
+    host.get("shop", "/").expect_ok();
+}
+
+#[test]
 fn a_log_that_is_cut_short_or_gone_leaves_a_state_that_once_was() {
     let mut host = Host::with_guests(&["hello"]);
     let artifact = host.tenant("hello").summary.artifact.to_string();

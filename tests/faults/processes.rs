@@ -22,6 +22,8 @@ fn room(pid: u32, more: usize) -> u64 {
 #[test]
 fn a_supervisor_without_descriptors_says_so_and_goes_on_when_there_are_some() {
     let host = Host::with_guests(&["hello"]);
+    // What it does for itself after the start is done.
+    eventually("the copy", || host.data().join("state.db.bak").exists().then_some(()));
     let before = limit(host.pid(), Resource::Nofile, Some(room(host.pid(), 1)));
     // One is enough to be asked, and too few to start a compiler.
     let file = host.file("new.wasm", {

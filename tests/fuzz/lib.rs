@@ -76,7 +76,9 @@ fn reaches_a_worker(resolved: &Resolved) {
         limits: resolved.limits.clone(),
         grants: Some(Box::new(resolved.grants.clone())),
         secrets: Vec::new(),
+        stopped: false,
         job: resolved.schedule.is_some(),
+        canary: None,
     };
     let sent = postcard::to_stdvec(&entry).expect("what resolves can be sent");
     assert!(sent.len() < MESSAGE_BYTES_MAX as usize, "{} bytes", sent.len());

@@ -2,7 +2,7 @@
 //! others, or do what ends badly for them.
 
 use std::cell::Cell;
-use wasip3::cli::stdout;
+use wasip3::cli::{environment, stdout};
 use wasip3::clocks::monotonic_clock::wait_for;
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
@@ -94,7 +94,14 @@ impl Guest for Gather {
             }
             _ => {}
         }
-        respond(path == "/stream", present)
+        let told = match path {
+            "/env" => {
+                let variables = environment::get_environment().into_iter();
+                variables.map(|(name, value)| format!("{name}={value} ")).collect()
+            }
+            _ => String::new(),
+        };
+        respond(path == "/stream", told, present)
     }
 }
 
@@ -107,8 +114,8 @@ async fn say(text: &str) {
     let _ = done.await;
 }
 
-/// Answers with what is known here; `endless` adds a line every few milliseconds for ever.
-fn respond(endless: bool, present: Present) -> Result<Response, ErrorCode> {
+/// Answers with `told` and what is known here; `endless` adds a line every few milliseconds for ever.
+fn respond(endless: bool, mut told: String, present: Present) -> Result<Response, ErrorCode> {
     let headers = Fields::new();
     headers.append("content-type", b"text/plain").unwrap();
     let (mut body, contents) = wit_stream::new();
@@ -118,7 +125,8 @@ fn respond(endless: bool, present: Present) -> Result<Response, ErrorCode> {
     wit_bindgen::spawn_local(async move {
         let _present = present;
         loop {
-            let unread = body.write_all(Present::tell().into_bytes()).await;
+            told += &Present::tell();
+            let unread = body.write_all(std::mem::take(&mut told).into_bytes()).await;
             if !endless || !unread.is_empty() {
                 return;
             }

@@ -56,6 +56,7 @@ pub(super) fn look(config: &HostConfig, held: &Held, deep: bool) -> Vec<Finding>
         }
     }
     findings.extend(copy(data));
+    findings.extend(beside(data, held));
     findings.push(code(data, held, deep));
     findings
 }
@@ -157,6 +158,23 @@ fn copy(data: &Path) -> Option<Finding> {
             }
         }
     })
+}
+
+fn beside(data: &Path, held: &Held) -> Option<Finding> {
+    const WHAT: &str = "other databases";
+    let all = survey::beside(data);
+    let damaged: Vec<String> =
+        all.iter().filter_map(|(name, why)| Some(format!("{name}: {}", why.as_ref()?))).collect();
+    if all.is_empty() {
+        return None;
+    }
+    if damaged.is_empty() {
+        let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+        return Some(ok(WHAT, format!("{} sound", names.join(", "))));
+    }
+    let stop = if held.pid.is_some() { "stop the host; " } else { "" };
+    let mend = format!("{stop}put it back from a backup, or move it away: a new one is begun");
+    Some(fail(WHAT, damaged.join(", "), mend))
 }
 
 fn code(data: &Path, held: &Held, deep: bool) -> Finding {

@@ -100,8 +100,9 @@ impl Row {
             (_, None) => Latency::default(),
         };
         let quantiles = latency.quantiles();
-        let failed = |c: &Counters| c.guest_faults.saturating_add(c.host_faults);
-        let errors = rate(c.status_5xx, b.status_5xx).max(rate(failed(c), failed(b)));
+        let failed = |c: &Counters| {
+            c.responses_5xx.saturating_add(c.guest_faults).saturating_add(c.host_faults)
+        };
         let requests_per_s = rate(c.requests, b.requests);
         let state = if now.breaker != BreakerState::Closed {
             State::Circuit
@@ -123,7 +124,7 @@ impl Row {
             memory_bytes: c.memory_bytes,
             memory_limit_bytes: now.memory_limit_bytes,
             fuel_per_s: rate(c.fuel, b.fuel),
-            errors_per_s: errors,
+            errors_per_s: rate(failed(c), failed(b)),
             shed_per_s: rate(c.shed, b.shed),
             running: c.running,
             queued: c.queued,

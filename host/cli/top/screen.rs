@@ -104,26 +104,17 @@ fn host(pen: &mut Pen, view: &View) {
 
 fn tenants(pen: &mut Pen, view: &mut View) {
     let name_width = name_width(pen.width);
-    let title = |column: Column| {
-        let mark = match (column == view.sort, view.reversed) {
-            (true, false) => "▼",
-            (true, true) => "▲",
-            (false, _) => "",
-        };
-        // The widest titles have no room for the mark in their own column.
-        let width = column_width(column, name_width);
-        let title = format!("{}{mark}", column.title());
-        pad(
-            if title.chars().count() > width { column.title() } else { &title },
-            width,
-            column.is_text(),
-        )
-    };
     let mut header = Line::default();
     for column in Column::ALL {
         let tint = if column == view.sort { Tint::Strong } else { Tint::Reversed };
-        header.push(title(column), tint);
-        header.push(" ", Tint::Reversed);
+        header.push(pad(column.title(), column_width(column, name_width), column.is_text()), tint);
+        // The mark has the place between two columns.
+        let mark = match (column == view.sort, view.reversed) {
+            (true, false) => "▼",
+            (true, true) => "▲",
+            (false, _) => " ",
+        };
+        header.push(mark, tint);
     }
     pen.line(header);
     view.height = pen.room();

@@ -36,10 +36,30 @@ impl Resident {
     }
 }
 
+/// What of a process is in memory, by kind, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kinds {
+    /// Its own.
+    pub own: u64,
+    /// Pages of files.
+    pub files: u64,
+    /// Memory shared with other processes.
+    pub shared: u64,
+}
+
+impl Kinds {
+    /// Of a process; nothing if it is gone.
+    pub fn of(pid: u32) -> Self {
+        let text = read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let of = |name: &str| kib(&text, name).unwrap_or(0);
+        Self { own: of("RssAnon:"), files: of("RssFile:"), shared: of("RssShmem:") }
+    }
+}
+
 /// Bytes of memory that this process and others beside it may use: the machine's, or what a cgroup (v2)
 /// above this process allows, if that is less. None if the kernel does not say.
 pub fn available_bytes() -> Option<u64> {
-    let machine = read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let machine = read_to_string("/proc/meminfo").ok().and_then(|text| kib(&text, "MemTotal:"));
     let own = read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
     let limits = Path::new(own).ancestors().filter_map(|group| {
@@ -50,8 +70,9 @@ pub fn available_bytes() -> Option<u64> {
     limits.chain(machine).min()
 }
 
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// Bytes that a line of such a file gives.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1_024)
 }
@@ -68,7 +89,12 @@ mod tests {
         let held = vec![1u8; 32 << 20];
         let after = own.bytes();
         assert!(after > before + (24 << 20), "{before} {after} {}", held.len());
+        let kinds = Kinds::of(std::process::id());
+        assert!(kinds.own >= 24 << 20 && kinds.files > 0, "{kinds:?}");
         assert!(available_bytes().unwrap() > after);
-        assert_eq!(total("MemTotal:       24689024 kB\nMemFree: 1 kB"), Some(24_689_024 << 10));
+        assert_eq!(
+            kib("MemTotal:       24689024 kB\nMemFree: 1 kB", "MemTotal:"),
+            Some(24_689_024 << 10)
+        );
     }
 }

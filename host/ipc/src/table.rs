@@ -12,6 +12,7 @@
 mod active;
 pub mod balance;
 mod cell;
+mod fold;
 mod held;
 mod succession;
 mod worker_cell;
@@ -80,7 +81,8 @@ mod tenant {
     pub(super) const WAIT_US: usize = STATUS_2XX + 5;
     pub(super) const COLD_LOADS: usize = STATUS_2XX + 6;
     pub(super) const COLD_LOAD_US: usize = STATUS_2XX + 7;
-    pub(super) const MORE_USED: usize = STATUS_2XX + 8;
+    pub(super) const RESPONSES_5XX: usize = STATUS_2XX + 8;
+    pub(super) const MORE_USED: usize = STATUS_2XX + 9;
     /// Requests in the queue now: a gauge.
     pub(super) const QUEUED: usize = MORE_USED;
 
@@ -325,6 +327,7 @@ impl Table {
             status_3xx: sum(tenant::STATUS_3XX),
             status_4xx: sum(tenant::STATUS_4XX),
             status_5xx: sum(tenant::STATUS_5XX),
+            responses_5xx: sum(tenant::RESPONSES_5XX),
             queued: sum(tenant::QUEUED),
             waited: sum(tenant::WAITED),
             wait_us: sum(tenant::WAIT_US),

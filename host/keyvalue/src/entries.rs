@@ -182,14 +182,14 @@ fn sum(old: Option<&[u8]>, delta: Delta) -> Result<i128, Error> {
 }
 
 /// A tenant's row, during one write.
-struct Account {
+pub(crate) struct Account {
     id: i64,
     bytes: i64,
     version: Version,
 }
 
 impl Account {
-    fn open(connection: &Connection, tenant: &str) -> Result<Self, Error> {
+    pub(crate) fn open(connection: &Connection, tenant: &str) -> Result<Self, Error> {
         let mut find =
             connection.prepare_cached("SELECT id, bytes, version FROM tenants WHERE name = ?1")?;
         let found = find
@@ -205,7 +205,7 @@ impl Account {
         Ok(Self { id: insert.insert([tenant])?, bytes: 0, version: 0 })
     }
 
-    fn put(
+    pub(crate) fn put(
         &mut self,
         connection: &Connection,
         store: &str,
@@ -242,7 +242,7 @@ impl Account {
         Ok(())
     }
 
-    fn close(self, connection: &Connection) -> Result<(), Error> {
+    pub(crate) fn close(self, connection: &Connection) -> Result<(), Error> {
         let mut update = connection
             .prepare_cached("UPDATE tenants SET bytes = ?2, version = ?3 WHERE id = ?1")?;
         update.execute(params![self.id, self.bytes, self.version])?;

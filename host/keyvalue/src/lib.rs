@@ -16,6 +16,7 @@ mod database;
 mod entries;
 mod error;
 mod group;
+mod moving;
 mod removal;
 mod schema;
 mod space;
@@ -25,6 +26,7 @@ mod tests;
 pub use database::Database;
 pub use entries::{Delta, Page, Version};
 pub use error::Error;
+pub use moving::{adopt, export, stage};
 pub use removal::{hide, hide_others, purge};
 pub use space::Space;
 

@@ -346,3 +346,53 @@ fn a_newer_database_is_left_alone() {
     let refused = wait(set(&space(dir.path(), "tenant"), "key", b"value"));
     assert_eq!(refused, Err(Error::Newer { found: 99, known: 1 }));
 }
+
+#[test]
+fn stores_move_whole_and_change_hands_at_once() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut bytes = Vec::new();
+    assert_eq!(export(from.path(), "a", &mut bytes), Ok(None));
+    assert_eq!(stage(to.path(), "a.arriving", None), Ok(0));
+    assert!(!to.path().join("keyvalue.db").exists(), "nothing was there to be moved");
+    wait(async {
+        let space = space(from.path(), "a");
+        for n in 0..200_u32 {
+            set(&space, &format!("key-{n:03}"), &n.to_le_bytes()).await.unwrap();
+        }
+        set(&space, "empty", b"").await.unwrap();
+    });
+    assert_eq!(export(from.path(), "b", &mut bytes), Ok(None));
+    assert_eq!(export(from.path(), "a", &mut bytes), Ok(Some(201)));
+    wait(async { set(&space(to.path(), "a"), "before", b"1").await.unwrap() });
+    // Put down twice, as after a crash.
+    for _ in 0..2 {
+        assert_eq!(stage(to.path(), "a.arriving", Some(&mut bytes.as_slice())), Ok(201));
+        assert_eq!(wait(get(&space(to.path(), "a"), "before")), Some(b"1".to_vec()));
+    }
+    for _ in 0..2 {
+        adopt(to.path(), "a.arriving", "a").unwrap();
+    }
+    wait(async {
+        let space = space(to.path(), "a");
+        assert_eq!(get(&space, "before").await, None);
+        assert_eq!(get(&space, "key-199").await, Some(199_u32.to_le_bytes().to_vec()));
+        assert_eq!(get(&space, "empty").await, Some(Vec::new()));
+        // It is counted, and goes on from its version.
+        let large = vec![0; usize::try_from(QUOTA).unwrap()];
+        assert!(matches!(set(&space, "large", &large).await, Err(Error::Quota { .. })));
+        set(&space, "key-000", b"changed").await.unwrap();
+    });
+    let mut again = Vec::new();
+    assert_eq!(export(to.path(), "a", &mut again), Ok(Some(201)));
+    assert_ne!(again, bytes);
+    // What is cut off or too large is refused, and nobody has it.
+    let cut = &bytes[..bytes.len() - 1];
+    assert!(matches!(stage(to.path(), "b.arriving", Some(&mut &cut[..])), Err(Error::Failed(_))));
+    let mut large = bytes.clone();
+    large[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(stage(to.path(), "b.arriving", Some(&mut large.as_slice())).is_err());
+    hide_others(to.path(), &BTreeSet::from(["a"])).unwrap();
+    purge(to.path()).unwrap();
+    adopt(to.path(), "b.arriving", "b").unwrap();
+    assert_eq!(wait(get(&space(to.path(), "b"), "key-000")), None);
+}

@@ -48,6 +48,9 @@ pub struct Ceilings {
     /// `reuse.idle`. Default 1h.
     #[schema(value_type = String)]
     pub reuse_idle: DurationMs,
+    /// `max_age`. Default 8760h, a year.
+    #[schema(value_type = String)]
+    pub max_age: DurationMs,
     /// `breaker.faults`. Default 1000.
     pub breaker_faults: u32,
     /// `breaker.window` and `breaker.open`. Default 10m.
@@ -91,6 +94,7 @@ impl Default for Ceilings {
             response_body: ByteSize(16 << 30),
             reuse_requests: Count(1_000_000),
             reuse_idle: DurationMs(3_600_000),
+            max_age: DurationMs(8_760 * 3_600_000),
             breaker_faults: 1_000,
             breaker_time: DurationMs(600_000),
             routes: 64,

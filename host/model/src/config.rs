@@ -27,6 +27,8 @@ pub struct ConfigFile {
     pub secrets_key: Option<String>,
     /// Metrics.
     pub metrics: MetricsConfig,
+    /// Traces.
+    pub traces: TracesConfig,
     /// What manifests may ask for.
     pub ceilings: Ceilings,
     /// How hard the compiler may work on one artifact.
@@ -45,6 +47,51 @@ pub struct MetricsConfig {
     pub tenants: Option<u32>,
     /// `--metrics-by`, `INSULA_METRICS_BY`: what has series of its own.
     pub by: Option<MetricsBy>,
+}
+
+/// `[traces]`: where they are sent, and how many.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TracesConfig {
+    /// `--otlp`, `INSULA_OTLP`: URL of a collector that takes OTLP over HTTP. Default: none, and nothing is
+    /// recorded.
+    pub otlp: Option<String>,
+    /// `--otlp-sample`, `INSULA_OTLP_SAMPLE`: the part of all traces that begin here which is recorded, 0 to 1.
+    pub sample: Option<SampleRatio>,
+}
+
+/// A part of all, from 0 to 1, kept in millionths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct SampleRatio(pub u32);
+
+/// Not a part of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write a number from 0 to 1, such as 0.01")]
+pub struct NotARatio;
+
+impl TryFrom<f64> for SampleRatio {
+    type Error = NotARatio;
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn try_from(ratio: f64) -> Result<Self, NotARatio> {
+        // At most a million: nothing is lost.
+        (0.0..=1.0).contains(&ratio).then(|| Self((ratio * 1e6).round() as u32)).ok_or(NotARatio)
+    }
+}
+
+impl From<SampleRatio> for f64 {
+    fn from(ratio: SampleRatio) -> Self {
+        Self::from(ratio.0) / 1e6
+    }
+}
+
+impl std::str::FromStr for SampleRatio {
+    type Err = NotARatio;
+
+    fn from_str(text: &str) -> Result<Self, NotARatio> {
+        text.parse::<f64>().map_err(|_| NotARatio)?.try_into()
+    }
 }
 
 /// What has series of its own in the metrics.

@@ -61,6 +61,12 @@ impl Latency {
         since
     }
 
+    /// How many certainly took longer than this: those in buckets that begin at it or above.
+    pub fn above(&self, us: u64) -> u64 {
+        let begins = BOUNDS_US.partition_point(|bound| *bound < us) + 1;
+        self.buckets.iter().skip(begins).fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
     /// The duration, in microseconds, that the part `q` (0 to 1) of all stayed within; none without any.
     ///
     /// Interpolated as Prometheus does: durations are taken as spread evenly over their bucket, the first of
@@ -146,6 +152,13 @@ mod tests {
         assert!(most.quantile_us(0.999).unwrap() > 1_000_000.0);
         // Nothing is known above the last bound.
         assert_eq!(of(&[60_000_000]).quantile_us(0.5), Some(10_000_000.0));
+    }
+
+    #[test]
+    fn what_is_above_a_bound_is_certainly_above_it() {
+        let some = of(&[400_000, 490_000, 510_000, 2_000_000, 60_000_000]);
+        assert_eq!((some.above(500_000), some.above(450_000), some.above(500_001)), (3, 3, 2));
+        assert_eq!((some.above(10_000_000), some.above(10_000_001), some.above(0)), (1, 0, 5));
     }
 
     #[test]

@@ -20,11 +20,14 @@ pub mod name;
 pub mod namespace;
 pub mod outcome;
 pub mod prices;
+pub mod probe;
 pub mod quantity;
 pub mod quota;
 pub mod request_id;
 pub mod resources;
+pub mod rollout;
 pub mod route;
+pub mod trace;
 pub mod usage;
 pub mod wire;
 

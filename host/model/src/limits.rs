@@ -33,6 +33,10 @@ pub struct Limits {
     pub response_body_bytes: u64,
     /// Whether, and how long, an instance may serve more than one request.
     pub reuse: Option<Reuse>,
+    /// Milliseconds after which instances serve no further request and code is loaded anew; none for as
+    /// long as they are used.
+    #[serde(default)]
+    pub max_age_ms: Option<u64>,
     /// CPU, memory of the whole tenant, rate.
     #[serde(default)]
     pub resources: Resources,
@@ -98,4 +102,13 @@ impl ReuseSpec {
     fn default_idle() -> DurationMs {
         DurationMs(30_000)
     }
+}
+
+/// Checks `max_age`.
+pub(crate) fn resolve_max_age(
+    asked: Option<DurationMs>,
+    c: &Ceilings,
+) -> Result<Option<u64>, ManifestError> {
+    let check = |age| within("max_age", "max_age", age, DurationMs(1_000), c.max_age);
+    Ok(asked.map(check).transpose()?.map(|age| age.0))
 }

@@ -12,8 +12,11 @@ use crate::grants::secrets::{SecretKey, SecretVia};
 use crate::grants::sockets::SocketRule;
 use crate::grants::{BuildSpec, ClockSpec, Grants, KeyValueSpec};
 pub use crate::limits::ReuseSpec;
+use crate::limits::resolve_max_age;
+use crate::probe::{Probe, ProbeSpec};
 use crate::quantity::{ByteSize, Count, DurationMs};
 use crate::resources::{CpuSpec, MemorySpec, RateSpec};
+use crate::rollout::{Rollout, RolloutSpec};
 use crate::{Ceilings, Limits, Metering, Namespace, Route, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -87,6 +90,10 @@ pub struct Manifest {
     /// Let one instance serve several requests. Default: a fresh instance for every request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse: Option<ReuseSpec>,
+    /// How old instances and loaded code may get, from 1s. Default: as old as they are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub max_age: Option<DurationMs>,
     /// Arguments after the program's name. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
@@ -127,6 +134,13 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub schedule: Option<Schedule>,
+    /// What a revision must answer before it is published. Default: it is loaded, and a handler is
+    /// instantiated, but it is asked nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeSpec>,
+    /// Give a new revision a part of the requests at first. Default: it gets all of them at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutSpec>,
     /// How the component is made: for `insula dev`; the host ignores it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<BuildSpec>,
@@ -175,6 +189,13 @@ pub struct Resolved {
     /// When it runs, if it is a job.
     #[serde(default)]
     pub schedule: Option<Schedule>,
+    /// What it must answer before it is published. Left out where there is none, as is `rollout`, so that
+    /// revisions of before there were any read as they did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+    /// How it takes over from the revision before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 /// Why a manifest was refused.
@@ -275,6 +296,7 @@ impl Manifest {
             request: None,
             response: None,
             reuse: None,
+            max_age: None,
             args: None,
             env: None,
             config: None,
@@ -287,6 +309,8 @@ impl Manifest {
             seed: None,
             sockets: None,
             schedule: None,
+            probe: None,
+            rollout: None,
             build: None,
         }
     }
@@ -370,9 +394,11 @@ impl Manifest {
             )?
             .0,
             reuse,
+            max_age_ms: resolve_max_age(self.max_age, c)?,
             resources: self.resolve_resources(c)?,
         };
         let grants = self.resolve_grants(limits.timeout_ms, c)?;
+        self.refuse_requests_of_jobs()?;
         Ok(Resolved {
             name: self.name.clone(),
             namespace: self.namespace.clone().unwrap_or_default(),
@@ -380,7 +406,23 @@ impl Manifest {
             limits,
             grants,
             schedule: self.schedule.clone(),
+            probe: self.probe.as_ref().map(ProbeSpec::resolve).transpose()?,
+            rollout: self.rollout.as_ref().map(|spec| spec.resolve(c)).transpose()?,
         })
+    }
+
+    /// A job that is not served as well has no requests that could be probed or shared.
+    fn refuse_requests_of_jobs(&self) -> Result<(), ManifestError> {
+        let refuse = |field| {
+            let why = "a job answers no requests; leave it out, or leave out `schedule`".into();
+            Err(ManifestError::Grant { field, why })
+        };
+        match self {
+            Self { schedule: None, .. } | Self { routes: Some(_), .. } => Ok(()),
+            Self { probe: Some(_), .. } => refuse("probe"),
+            Self { rollout: Some(_), .. } => refuse("rollout"),
+            _ => Ok(()),
+        }
     }
 
     fn resolve_fuel(&self, metering: Metering, c: &Ceilings) -> Result<u64, ManifestError> {
@@ -401,91 +443,4 @@ impl Manifest {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn an_empty_manifest_gets_every_default() {
-        let manifest = Manifest::from_toml("name = 'hello'").unwrap();
-        let resolved = manifest.resolve(&Ceilings::default()).unwrap();
-        assert_eq!(resolved.routes[0].to_string(), "hello.localhost");
-        assert_eq!(resolved.limits.memory_bytes, 64 << 20);
-        assert_eq!(resolved.limits.timeout_ms, 10_000);
-    }
-
-    #[test]
-    fn errors_point_at_line_and_column() {
-        for (text, says) in [
-            ("name = 'hello'\nmemroy = '64Mi'", "line 2, column 1"),
-            ("name = 'hello'\nmemory = '64MB'", "line 2, column 10"),
-            ("name = 'Hello'", "line 1, column 8"),
-            ("name = 'hello'\nroutes = ['http://a']", "scheme"),
-            ("memory = '1Mi'", "missing field `name`"),
-            ("name = 'hello'\ntimeout = 2", "such as `2s`"),
-        ] {
-            let error = Manifest::from_toml(text).unwrap_err().to_string();
-            assert!(error.contains(says), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn more_than_the_host_allows_is_refused_with_the_ceiling() {
-        let manifest = Manifest::from_toml("name = 'hello'\nmemory = '2Gi'").unwrap();
-        let error = manifest.resolve(&Ceilings::default()).unwrap_err().to_string();
-        assert!(error.contains("ceiling of 1Gi"), "{error}");
-        let manifest = Manifest::from_toml("name = 'hello'\nfuel = 1").unwrap();
-        assert!(manifest.resolve(&Ceilings::default()).is_err());
-        let manifest = Manifest::from_toml("name = 'hello'\nroutes = ['a.b', 'A.b/']").unwrap();
-        assert!(manifest.resolve(&Ceilings::default()).is_err());
-    }
-
-    #[test]
-    fn fuel_is_refused_where_it_is_not_counted() {
-        let resolve = |text: &str| {
-            Manifest::from_toml(text).map(|manifest| manifest.resolve(&Ceilings::default()))
-        };
-        let limits = resolve("name = 'a'\nmetering = 'time'").unwrap().unwrap().limits;
-        assert_eq!(
-            (limits.metering, limits.fuel, limits.fuel_counted()),
-            (Metering::Time, 0, None)
-        );
-        let error = resolve("name = 'a'\nmetering = 'time'\nfuel = '1M'").unwrap().unwrap_err();
-        assert!(error.to_string().contains("leave out `metering`"), "{error}");
-        let limits = resolve("name = 'a'\nmetering = 'fuel'\nfuel = '1M'").unwrap().unwrap().limits;
-        assert_eq!(limits.fuel_counted(), Some(1_000_000));
-        let error = resolve("name = 'a'\nmetering = 'none'").unwrap_err();
-        assert!(error.to_string().contains("expected `fuel` or `time`"), "{error}");
-    }
-
-    #[test]
-    fn a_low_ceiling_lowers_the_default() {
-        let low = Ceilings { memory: ByteSize(1 << 20), ..Ceilings::default() };
-        let manifest = Manifest::from_toml("name = 'hello'").unwrap();
-        assert_eq!(manifest.resolve(&low).unwrap().limits.memory_bytes, 1 << 20);
-    }
-
-    proptest! {
-        #[test]
-        fn no_manifest_panics(text in "\\PC{0,200}") {
-            if let Ok(manifest) = Manifest::from_toml(&text) {
-                let _ = manifest.resolve(&Ceilings::default());
-            }
-        }
-
-        #[test]
-        fn what_resolves_is_within_the_ceilings(memory: u64, fuel: u64, concurrency: u32) {
-            let mut manifest = Manifest::named("a".parse().unwrap());
-            manifest.memory = Some(MemorySpec { instance: Some(ByteSize(memory)), ..Default::default() });
-            manifest.fuel = Some(Count(fuel));
-            manifest.concurrency = Some(concurrency);
-            let c = Ceilings::default();
-            if let Ok(resolved) = manifest.resolve(&c) {
-                prop_assert!(resolved.limits.memory_bytes <= c.memory.0);
-                prop_assert!(resolved.limits.fuel <= c.fuel.0);
-                prop_assert!((1..=c.concurrency).contains(&resolved.limits.concurrency));
-            }
-        }
-    }
-}
+mod tests;

@@ -70,11 +70,43 @@ pub enum Fault {
     Evicted,
     /// The tenant's circuit breaker is open: it kept failing.
     CircuitOpen,
+    /// The tenant was stopped by whoever operates it.
+    TenantStopped,
     /// The host is shutting down.
     Draining,
 }
 
 impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 26] = [
+        Self::ClientGone,
+        Self::RequestBodyTooLarge,
+        Self::RequestHeaderTooLarge,
+        Self::RequestBodyBroken,
+        Self::RequestTimeout,
+        Self::BadRequest,
+        Self::Trap,
+        Self::OutOfFuel,
+        Self::OutOfMemory,
+        Self::OutOfStorage,
+        Self::Deadline,
+        Self::NoResponse,
+        Self::Exit,
+        Self::ResponseBodyTooLarge,
+        Self::BadResponse,
+        Self::CodeUnavailable,
+        Self::DirectoryUnavailable,
+        Self::WorkerFull,
+        Self::Panic,
+        Self::Concurrency,
+        Self::RateLimit,
+        Self::TenantMemory,
+        Self::HostMemory,
+        Self::Evicted,
+        Self::CircuitOpen,
+        Self::Draining,
+    ];
+
     /// A stable, machine-readable word for logs, metrics and the `insula-fault` response header.
     pub fn code(self) -> &'static str {
         match self {
@@ -103,6 +135,7 @@ impl Fault {
             Self::HostMemory => "host-memory",
             Self::Evicted => "evicted",
             Self::CircuitOpen => "circuit-open",
+            Self::TenantStopped => "tenant-stopped",
             Self::Draining => "draining",
         }
     }

@@ -1,11 +1,16 @@
-//! The name of one request: in `X-Request-Id`, in the tenant's log, in the host's.
+//! The name of one request: in `X-Request-Id`, in the tenant's log, in the host's; and its trace, if it has one.
 
+use crate::trace::TraceContext;
 use std::fmt;
 
 /// 24 characters: hexadecimal digits for a request, `run-` and its number for a run of a job. A plain
 /// value, because every request has one and few ever use it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct RequestId([u8; 24]);
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId {
+    text: [u8; 24],
+    /// Goes wherever the name goes: to log lines, and to calls out that are made for the request.
+    trace: Option<TraceContext>,
+}
 
 impl RequestId {
     /// From a start that is random per worker process, and that worker's count.
@@ -17,7 +22,7 @@ impl RequestId {
                 if i < 16 { start >> (60 - 4 * i) } else { u64::from(count) >> (92 - 4 * i) };
             *digit = DIGITS[(nibble & 15) as usize];
         }
-        Self(text)
+        Self { text, trace: None }
     }
 
     /// Of a job's run: the same in every process, so that supervisor and worker name it alike.
@@ -29,13 +34,24 @@ impl RequestId {
             *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
-        Self(text)
+        Self { text, trace: None }
+    }
+
+    /// The same, as part of a trace.
+    #[must_use]
+    pub fn within(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// The trace that it is part of, with its own span.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace
     }
 
     /// The characters.
     pub fn as_str(&self) -> &str {
         // They are ASCII, so this never falls back.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.text).unwrap_or_default()
     }
 }
 

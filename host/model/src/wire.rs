@@ -5,18 +5,27 @@
 
 use crate::api::{GuestKind, JobResult, LogStream};
 use crate::grants::secrets::{SecretKey, SecretValue};
+use crate::rollout::{Percent, Sticky};
+use crate::trace::TraceRecord;
 use crate::{CodeId, Digest, Grants, Limits, Route, TenantName};
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 6;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
 /// 64 routes of 512 bytes make 32 KiB a tenant.
 pub const PUBLISH_TENANTS_MAX: usize = 100;
+/// Tenants in one [`ToWorker::Repave`]: the worker's requests have turns in between, and the supervisor's
+/// next message comes after the answer.
+pub const REPAVE_SLOTS_MAX: usize = 1_024;
 /// The longest text of one log line, in bytes; longer lines are cut into several.
 pub const LOG_LINE_BYTES_MAX: usize = 4 << 10;
+/// The last lines of a probe's log that its report holds.
+pub const PROBE_LINES_MAX: usize = 20;
+/// The longest of those lines, in bytes; longer ones are cut.
+pub const PROBE_LINE_BYTES_MAX: usize = 500;
 
 /// From the supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,8 +37,8 @@ pub enum ToWorker {
         /// Everything the worker is told.
         config: WorkerConfig,
     },
-    /// New state of some tenants, and slots that are free again. Applied between two requests, as
-    /// one; answered by [`FromWorker::Ack`].
+    /// New state of some tenants, then slots that are free again. Applied between two requests, as
+    /// one; answered by [`FromWorker::Ack`]. A canary comes after the tenant that it is one of.
     Publish {
         /// Echoed in the acknowledgement.
         seq: u64,
@@ -37,6 +46,14 @@ pub enum ToWorker {
         tenants: Vec<TenantEntry>,
         /// Slots of removed tenants.
         removed: Vec<u32>,
+    },
+    /// Retire every instance of these tenants, and load their code anew when it is needed next. What
+    /// runs finishes where it is. Answered by [`FromWorker::Repaved`].
+    Repave {
+        /// Echoed in the answer.
+        seq: u64,
+        /// The tenants' slots, at most [`REPAVE_SLOTS_MAX`].
+        slots: Vec<u32>,
     },
     /// Accept connections now: all tenants have been published.
     Start,
@@ -51,6 +68,18 @@ pub enum ToWorker {
         slot: u32,
         /// Its number; echoed in the answer, and in the tenant's log as [`crate::RequestId::run`].
         run: u64,
+    },
+    /// Try a revision that is not in force; answered by [`FromWorker::Probed`].
+    Probe {
+        /// Echoed in the answer.
+        id: u64,
+        /// The revision, in a slot that nobody else has.
+        entry: Box<TenantEntry>,
+        /// What to ask it with GET; none to make sure only that it can be loaded, and instantiated if it is
+        /// a handler.
+        path: Option<String>,
+        /// Milliseconds that this may take.
+        timeout_ms: u64,
     },
     /// Accept nothing more, finish what runs, then exit.
     Drain {
@@ -72,6 +101,13 @@ pub enum FromWorker {
         /// Of that message.
         seq: u64,
     },
+    /// A [`ToWorker::Repave`] is done: no request from now on sees anything that was there before.
+    Repaved {
+        /// Of that message.
+        seq: u64,
+        /// What it did.
+        retired: Retired,
+    },
     /// A line for a tenant's log.
     Log(LogLine),
     /// Compiled code is missing, foreign or damaged; please compile the artifact again. Requests for
@@ -82,6 +118,13 @@ pub enum FromWorker {
         /// What was wrong, for the operator.
         reason: String,
     },
+    /// Requests whose traces are recorded, at most once a second.
+    Traces {
+        /// Those that have ended.
+        records: Vec<TraceRecord>,
+        /// Spans for which there was no room.
+        dropped: u64,
+    },
     /// A run has ended, or could not be started.
     JobEnded {
         /// The tenant's slot.
@@ -91,6 +134,56 @@ pub enum FromWorker {
         /// How.
         result: JobResult,
     },
+    /// A [`ToWorker::Probe`] has ended.
+    Probed {
+        /// Of that message.
+        id: u64,
+        /// How.
+        report: ProbeReport,
+    },
+}
+
+/// What came of a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// How it ended.
+    pub end: ProbeEnd,
+    /// The last of what guest and host wrote to its log meanwhile: at most [`PROBE_LINES_MAX`] lines.
+    pub log: Vec<String>,
+}
+
+/// How a probe ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeEnd {
+    /// Nothing was asked, and nothing was wrong.
+    Sound,
+    /// It answered with this status, to the last byte.
+    Answered(u16),
+    /// It did not answer, or could not be loaded or instantiated.
+    Failed {
+        /// As in the `insula-fault` field.
+        fault: String,
+        /// What is known about it; may be empty.
+        detail: String,
+        /// Whether it was the host's doing and says nothing about the revision.
+        is_hosts: bool,
+    },
+}
+
+/// What a repave took out of service in one worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Instances that were kept for further requests, shared ones among them.
+    pub instances: u64,
+    /// Pieces of compiled code that were mapped.
+    pub code: u64,
+}
+
+impl std::ops::AddAssign for Retired {
+    fn add_assign(&mut self, more: Self) {
+        self.instances += more.instances;
+        self.code += more.code;
+    }
 }
 
 /// What a worker is told at its start.
@@ -108,6 +201,8 @@ pub struct WorkerConfig {
     pub tenants_dir: String,
     /// Certificates (PEM) that outbound TLS trusts beside the public ones; empty for none.
     pub outbound_ca: String,
+    /// Of a million traces that begin here, so many are recorded; none if nothing is.
+    pub sampled_ppm: Option<u32>,
 }
 
 /// One tenant, as the data plane sees it: its active revision.
@@ -133,6 +228,23 @@ pub struct TenantEntry {
     pub secrets: Vec<(SecretKey, SecretValue)>,
     /// Whether it runs as a job and is not served.
     pub job: bool,
+    /// Whether it was stopped: nothing of it runs, and its requests are refused.
+    pub stopped: bool,
+    /// If it is a canary: of whom. It then has no routes of its own.
+    pub canary: Option<Box<CanaryOf>>,
+}
+
+/// What makes a revision a canary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryOf {
+    /// The slot of the tenant, whose requests it gets a part of.
+    pub slot: u32,
+    /// Which part.
+    pub share: Percent,
+    /// By what requests stick.
+    pub sticky: Option<Sticky>,
+    /// The key of the hash that decides for those.
+    pub key: [u8; 32],
 }
 
 impl TenantEntry {
@@ -157,6 +269,8 @@ pub struct LogLine {
     pub stream: LogStream,
     /// The request's id.
     pub request: String,
+    /// The trace that the request is part of; 0 for none.
+    pub trace: u128,
     /// At most [`LOG_LINE_BYTES_MAX`] bytes.
     pub text: String,
 }

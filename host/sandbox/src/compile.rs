@@ -11,7 +11,9 @@ use crate::preamble::{BUILD_HINT, Layer};
 use crate::{bulk, exports, linker, preamble, preview1};
 use insula_model::api::GuestKind;
 use insula_model::{Digest, Metering};
-use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getppid, nice, set_parent_process_death_signal, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::ffi::OsString;
@@ -45,7 +47,7 @@ pub enum Report {
     },
 }
 
-/// The `__compile` role: `INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING SHA256`.
+/// The `__compile` role: `INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING SHA256 PARENT`.
 pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let number = |at: usize| args.get(at)?.to_str()?.parse::<u64>().ok();
@@ -56,8 +58,15 @@ pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     else {
         return usage();
     };
+    // A process id; nobody's if it is left out.
+    let parent = args.get(6).and_then(|pid| pid.to_str()?.parse::<u32>().ok()).unwrap_or(0);
     if let Err(error) = confine(memory, cpu) {
         return failed(&format!("the compiler's limits cannot be set: {error}"));
+    }
+    // It may have died before the kernel was asked to tell us: then its successor has swept already, and
+    // would find what we leave.
+    if getppid().is_none_or(|now| now.as_raw_pid().cast_unsigned() != parent) {
+        return failed("the supervisor is gone");
     }
     let (input, output) = (PathBuf::from(input), PathBuf::from(output));
     let bytes = match std::fs::read(&input) {
@@ -88,7 +97,7 @@ pub fn child_main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    failed("usage: __compile INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING SHA256")
+    failed("usage: __compile INPUT OUTPUT MEMORY_BYTES CPU_SECONDS METERING SHA256 PARENT")
 }
 
 fn failed(message: &str) -> ExitCode {

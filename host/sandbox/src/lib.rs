@@ -33,6 +33,7 @@ mod seal;
 pub mod shared;
 mod state;
 pub mod store;
+mod trial;
 mod words;
 
 pub use capabilities::Capabilities;
@@ -44,3 +45,4 @@ pub use invoke::{GuestBody, Invocation, Running};
 pub use program::Program;
 pub use roster::Sharing;
 pub use shared::Shared;
+pub use trial::Trial;

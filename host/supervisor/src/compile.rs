@@ -168,6 +168,7 @@ async fn run_child(
         .arg(limits.cpu.0.div_ceil(1_000).to_string())
         .arg(code.metering.as_str())
         .arg(code.artifact.hex())
+        .arg(std::process::id().to_string())
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -18,9 +18,9 @@ const LOCK_BYTES_MAX: u64 = 32;
 const BLANK: &str = "           ";
 /// How long a look at the lock takes at most, on any machine.
 const LOOK_MAX: Duration = Duration::from_millis(20);
-/// Bytes that are kept in reserve, so that a host can start on a full disk: SQLite's log and its index,
-/// and a change or two.
-const RESERVE_BYTES: usize = 256 << 10;
+/// Bytes that are kept in reserve, so that a host can start on a full disk: the logs and indexes of three
+/// SQLite databases, and a change or two.
+const RESERVE_BYTES: usize = 512 << 10;
 /// Files whose presence shows that a directory is a host's, so that its mode may be set.
 const OURS: [&str; 4] = ["lock", "state.db", "host.key", "artifacts"];
 
@@ -188,7 +188,9 @@ pub(crate) fn keep_reserve(data: &Path) -> bool {
     if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == RESERVE_BYTES as u64) {
         return true;
     }
-    let kept = fs::write(&path, vec![0; RESERVE_BYTES]);
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+    let kept = file.and_then(|file| file.write_all_at(&vec![0; RESERVE_BYTES], 0));
     if kept.is_err() {
         // What is left is for others.
         let _ = fs::remove_file(&path);
@@ -196,9 +198,10 @@ pub(crate) fn keep_reserve(data: &Path) -> bool {
     kept.is_ok()
 }
 
-/// Gives the space back; whether there was any. Blocks.
+/// Gives the space back if there is hardly any other; whether it did. Blocks.
 pub(crate) fn use_reserve(data: &Path) -> bool {
-    fs::remove_file(reserve(data)).is_ok()
+    let free = rustix::fs::statvfs(data).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    free.is_ok_and(|bytes| bytes < RESERVE_BYTES as u64) && fs::remove_file(reserve(data)).is_ok()
 }
 
 /// Who holds a data directory at this moment: a process id, or 0 if it does not say. None if nobody

@@ -9,13 +9,16 @@
 //!                │        └──▶ logs   guests' lines, on their way to disk
 //!                ├──▶ usage      what tenants have used, by the hour
 //!                ├──▶ jobs       what runs by a schedule: when, and where it is sent
-//!                └──▶ audit      who changed or read what, before anybody is told that it is done
+//!                ├──▶ audit      who changed or read what, before anybody is told that it is done
+//!                └──▶ rollouts   which canaries are well: promoted, or rolled back
+//! control ──▶ live    what happens at this moment, while somebody watches
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
 //! event loop stays free to replace a dead worker at once.
 #![forbid(unsafe_code)]
 
+mod archive;
 mod audit;
 mod clock;
 pub mod compile;
@@ -26,16 +29,19 @@ mod deploy;
 mod jobs;
 mod keeper;
 mod listen;
+mod live;
 mod logs;
 mod metrics;
 mod notify;
 mod passed;
 mod processes;
 mod registry;
+mod rollouts;
 mod serve;
 mod state;
 pub mod survey;
 mod sync;
+mod traces;
 mod upgrade;
 mod upkeep;
 mod usage;
@@ -49,6 +55,7 @@ pub use passed::{Passed, PassedError};
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
+pub use traces::{Collector, CollectorError, TraceOptions};
 pub use upgrade::{HANDOVER_VARIABLE, HandoverError, Origin, Said, Watch, guard, preflight};
 pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

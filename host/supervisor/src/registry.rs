@@ -7,12 +7,14 @@
 //!
 //! A slot's life: `free → taken → (tenant removed) quarantined → free`. It is quarantined until every
 //! worker has acknowledged the removal and its counters are cleared, so no new owner inherits a
-//! request or a figure.
+//! request or a figure. Canaries have slots of their own, and so do probes, for as long as they last; one
+//! that ended is still its tenant's until its last request has, for the log and for the sums.
 
 use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
 use insula_model::grants::schedule::Schedule;
 use insula_model::quota::{Share, Sums};
+use insula_model::rollout::Rollout;
 use insula_model::wire::TenantEntry;
 use insula_model::{Namespace, TenantName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,12 +31,58 @@ pub(crate) struct Tenant {
     pub(crate) namespace: Namespace,
     /// When the active revision was published (RFC 3339).
     pub(crate) deployed_at: String,
+    /// When it was stopped (RFC 3339); none while it may run.
+    pub(crate) stopped_at: Option<String>,
 }
 
 impl Tenant {
     /// What it counts for in its namespace.
     pub(crate) fn share(&self) -> Share {
         Share::of(&self.entry.limits, self.entry.grants.as_deref())
+    }
+}
+
+/// A revision that gets a part of its tenant's requests.
+#[derive(Debug)]
+pub(crate) struct Canary {
+    /// As workers are told: in a slot of its own, with `entry.canary` set.
+    pub(crate) tenant: Arc<Tenant>,
+    /// By what it is judged.
+    pub(crate) rollout: Rollout,
+    /// Since when (RFC 3339).
+    pub(crate) since: String,
+}
+
+/// A slot that nobody has yet: free again when this is dropped, unless something was put into it.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    registry: Arc<Registry>,
+    slot: u32,
+    taken: bool,
+}
+
+impl Reserved {
+    /// The slot.
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// The slot, from here on the caller's to [`Registry::free`].
+    pub(crate) fn take(mut self) -> u32 {
+        self.taken = true;
+        self.slot
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if self.taken {
+            return;
+        }
+        let mut inner = lock(&self.registry.0);
+        if inner.by_slot.get(self.slot as usize).is_some_and(Option::is_none) {
+            inner.free.insert(self.slot);
+        }
     }
 }
 
@@ -45,6 +93,10 @@ pub(crate) struct Registry(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     by_name: BTreeMap<TenantName, Arc<Tenant>>,
+    /// Those that run, by the name of their tenants. They are in `by_slot`, too.
+    canaries: BTreeMap<TenantName, Arc<Canary>>,
+    /// Slots of canaries that have ended, and whose they were, until [`Registry::free`].
+    ending: BTreeMap<u32, TenantName>,
     by_slot: Vec<Option<Arc<Tenant>>>,
     free: BTreeSet<u32>,
     /// Of every namespace that has tenants.
@@ -60,6 +112,31 @@ impl Inner {
         self.by_name.insert(tenant.entry.name.clone(), tenant);
     }
 
+    fn insert_canary(&mut self, canary: Canary) {
+        let entry = &canary.tenant.entry;
+        self.by_slot[entry.slot as usize] = Some(Arc::clone(&canary.tenant));
+        self.canaries.insert(entry.name.clone(), Arc::new(canary));
+    }
+
+    /// Has a place for this slot, which is not free any more.
+    fn make_place(&mut self, slot: u32) {
+        self.free.remove(&slot);
+        if self.by_slot.len() <= slot as usize {
+            self.by_slot.resize(slot as usize + 1, None);
+        }
+    }
+
+    fn ending_of<'a>(&'a self, name: &'a TenantName) -> impl Iterator<Item = u32> + 'a {
+        let ending = self.ending.iter().filter(move |(_, of)| *of == name);
+        ending.map(|(slot, _)| *slot)
+    }
+
+    fn clear_place(&mut self, slot: u32) {
+        if let Some(place) = self.by_slot.get_mut(slot as usize) {
+            *place = None;
+        }
+    }
+
     fn take(&mut self, name: &TenantName) -> Option<Arc<Tenant>> {
         let tenant = self.by_name.remove(name)?;
         if let Some(sums) = self.sums.get_mut(&tenant.namespace) {
@@ -73,53 +150,108 @@ impl Inner {
 }
 
 impl Registry {
-    /// The registry of these tenants. Slots below the highest that nobody has are free.
-    pub(crate) fn load(tenants: Vec<Tenant>) -> Self {
-        let slots = tenants.iter().map(|t| t.entry.slot as usize + 1).max().unwrap_or(0);
+    /// The registry of these tenants and their canaries. Slots below the highest that nobody has are free.
+    pub(crate) fn load(tenants: Vec<Tenant>, canaries: Vec<Canary>) -> Self {
+        let slots = tenants.iter().map(|tenant| tenant.entry.slot);
+        let slots = slots.chain(canaries.iter().map(|canary| canary.tenant.entry.slot));
+        let slots = slots.map(|slot| slot as usize + 1).max().unwrap_or(0);
         let mut inner = Inner { by_slot: vec![None; slots], ..Inner::default() };
         for tenant in tenants.into_iter().map(Arc::new) {
             inner.insert(tenant);
+        }
+        for canary in canaries {
+            inner.insert_canary(canary);
         }
         let holes = inner.by_slot.iter().enumerate().filter(|(_, tenant)| tenant.is_none());
         inner.free = holes.filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
         Self(Mutex::new(inner))
     }
 
-    /// The slot of this tenant, or the one that it would get; `None` if the host is full. Stable until
-    /// the next change, and changes are made one at a time.
-    pub(crate) fn slot_for(&self, name: &TenantName) -> Option<u32> {
-        let inner = lock(&self.0);
-        if let Some(tenant) = inner.by_name.get(name) {
-            return Some(tenant.entry.slot);
-        }
+    /// A slot that nobody has and nobody else gets meanwhile; `None` if the host is full.
+    pub(crate) fn reserve(self: &Arc<Self>) -> Option<Reserved> {
+        let mut inner = lock(&self.0);
         let next = u32::try_from(inner.by_slot.len()).ok().filter(|next| *next < SLOTS_MAX);
-        inner.free.first().copied().or(next)
+        let slot = inner.free.first().copied().or(next)?;
+        inner.make_place(slot);
+        drop(inner);
+        Some(Reserved { registry: Arc::clone(self), slot, taken: false })
     }
 
     /// Puts a tenant's revision in force.
     pub(crate) fn put(&self, tenant: Tenant) {
         let mut inner = lock(&self.0);
-        let (slot, tenant) = (tenant.entry.slot, Arc::new(tenant));
-        inner.free.remove(&slot);
-        if inner.by_slot.len() <= slot as usize {
-            inner.by_slot.resize(slot as usize + 1, None);
-        }
-        inner.insert(tenant);
+        inner.make_place(tenant.entry.slot);
+        inner.insert(Arc::new(tenant));
     }
 
-    /// Takes a tenant out; its slot is quarantined until [`Registry::free`].
-    pub(crate) fn remove(&self, name: &TenantName) -> Option<Arc<Tenant>> {
+    /// Gives a revision a part of its tenant's requests.
+    pub(crate) fn put_canary(&self, canary: Canary) {
+        let mut inner = lock(&self.0);
+        inner.make_place(canary.tenant.entry.slot);
+        inner.insert_canary(canary);
+    }
+
+    /// Ends a canary; its slot is quarantined until [`Registry::free`], and its tenant's until then.
+    pub(crate) fn end_canary(&self, name: &TenantName) -> Option<Arc<Canary>> {
+        let mut inner = lock(&self.0);
+        let canary = inner.canaries.remove(name)?;
+        inner.ending.insert(canary.tenant.entry.slot, name.clone());
+        Some(canary)
+    }
+
+    /// Takes a tenant out, with its canary; the slots are quarantined until [`Registry::free`].
+    pub(crate) fn remove(&self, name: &TenantName) -> Option<(Arc<Tenant>, Option<Arc<Canary>>)> {
         let mut inner = lock(&self.0);
         let tenant = inner.take(name)?;
-        if let Some(place) = inner.by_slot.get_mut(tenant.entry.slot as usize) {
-            *place = None;
+        let canary = inner.canaries.remove(name);
+        let ended: Vec<u32> = inner.ending_of(name).collect();
+        let running = canary.iter().map(|canary| canary.tenant.entry.slot);
+        for slot in running.chain([tenant.entry.slot]).chain(ended) {
+            inner.clear_place(slot);
+            inner.ending.remove(&slot);
         }
-        Some(tenant)
+        Some((tenant, canary))
     }
 
     /// Ends a slot's quarantine.
     pub(crate) fn free(&self, slot: u32) {
-        lock(&self.0).free.insert(slot);
+        let mut inner = lock(&self.0);
+        inner.ending.remove(&slot);
+        inner.clear_place(slot);
+        inner.free.insert(slot);
+    }
+
+    /// Whose the canary was that ended in this slot, if its tenant is still there.
+    pub(crate) fn ended_in(&self, slot: u32) -> Option<Arc<Tenant>> {
+        let inner = lock(&self.0);
+        inner.by_name.get(inner.ending.get(&slot)?).cloned()
+    }
+
+    /// The canary of the tenant of this name.
+    pub(crate) fn canary(&self, name: &TenantName) -> Option<Arc<Canary>> {
+        lock(&self.0).canaries.get(name).cloned()
+    }
+
+    /// Every canary.
+    pub(crate) fn canaries(&self) -> Vec<Arc<Canary>> {
+        lock(&self.0).canaries.values().cloned().collect()
+    }
+
+    /// The slots in which a tenant's requests are counted: its own first, then those of canaries.
+    pub(crate) fn slots(&self, tenant: &Tenant) -> Vec<u32> {
+        let inner = lock(&self.0);
+        let name = &tenant.entry.name;
+        let canary = inner.canaries.get(name).map(|canary| canary.tenant.entry.slot);
+        [tenant.entry.slot].into_iter().chain(canary).chain(inner.ending_of(name)).collect()
+    }
+
+    /// The slot of the tenant that this slot's figures are part of: another one for a canary's.
+    pub(crate) fn counted_in(&self, slot: u32) -> u32 {
+        let inner = lock(&self.0);
+        let canary = inner.by_slot.get(slot as usize).and_then(Option::as_ref);
+        let name = canary.map(|tenant| &tenant.entry.name).or_else(|| inner.ending.get(&slot));
+        let tenant = name.and_then(|name| inner.by_name.get(name));
+        tenant.map_or(slot, |tenant| tenant.entry.slot)
     }
 
     /// The tenant of this name.
@@ -140,6 +272,13 @@ impl Registry {
     /// Every tenant, by name.
     pub(crate) fn all(&self) -> Vec<Arc<Tenant>> {
         lock(&self.0).by_name.values().cloned().collect()
+    }
+
+    /// What a worker starts with: every tenant, and every canary after the tenant that it is one of.
+    pub(crate) fn snapshot(&self) -> Vec<Arc<Tenant>> {
+        let inner = lock(&self.0);
+        let canaries = inner.canaries.values().map(|canary| &canary.tenant);
+        inner.by_name.values().chain(canaries).cloned().collect()
     }
 
     /// How many tenants are deployed.

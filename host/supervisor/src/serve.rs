@@ -17,17 +17,20 @@ mod error;
 use crate::compilers::Compilers;
 use crate::control::{self, App, Socket};
 use crate::data::{DataDir, control_socket};
-use crate::deploy::{Deployer, MountRules, repair};
+use crate::deploy::{DeployError, Deployer, EXPORTS_MAX, MountRules, adopt, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
 use crate::listen::listen_for_metrics;
+use crate::live::Live;
 use crate::logs::{Logs, Writing};
 use crate::metrics::{Metrics, MetricsOptions};
-use crate::notify::Notify;
+use crate::notify;
 use crate::passed::Passed;
 use crate::processes::{WorkerSetup, Workers};
 use crate::registry::Registry;
+use crate::rollouts;
 use crate::state::{State, StateError};
+use crate::traces::{TraceOptions, Traces};
 use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};
 use crate::usage;
 use crate::vault::{SecretsKey, Vault};
@@ -47,7 +50,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub use error::ServeError;
@@ -81,6 +84,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
+    /// Where traces are sent; none for nowhere.
+    pub traces: Option<TraceOptions>,
     /// Where metrics are served, and how many.
     pub metrics: MetricsOptions,
     /// What manifests may ask for.
@@ -201,7 +206,7 @@ pub(crate) struct Host {
     pub(crate) ending: watch::Sender<bool>,
     pub(crate) socket: Socket,
     pub(crate) plans: mpsc::Receiver<Plan>,
-    pub(crate) control: Option<JoinHandle<io::Result<()>>>,
+    pub(crate) control: Option<JoinHandle<()>>,
     pub(crate) helpers: Vec<JoinHandle<()>>,
     pub(crate) scheduler: Option<JoinHandle<()>>,
     /// Until it is opened.
@@ -233,6 +238,7 @@ impl Host {
         let setup = WorkerSetup {
             listener,
             table: Arc::clone(&table),
+            traces: Traces::start(config.traces.as_ref(), Arc::clone(&metrics.events.traces)),
             metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
@@ -284,7 +290,10 @@ impl Host {
             },
             tenants_dir: data.join(TENANTS),
             listen,
+            canary_begun: Notify::new(),
             publishing: Mutex::new(()),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            importing: Mutex::new(()),
             draining: AtomicBool::new(false),
         });
         let (ending, end) = watch::channel(false);
@@ -294,13 +303,14 @@ impl Host {
             upgrade,
             compile_ms_max,
             deployer.workers.clone(),
-            Notify::new(&config.passed),
+            notify::Notify::new(&config.passed),
         );
         let app = Arc::new(App {
             deployer: Arc::clone(&deployer),
             audit,
             data: data.to_path_buf(),
             started_at,
+            live: Live::default(),
             metrics,
             metrics_listen: metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok()),
             ready: AtomicBool::new(false),
@@ -340,6 +350,7 @@ impl Host {
         }
         let deployer = Arc::clone(&self.app.deployer);
         self.helpers.push(tokio::spawn(deployer.usage.clone().run()));
+        self.helpers.push(tokio::spawn(rollouts::watch(Arc::clone(&deployer))));
         self.helpers.push(tokio::spawn(upkeep::look_after(deployer, self.app.data.clone())));
         // Not before: a host that goes on from another may still have to give everything back.
         self.helpers.push(tokio::spawn(sweep_engines(Arc::clone(&self.app.deployer))));
@@ -370,12 +381,10 @@ impl Host {
             }
         }
         self.ending.send_replace(true);
-        if let Some(control) = self.control {
-            match control.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "the control API had failed"),
-                Err(error) => tracing::error!(%error, "the control API had panicked"),
-            }
+        if let Some(control) = self.control
+            && let Err(error) = control.await
+        {
+            tracing::error!(%error, "the control API had panicked");
         }
         drop(self.socket);
         for helper in self.helpers {
@@ -423,11 +432,18 @@ async fn open(
                  acknowledged last may be lost; look who removed it"
             );
         }
+        if data_dir::use_reserve(&data) {
+            tracing::error!(
+                "the disk of the data directory is full; free some space: this host starts with what \
+                 it kept in reserve, and changes may be refused"
+            );
+        }
         let store = ArtifactStore::open(&data)?;
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
-        let state = open_state(&data, secrets_key)?;
-        let registry = Registry::load(state.load()?);
+        let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
+        let registry = Registry::load(state.load()?, state.load_canaries()?);
+        finish_imports(&data.join(TENANTS), &state)?;
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         logs::forget_all_but(&data, |name| registry.get(name).is_some());
@@ -439,16 +455,15 @@ async fn open(
     opened.await.map_err(io::Error::other)?
 }
 
-/// Opens the database; on a full disk, with what was kept in reserve for that.
-fn open_state(data: &Path, secrets_key: Option<SecretsKey>) -> Result<State, ServeError> {
-    let vault = || Vault::open(data, secrets_key.clone());
-    match State::open(data, vault()?) {
-        Err(error @ StateError::Full(_)) if data_dir::use_reserve(data) => {
-            tracing::error!(%error, "the disk of the data directory is full; free some space: this host starts with what it kept in reserve, and changes may be refused");
-            Ok(State::open(data, vault()?)?)
-        }
-        other => Ok(other?),
-    }
+/// Gives tenants whose import a crash cut short what was staged for them. A failure is no reason not to
+/// serve the others, and the note stays for the next start: but what is staged must not be taken for
+/// something that nobody owns, so the host does not start with it.
+fn finish_imports(dir: &Path, state: &State) -> Result<(), ServeError> {
+    let finished = state.recover_imports(|name, staged| {
+        tracing::info!(tenant = %name, "an import that was cut short is finished");
+        adopt(dir, staged, name)
+    })?;
+    finished.map_err(|error: DeployError| ServeError::Io(io::Error::other(error.to_string())))
 }
 
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose

@@ -80,6 +80,17 @@ pub fn copy(data: &Path) -> Option<(SystemTime, Option<String>)> {
     ))
 }
 
+/// Databases beside that of the state: each that is there, and what is wrong with it.
+pub fn beside(data: &Path) -> Vec<(&'static str, Option<String>)> {
+    let all = ["usage.db", "tenants/keyvalue.db"].into_iter();
+    all.filter(|name| data.join(name).is_file())
+        .map(|name| {
+            let found = crate::state::check_database(&data.join(name));
+            (name, found.unwrap_or_else(|error| Some(error.to_string())))
+        })
+        .collect()
+}
+
 /// Artifacts on disk, held against those that are referred to.
 #[derive(Debug, Default)]
 pub struct Artifacts {

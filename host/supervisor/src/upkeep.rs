@@ -38,11 +38,14 @@ pub(crate) async fn look_after(deployer: Arc<Deployer>, data: PathBuf) {
     let mut copied = Copied { changes: None, not_before: Instant::now() };
     let mut last = String::new();
     loop {
-        let dir = data.clone();
-        // There or not: what it is for comes at the next start.
-        let _ = spawn_blocking(move || data::keep_reserve(&dir)).await;
+        // First of all it is seen whether the directory is still the host's.
         let trouble = match copied.again(&deployer, &data).await {
-            Ok(()) => String::new(),
+            Ok(()) => {
+                let dir = data.clone();
+                // There or not: what it is for comes at the next start.
+                let _ = spawn_blocking(move || data::keep_reserve(&dir)).await;
+                String::new()
+            }
             Err(error) => error.to_string(),
         };
         // Said once, and again when it is something else.

@@ -33,7 +33,10 @@ pub(crate) async fn admit(
     tenant: &Rc<Tenant>,
     hops: u32,
 ) -> Result<Ticket, Fault> {
-    check_rate(worker, tenant)?;
+    // Stopped is stopped, however often it is called.
+    if !tenant.stopped.get() {
+        check_rate(worker, tenant)?;
+    }
     match try_enter(worker, tenant, hops) {
         Err(full @ (Fault::Concurrency | Fault::TenantMemory)) => {
             wait(worker, tenant, hops, full).await
@@ -43,6 +46,9 @@ pub(crate) async fn admit(
 }
 
 fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Ticket, Fault> {
+    if tenant.stopped.get() {
+        return Err(Fault::TenantStopped);
+    }
     if worker.closing.get() && hops == 0 {
         return Err(Fault::Draining);
     }

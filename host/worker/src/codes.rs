@@ -33,12 +33,17 @@ pub(crate) struct Codes {
     loads: Cell<u64>,
     clock: Cell<u64>,
     evicted: Cell<Option<Instant>>,
+    /// When code was last let go of because it was to be loaded anew.
+    forgotten: Cell<u64>,
     to_supervisor: mpsc::Sender<FromWorker>,
 }
 
 struct Entry {
     loaded: Arc<Loaded>,
     used: Cell<u64>,
+    /// When it was loaded, on [`Codes::now`]'s clock and on everybody's.
+    at: u64,
+    since: Instant,
 }
 
 /// Code that someone has set out to get.
@@ -74,6 +79,7 @@ impl Codes {
             loads: Cell::new(0),
             clock: Cell::new(0),
             evicted: Cell::new(None),
+            forgotten: Cell::new(0),
             to_supervisor,
         }
     }
@@ -98,6 +104,35 @@ impl Codes {
         if let Some(entry) = self.loaded.borrow().get(code) {
             entry.used.set(self.tick());
         }
+    }
+
+    /// The time, in uses of code.
+    pub(crate) fn now(&self) -> u64 {
+        self.tick()
+    }
+
+    /// Since when this code is mapped, if it is.
+    pub(crate) fn since(&self, code: &CodeId) -> Option<Instant> {
+        self.loaded.borrow().get(code).map(|entry| entry.since)
+    }
+
+    /// Lets go of code that was loaded before `before`, so that the next who needs it loads it anew; who
+    /// runs it keeps it. Whether it was mapped.
+    pub(crate) fn forget(&self, code: &CodeId, before: u64) -> bool {
+        // Whatever is being read now was read before, too.
+        self.forgotten.set(self.tick());
+        self.forget_if(code, |entry| entry.at < before)
+    }
+
+    /// The same for code that is as old as this.
+    pub(crate) fn forget_older(&self, code: &CodeId, max_age: Duration) -> bool {
+        self.forget_if(code, |entry| entry.since.elapsed() >= max_age)
+    }
+
+    fn forget_if(&self, code: &CodeId, is_old: impl Fn(&Entry) -> bool) -> bool {
+        let mut all = self.loaded.borrow_mut();
+        let old = all.get(code).is_some_and(is_old);
+        old && all.remove(code).is_some()
     }
 
     fn tick(&self) -> u64 {
@@ -143,6 +178,7 @@ impl Codes {
     }
 
     async fn load(&self, code: &CodeId) -> Result<Arc<Loaded>, LoadError> {
+        let (at, since) = (self.tick(), Instant::now());
         let found = self.loader.find(code)?;
         let loaded = if found.bytes() <= INLINE_BYTES_MAX {
             self.loader.load(&found)?
@@ -157,11 +193,18 @@ impl Codes {
         };
         let loaded = Arc::new(loaded);
         self.loads.set(self.loads.get() + 1);
+        if self.forgotten.get() > at {
+            // Good for whoever asked before; those who come now read it themselves.
+            return Ok(loaded);
+        }
         let mut all = self.loaded.borrow_mut();
         if all.len() >= LOADED_MAX {
             drop_oldest(&mut all, 1);
         }
-        all.insert(*code, Entry { loaded: loaded.clone(), used: Cell::new(self.tick()) });
+        all.insert(
+            *code,
+            Entry { loaded: loaded.clone(), used: Cell::new(self.tick()), at, since },
+        );
         Ok(loaded)
     }
 

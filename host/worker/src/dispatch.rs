@@ -1,8 +1,10 @@
 //! The way of one request, every stage in order.
 
 use crate::admission::admit;
+use crate::canary;
 use crate::codes::Unavailable;
 use crate::connection::{Busy, Peer};
+use crate::early::{join, take_early};
 use crate::headers::{self, content_length, head_bytes, prepare_request, strip_hop_by_hop};
 use crate::request_body::{BodyState, ClientBody, RequestBody};
 use crate::respond;
@@ -11,14 +13,15 @@ use crate::sharing;
 use crate::shed::{answered, refuse, retry_after_s, shed};
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
+use crate::tracer::Tracer;
 use crate::turns::Turns;
 use crate::worker::Worker;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
-use http_body::Body;
 use insula_model::api::LogStream;
 use insula_model::route::{Route, normalise_host, prefix_matches};
+use insula_model::trace::Stage;
 use insula_model::{Fault, Outcome, RequestId};
 use insula_sandbox::epoch::monotonic_ns;
 use insula_sandbox::invoke::Finished;
@@ -27,14 +30,11 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
-
-/// A response body up to this size that is complete when the head is, goes out with it in one write.
-const WHOLE_BYTES_MAX: usize = 64 << 10;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 /// How long answers to requests that are refused wait, while a tenant has more of those in a second than its
 /// log is told of. Bounded by its connections' requests, which hold nothing meanwhile.
@@ -96,13 +96,17 @@ async fn answer(
         None => route(&worker, &mut parts)?,
         Some(callee) => callee.clone(),
     };
+    let tenant = worker.in_time(canary::chosen(tenant, &parts.headers));
     worker.table.set_active(tenant.entry.slot);
+    let head = head_bytes(&parts);
+    // Known from here on to every line of the log, and to every call out.
+    let traced = worker.tracer.begin(&mut parts.headers);
+    let id = id.within(traced.context);
     let refuse = |fault, detail: &dyn Fn() -> String| {
         answered(&worker, &tenant, refuse(&worker, &tenant, id, fault, detail))
     };
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
-    let head = head_bytes(&parts);
     if head > limits.request_header_bytes as usize {
         let detail = || format!("{head} bytes, more than {}", limits.request_header_bytes);
         return Err(refuse(Fault::RequestHeaderTooLarge, &detail).into());
@@ -126,6 +130,9 @@ async fn answer(
         }
     };
     ticket.received(received_ns);
+    ticket.record(worker.tracer.record(&worker, &traced, id, &parts.method, received_ns));
+    ticket.carry(id, Tracer::state(&traced, &parts.headers));
+    ticket.ended(Stage::Admit);
     Turns::wait(&worker, &tenant.account).await;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
@@ -134,6 +141,7 @@ async fn answer(
             return Err(fail(ticket, id, fault, &detail).into());
         }
     };
+    ticket.ended(Stage::Load);
     let busy = peer.begin();
     let is_head = parts.method == Method::HEAD;
     // The instance last: nothing is instantiated for a request that could still be refused.
@@ -181,6 +189,7 @@ async fn answer(
             return Err(fail(ticket, id, blamed, &fault.detail).into());
         }
     };
+    ticket.ended(Stage::Run);
     if let Some(instance) = finished.and_then(|finished| finished.instance) {
         worker.keep(&tenant, instance, served + 1);
     }
@@ -264,17 +273,23 @@ pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>
         worker.codes.touch(&tenant.entry.code());
         return Ok(loaded);
     }
+    let code = tenant.entry.code();
+    if let Some(ms) = tenant.entry.limits.max_age_ms {
+        // Another tenant may have loaded it long ago.
+        worker.codes.forget_older(&code, Duration::from_millis(ms));
+    }
     // Another tenant of the same artifact may have had it loaded.
-    let cold_ns = (!worker.codes.has(&tenant.entry.code())).then(monotonic_ns);
-    let loaded = match worker.codes.get(&tenant.entry.code()).await {
-        Err(Unavailable::Full(_)) if worker.make_room() => {
-            worker.codes.get(&tenant.entry.code()).await?
-        }
+    let cold_ns = (!worker.codes.has(&code)).then(monotonic_ns);
+    let loaded = match worker.codes.get(&code).await {
+        Err(Unavailable::Full(_)) if worker.make_room() => worker.codes.get(&code).await?,
         decided => decided?,
     };
     if let Some(since_ns) = cold_ns {
         let wait_us = monotonic_ns().saturating_sub(since_ns) / 1_000;
         worker.table.cell(worker.index, tenant.entry.slot).loaded_code(wait_us);
+    }
+    if tenant.since.get().is_none() {
+        tenant.since.set(Some(worker.codes.since(&code).unwrap_or_else(Instant::now)));
     }
     *tenant.loaded.borrow_mut() = Arc::downgrade(&loaded);
     worker.cell().set_loaded(worker.codes.count(), worker.codes.loads());
@@ -452,40 +467,4 @@ async fn respond_with(
         ResponseBody::stream(stream, peer.kill.clone())
     };
     Ok(Response::from_parts(parts, body))
-}
-
-/// Takes what the body has ready, up to [`WHOLE_BYTES_MAX`]; whether it has ended.
-fn take_early(
-    cx: &mut Context<'_>,
-    body: &mut GuestBody,
-    early: &mut VecDeque<http_body::Frame<Bytes>>,
-) -> Result<bool, String> {
-    let mut bytes = 0;
-    while bytes <= WHOLE_BYTES_MAX {
-        match Pin::new(&mut *body).poll_frame(cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(None) => return Ok(true),
-            Poll::Ready(Some(Err(error))) => return Err(error.to_string()),
-            Poll::Ready(Some(Ok(frame))) => {
-                bytes += frame.data_ref().map_or(0, Bytes::len);
-                early.push_back(frame);
-            }
-        }
-    }
-    Ok(false)
-}
-
-/// The frames as one piece; none if there are trailers among them.
-fn join(frames: &VecDeque<http_body::Frame<Bytes>>) -> Option<Bytes> {
-    match (frames.front(), frames.len()) {
-        (None, _) => Some(Bytes::new()),
-        (Some(frame), 1) => frame.data_ref().cloned(),
-        _ => {
-            let mut joined = BytesMut::new();
-            for frame in frames {
-                joined.extend_from_slice(frame.data_ref()?);
-            }
-            Some(joined.freeze())
-        }
-    }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(worker: Rc<Worker>, slot: u32, run: u64) {
 /// The program's exit code. Whatever it held is given back when this returns.
 async fn execute(worker: &Rc<Worker>, slot: u32, id: RequestId) -> Result<i32, Fault> {
     // Removed since it was sent here: nobody waits for the answer.
-    let tenant = worker.tenant(slot).ok_or(Fault::CodeUnavailable)?;
+    let tenant = worker.in_time(worker.tenant(slot).ok_or(Fault::CodeUnavailable)?);
     worker.table.set_active(slot);
     let mut ticket =
         admit(worker, &tenant, 0).await.map_err(|fault| shed(worker, &tenant, id, fault))?;

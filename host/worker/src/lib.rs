@@ -12,10 +12,12 @@
 
 mod admission;
 mod breaker;
+mod canary;
 mod codes;
 mod connection;
 mod cores;
 mod dispatch;
+mod early;
 mod errand;
 mod hand;
 mod headers;
@@ -27,6 +29,8 @@ mod outbound;
 mod paced;
 mod pool;
 mod pressure;
+mod probe;
+mod repave;
 mod request_body;
 mod respond;
 mod response_body;
@@ -37,6 +41,7 @@ mod shed;
 mod tenant;
 mod tenant_log;
 mod ticket;
+mod tracer;
 mod turns;
 mod worker;
 

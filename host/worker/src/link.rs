@@ -12,8 +12,9 @@ use crate::long::Long;
 use crate::outbound::{self, LOOKUPS_MAX, Outbound};
 use crate::share::Idle;
 use crate::tenant_log::LINES_QUEUED_MAX;
+use crate::tracer::Tracer;
 use crate::worker::Worker;
-use crate::{job, listener};
+use crate::{job, listener, probe};
 use insula_ipc::channel::{self, ChannelError};
 use insula_ipc::fds::{InheritError, inherited};
 use insula_ipc::table::{Table, TableError};
@@ -131,7 +132,8 @@ async fn live(
     let stores = Database::new(&tenants_dir);
     let table = Arc::new(table);
     let long = Long::start(table, config.index, epoch, idle)?;
-    let worker = Worker::new(long, codes, outbound, stores, sender);
+    let worker =
+        Worker::new(long, codes, outbound, stores, sender, Tracer::new(config.sampled_ppm));
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
@@ -192,13 +194,17 @@ async fn obey(
     loop {
         match channel::receive(from).await {
             Ok(Some(ToWorker::Publish { seq, tenants, removed })) => {
-                for slot in removed {
-                    worker.remove(slot);
-                }
                 for entry in tenants {
                     worker.publish(entry);
                 }
+                for slot in removed {
+                    worker.remove(slot);
+                }
                 say(worker, FromWorker::Ack { seq }).await;
+            }
+            Ok(Some(ToWorker::Repave { seq, slots })) => {
+                let retired = worker.repave(&slots).await;
+                say(worker, FromWorker::Repaved { seq, retired }).await;
             }
             Ok(Some(ToWorker::Start)) => {
                 if let Some(listener) = listener.take() {
@@ -214,6 +220,10 @@ async fn obey(
             Ok(Some(ToWorker::CodeReady { code })) => worker.codes.ready(&code),
             Ok(Some(ToWorker::RunJob { slot, run })) => {
                 tokio::task::spawn_local(job::run(worker.clone(), slot, run));
+            }
+            Ok(Some(ToWorker::Probe { id, entry, path, timeout_ms })) => {
+                let asked = probe::Asked { id, path, timeout_ms };
+                tokio::task::spawn_local(probe::run(worker.clone(), *entry, asked));
             }
             Ok(Some(ToWorker::Drain { within_ms, idle_ms })) => {
                 let (within, idle) =
@@ -261,5 +271,6 @@ async fn drain(worker: &Rc<Worker>, drain: Drain, from: &mut OwnedReadHalf) {
         () = obeying => {}
         () = tokio::time::sleep(drain.within) => {}
     }
+    worker.tracer.send(worker);
     worker.cell().set_serving(false);
 }

@@ -20,10 +20,28 @@ pub(crate) struct Pool {
     total: Rc<Cell<u32>>,
 }
 
-struct Idle {
+/// An instance that waits for a request, or to be dropped.
+pub(crate) struct Idle {
     instance: Instance,
     served: u32,
     since: Instant,
+    _counted: Counted,
+}
+
+/// Counts an idle instance for as long as it holds its slot.
+struct Counted(Rc<Cell<u32>>);
+
+impl Counted {
+    fn new(total: &Rc<Cell<u32>>) -> Self {
+        total.set(total.get() + 1);
+        Self(total.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl Pool {
@@ -36,7 +54,6 @@ impl Pool {
     pub(crate) fn take(&self) -> Option<(Instance, u32)> {
         self.reuse?;
         let idle = self.idle.borrow_mut().pop()?;
-        self.total.set(self.total.get() - 1);
         Some((idle.instance, idle.served))
     }
 
@@ -46,8 +63,8 @@ impl Pool {
             && !self.closed.get()
             && self.total.get() < IDLE_MAX;
         if keep {
-            self.idle.borrow_mut().push(Idle { instance, served, since: Instant::now() });
-            self.total.set(self.total.get() + 1);
+            let (since, counted) = (Instant::now(), Counted::new(&self.total));
+            self.idle.borrow_mut().push(Idle { instance, served, since, _counted: counted });
         }
         keep
     }
@@ -56,27 +73,23 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Instant) -> bool {
         let idle_max = Duration::from_millis(self.reuse.map_or(0, |reuse| reuse.idle_ms));
         let mut idle = self.idle.borrow_mut();
-        let before = idle.len();
         idle.retain(|idle| now.duration_since(idle.since) < idle_max);
-        self.forget(before - idle.len());
         !idle.is_empty()
     }
 
     /// Retires all that are idle now; whether there were any.
     pub(crate) fn clear(&self) -> bool {
-        let gone = std::mem::take(&mut *self.idle.borrow_mut());
-        self.forget(gone.len());
-        !gone.is_empty()
+        !std::mem::take(&mut *self.idle.borrow_mut()).is_empty()
     }
 
-    /// The revision is no longer active: nothing is kept any more.
-    pub(crate) fn close(&self) {
+    /// The tenant has a successor: nothing is kept any more. What was is the caller's to drop.
+    pub(crate) fn close(&self) -> Vec<Idle> {
         self.closed.set(true);
-        self.clear();
+        std::mem::take(&mut *self.idle.borrow_mut())
     }
 
-    fn forget(&self, count: usize) {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.total.set(self.total.get().saturating_sub(count));
+    /// Whether the tenant has a successor, or is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn outcome(fault: Fault) -> Outcome {
         | F::CircuitOpen
         | F::HostMemory
         | F::WorkerFull
+        | F::TenantStopped
         | F::Draining => Outcome::Shed(fault),
     }
 }
@@ -72,6 +73,7 @@ fn status_and_text(fault: Fault) -> (StatusCode, &'static str) {
         F::RateLimit => (S::TOO_MANY_REQUESTS, "the application is called too often"),
         F::TenantMemory => (S::SERVICE_UNAVAILABLE, "the application holds all the memory it may"),
         F::CircuitOpen => (S::SERVICE_UNAVAILABLE, "the application keeps failing"),
+        F::TenantStopped => (S::SERVICE_UNAVAILABLE, "the application is stopped"),
         F::Draining => (S::SERVICE_UNAVAILABLE, "the host is shutting down"),
     }
 }

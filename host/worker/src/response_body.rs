@@ -42,6 +42,13 @@ const STALL_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Cut(Fault);
 
+impl Cut {
+    /// Why.
+    pub(crate) fn fault(&self) -> Fault {
+        self.0
+    }
+}
+
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the response was cut: {}", self.0.code())

@@ -69,12 +69,15 @@ impl SharedPool {
         instances.len() < before
     }
 
-    /// The revision is no longer active: those who are inside may finish, nobody else enters.
-    pub(crate) fn close(&self) {
+    /// The tenant has a successor: those who are inside may finish, nobody else enters. How many
+    /// instances there were.
+    pub(crate) fn close(&self) -> u64 {
         self.closed.set(true);
-        for shared in std::mem::take(&mut *self.instances.borrow_mut()) {
+        let instances = std::mem::take(&mut *self.instances.borrow_mut());
+        for shared in &instances {
             shared.retire();
         }
+        instances.len() as u64
     }
 }
 

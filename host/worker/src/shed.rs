@@ -61,6 +61,12 @@ fn why(tenant: &Tenant, fault: Fault) -> String {
                  times at once; raise `rate`, or call it less often"
             );
         }
+        (Fault::TenantStopped, _) => {
+            let name = &tenant.entry.name;
+            return format!(
+                "refused before it ran; the tenant is stopped: `insula start {name}` serves it again"
+            );
+        }
         (Fault::HostMemory, _) => {
             return format!(
                 "refused before it ran; the host's memory runs low, and {} tenants are refused for \

@@ -4,8 +4,10 @@
 //! each sees one revision from head to body.
 
 use crate::breaker::Record;
+use crate::canary::Canary;
 use crate::outbound::Outbound;
 use crate::pool::Pool;
+use crate::repave::drop_slowly;
 use crate::share::Account;
 use crate::sharing::SharedPool;
 use crate::tenant_log::TenantLog;
@@ -21,6 +23,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Lines about refused requests in one second, of one tenant in one worker.
@@ -45,6 +48,11 @@ pub(crate) struct Tenant {
     removed: Option<Arc<AtomicBool>>,
     pub(crate) pool: Pool,
     pub(crate) shared: SharedPool,
+    /// Since when the oldest of what was made for it is there: instances, connections, loaded code. None
+    /// while nothing was.
+    pub(crate) since: Cell<Option<Instant>>,
+    /// Set when the tenant is stopped: its requests are refused, those that wait already too.
+    pub(crate) stopped: Cell<bool>,
     /// Whether someone looks after the pool already.
     pub(crate) swept: Cell<bool>,
     /// Requests of this worker in the tenant's queue.
@@ -55,24 +63,26 @@ pub(crate) struct Tenant {
     record: RefCell<Record>,
     /// The second in which requests were last refused, and how many the log was told of.
     shed: Cell<(u64, u32)>,
+    /// The revision that gets a part of its requests, if there is one.
+    pub(crate) canary: RefCell<Option<Canary>>,
 }
 
 impl Tenant {
-    /// The revision in `entry`, which follows `before`.
+    /// The revision in `entry`; `kin` is another one of the same tenant, which it follows or stands beside.
     pub(crate) fn new(
         entry: TenantEntry,
-        before: Option<&Self>,
+        kin: Option<&Self>,
         log: TenantLog,
         idle_total: Rc<Cell<u32>>,
     ) -> Self {
         let log = Arc::new(log);
         let to = log.clone();
-        let mut removed = before.and_then(|before| before.removed.clone());
+        let mut removed = kin.and_then(Self::removal);
         if entry.grants.as_ref().is_some_and(|grants| grants.keyvalue.is_some()) {
             removed.get_or_insert_default();
         }
         let resources = &entry.limits.resources;
-        let account = match before {
+        let account = match kin.filter(|kin| kin.entry.slot == entry.slot) {
             Some(before) => before.account.clone(),
             None => Rc::new(Account::new(entry.slot, resources)),
         };
@@ -88,13 +98,23 @@ impl Tenant {
             removed,
             pool: Pool::new(entry.limits.reuse, idle_total),
             shared: SharedPool::new(entry.limits.reuse, entry.limits.fuel),
+            since: Cell::default(),
+            stopped: Cell::new(entry.stopped),
             swept: Cell::new(false),
             waiting: Cell::new(0),
             freed: Notify::new(),
             record: RefCell::default(),
             shed: Cell::default(),
+            canary: RefCell::default(),
             entry,
         }
+    }
+
+    /// What tells its instances, and those of its canary, that the tenant was removed.
+    fn removal(&self) -> Option<Arc<AtomicBool>> {
+        let canary = self.canary.borrow();
+        let canary = canary.as_ref().and_then(|canary| canary.tenant.removed.clone());
+        self.removed.clone().or(canary)
     }
 
     /// What its instances may reach.
@@ -118,6 +138,11 @@ impl Tenant {
             }
             Arc::new(capabilities)
         })
+    }
+
+    /// Whether it has no successor yet, and was not removed.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.pool.is_closed()
     }
 
     /// Whether the log is told of one more request that was refused.
@@ -157,5 +182,14 @@ impl Tenant {
         if let Some(removed) = &self.removed {
             removed.store(true, Ordering::SeqCst);
         }
+        if let Some(canary) = &*self.canary.borrow() {
+            canary.tenant.end();
+        }
+    }
+
+    /// Keeps no instance any more; those that run end as they would.
+    pub(crate) fn close(&self) {
+        drop_slowly(self.pool.close());
+        self.shared.close();
     }
 }

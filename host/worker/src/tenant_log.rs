@@ -5,9 +5,12 @@
 //! goes into the log; a guest never waits and never fills the disk.
 
 use insula_model::api::LogStream;
-use insula_model::wire::{FromWorker, LOG_LINE_BYTES_MAX, LogLine};
+use insula_model::wire::{
+    FromWorker, LOG_LINE_BYTES_MAX, LogLine, PROBE_LINE_BYTES_MAX, PROBE_LINES_MAX,
+};
 use insula_model::{RequestId, TenantName};
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
@@ -29,9 +32,18 @@ pub(crate) struct TenantLog {
     slot: u32,
     name: TenantName,
     revision: u32,
-    to_supervisor: mpsc::Sender<FromWorker>,
+    to: To,
     state: Mutex<State>,
 }
+
+/// Where lines go.
+enum To {
+    Supervisor(mpsc::Sender<FromWorker>),
+    Kept(Kept),
+}
+
+/// The last lines of a probe: at most [`PROBE_LINES_MAX`], each cut at [`PROBE_LINE_BYTES_MAX`].
+pub(crate) type Kept = Arc<Mutex<VecDeque<(LogStream, String)>>>;
 
 struct State {
     guest: Bucket,
@@ -74,13 +86,22 @@ impl TenantLog {
         revision: u32,
         to: mpsc::Sender<FromWorker>,
     ) -> Self {
+        Self::to(slot, name, revision, To::Supervisor(to))
+    }
+
+    /// One whose last lines are kept in `lines` and go nowhere else.
+    pub(crate) fn kept(slot: u32, name: TenantName, revision: u32, lines: Kept) -> Self {
+        Self::to(slot, name, revision, To::Kept(lines))
+    }
+
+    fn to(slot: u32, name: TenantName, revision: u32, to: To) -> Self {
         let state = State {
             guest: Bucket::new(GUEST_BURST_BYTES_MAX, GUEST_BYTES_PER_SECOND_MAX),
             host: Bucket::new(HOST_BURST_BYTES_MAX, HOST_BYTES_PER_SECOND_MAX),
             dropped: 0,
             noticed: None,
         };
-        Self { slot, name, revision, to_supervisor: to, state: Mutex::new(state) }
+        Self { slot, name, revision, to, state: Mutex::new(state) }
     }
 
     /// A line, from a guest or from the host.
@@ -109,6 +130,18 @@ impl TenantLog {
     }
 
     fn send(&self, request: RequestId, stream: LogStream, text: &str) -> bool {
+        let to = match &self.to {
+            To::Supervisor(to) => to,
+            To::Kept(lines) => {
+                let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+                if lines.len() >= PROBE_LINES_MAX {
+                    lines.pop_front();
+                }
+                let end = text.floor_char_boundary(PROBE_LINE_BYTES_MAX);
+                lines.push_back((stream, text[..end].into()));
+                return true;
+            }
+        };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let end = text.floor_char_boundary(LOG_LINE_BYTES_MAX);
         let line = LogLine {
@@ -118,8 +151,9 @@ impl TenantLog {
             at_ms: u64::try_from(since.as_millis()).unwrap_or(0),
             stream,
             request: request.to_string(),
+            trace: request.trace().map_or(0, |context| context.trace),
             text: text[..end].into(),
         };
-        self.to_supervisor.try_send(FromWorker::Log(line)).is_ok()
+        to.try_send(FromWorker::Log(line)).is_ok()
     }
 }

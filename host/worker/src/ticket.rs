@@ -5,10 +5,12 @@
 
 use crate::errand::{Back, BoxFuture, Errand};
 use crate::tenant::Tenant;
+use crate::tracer::Recording;
 use crate::worker::Worker;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use insula_ipc::breaker::Probe;
-use insula_model::{Fault, Outcome, StatusClass, Usage};
+use insula_model::trace::Stage;
+use insula_model::{Fault, Outcome, RequestId, StatusClass, Usage};
 use insula_sandbox::Running;
 use insula_sandbox::epoch::{SLICE_NS, monotonic_ns, thread_cpu_ns};
 use insula_sandbox::invoke::{Finished, Gauge};
@@ -31,9 +33,13 @@ pub(crate) struct Ticket {
     /// When a client's request began; none of a job's run, whose duration is no answer's.
     received_ns: Option<u64>,
     /// What the client was answered, once that is certain.
-    status: Option<StatusClass>,
+    status: Option<StatusCode>,
     /// When the client had all of it, if the guest ran on after that.
     answered_ns: Option<u64>,
+    /// Whose `tracestate` its calls carry on, if there is one.
+    carries: Option<RequestId>,
+    /// What becomes of its trace, if that is recorded.
+    recording: Option<Box<Recording>>,
     cpu: Duration,
     outcome: Option<Outcome>,
     /// Whether the guest was on the second thread at any time, and whether from the start.
@@ -61,6 +67,8 @@ impl Ticket {
             received_ns: None,
             status: None,
             answered_ns: None,
+            carries: None,
+            recording: None,
             cpu: Duration::ZERO,
             outcome: None,
             went_away: false,
@@ -75,11 +83,29 @@ impl Ticket {
         self.received_ns = Some(at_ns);
     }
 
+    /// Its trace is recorded from here on.
+    pub(crate) fn record(&mut self, recording: Option<Box<Recording>>) {
+        self.recording = recording;
+    }
+
+    /// Its calls carry this `tracestate` on.
+    pub(crate) fn carry(&mut self, id: RequestId, state: Option<HeaderValue>) {
+        if let Some(state) = state {
+            self.worker.outbound.carry(id, state);
+            self.carries = Some(id);
+        }
+    }
+
+    /// A stage of its way has ended.
+    pub(crate) fn ended(&mut self, stage: Stage) {
+        if let Some(recording) = &mut self.recording {
+            recording.ended(stage);
+        }
+    }
+
     /// The status that goes out; the first word stands.
     pub(crate) fn answer(&mut self, status: StatusCode) {
-        if self.status.is_none() {
-            self.status = StatusClass::of(status.as_u16());
-        }
+        self.status.get_or_insert(status);
     }
 
     /// The client has all of the answer; the guest may run on.
@@ -236,8 +262,19 @@ impl Drop for Ticket {
         if let Some(received_ns) = self.received_ns {
             let end_ns = self.answered_ns.unwrap_or(now_ns);
             cell.took(end_ns.saturating_sub(received_ns) / 1_000);
-            if let Some(class) = self.status {
+            let status = self.status.map(|status| status.as_u16());
+            if let Some(class) = status.and_then(StatusClass::of) {
                 cell.answered(class);
+                if (class, outcome) == (StatusClass::ServerError, Outcome::Response) {
+                    cell.answered_badly();
+                }
+            }
+            if let Some(id) = self.carries {
+                self.worker.outbound.carried(id);
+            }
+            if let Some(recording) = self.recording.take() {
+                let tracer = &self.worker.tracer;
+                tracer.finish(*recording, &self.tenant.entry, (outcome, status), end_ns);
             }
         }
         cell.leave();

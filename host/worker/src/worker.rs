@@ -2,6 +2,7 @@
 //!
 //! Everything in here is on the event loop's thread: cells instead of locks. Bounded by what each part is bounded by.
 
+use crate::canary::Canary;
 use crate::codes::Codes;
 use crate::hand;
 use crate::long::Long;
@@ -11,11 +12,12 @@ use crate::router::Router;
 use crate::share::Fair;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
+use crate::tracer::Tracer;
 use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
-use insula_model::wire::{FromWorker, TenantEntry};
+use insula_model::wire::{CanaryOf, FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
@@ -50,7 +52,7 @@ pub(crate) struct Worker {
     tenants: RefCell<HashMap<u32, Rc<Tenant>>>,
     /// Slots by name, for calls from tenant to tenant.
     names: RefCell<HashMap<Box<str>, u32>>,
-    outbound: Arc<Outbound>,
+    pub(crate) outbound: Arc<Outbound>,
     pub(crate) running: Cell<u64>,
     /// The port that tenants are served at.
     pub(crate) port: Cell<u16>,
@@ -70,6 +72,7 @@ pub(crate) struct Worker {
     /// Told once when that starts.
     pub(crate) close: Notify,
     pub(crate) to_supervisor: mpsc::Sender<FromWorker>,
+    pub(crate) tracer: Tracer,
     /// Idle instances of all tenants.
     idle_total: Rc<Cell<u32>>,
     /// Tenants with idle instances; looked after while there are any.
@@ -90,6 +93,7 @@ impl Worker {
         outbound: Arc<Outbound>,
         stores: Database,
         to_supervisor: mpsc::Sender<FromWorker>,
+        tracer: Tracer,
     ) -> Self {
         use std::hash::{BuildHasher, RandomState};
         Self {
@@ -118,6 +122,7 @@ impl Worker {
             closing: Cell::new(false),
             close: Notify::new(),
             to_supervisor,
+            tracer,
             idle_total: Rc::default(),
             with_idle: RefCell::default(),
             request_ids: RequestIds {
@@ -145,22 +150,77 @@ impl Worker {
         self.cell().know_slot(slot);
         let log =
             TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
+        if let Some(of) = entry.canary.clone() {
+            return self.publish_canary(entry, &of, log);
+        }
         let before = self.tenants.borrow().get(&slot).cloned();
-        let idle_total = self.idle_total.clone();
-        let follows = before.as_deref();
-        let tenant = Tenant::new(entry, follows, log, idle_total);
-        let tenant = Rc::new(tenant);
+        let tenant = Rc::new(Tenant::new(entry, before.as_deref(), log, self.idle_total.clone()));
+        if let Some(before) = &before {
+            let mut canary = before.canary.borrow_mut();
+            // One that is promoted is what is published here.
+            let goes_on = |canary: &Canary| canary.tenant.entry.revision != tenant.entry.revision;
+            *tenant.canary.borrow_mut() = canary.take().filter(goes_on);
+        }
         self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
-        self.tenants.borrow_mut().insert(slot, tenant.clone());
+        let Some(before) = before else {
+            self.tenants.borrow_mut().insert(slot, tenant.clone());
+            let mut router = self.router.borrow_mut();
+            tenant.entry.routes.iter().for_each(|route| router.insert(route, &tenant));
+            return;
+        };
+        self.supplant(&before, &tenant);
+        self.table.breaker(slot).reset();
+        if tenant.entry.stopped {
+            // Those that wait for a place have the old one.
+            before.stopped.set(true);
+            if before.since.get().is_some() {
+                self.codes.forget(&before.entry.code(), self.codes.now());
+                self.cell().set_loaded(self.codes.count(), self.codes.loads());
+            }
+        }
+        before.close();
+        if tenant.entry.stopped {
+            self.stop_canary(&tenant);
+        }
+    }
+
+    /// Puts `after` where `before` is, for every request from now on.
+    pub(crate) fn supplant(&self, before: &Rc<Tenant>, after: &Rc<Tenant>) {
+        self.tenants.borrow_mut().insert(after.entry.slot, after.clone());
+        if let Some(of) = &after.entry.canary {
+            // It has no routes, and hangs on the tenant whose requests it shares.
+            let Some(stable) = self.tenant(of.slot) else { return };
+            if let Some(canary) = &mut *stable.canary.borrow_mut()
+                && Rc::ptr_eq(&canary.tenant, before)
+            {
+                canary.tenant = after.clone();
+            }
+            return;
+        }
         let mut router = self.router.borrow_mut();
-        // New routes first: at no point does a route that both revisions have lead nowhere.
-        for route in &tenant.entry.routes {
-            router.insert(route, &tenant);
-        }
+        // New routes first: at no point does a route that both have lead nowhere.
+        after.entry.routes.iter().for_each(|route| router.insert(route, after));
+        before.entry.routes.iter().for_each(|route| router.remove(route, before));
+    }
+
+    /// Gives a revision its part of the tenant's requests, from now on.
+    fn publish_canary(&self, entry: TenantEntry, of: &CanaryOf, log: TenantLog) {
+        // The supervisor never tells of a canary before its tenant, nor of one without.
+        let Some(stable) = self.tenant(of.slot) else { return };
+        let slot = entry.slot;
+        let tenant = Rc::new(Tenant::new(entry, Some(&stable), log, self.idle_total.clone()));
+        let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
+        *stable.canary.borrow_mut() = Some(Canary::new(tenant, of));
         if let Some(before) = before {
-            self.table.breaker(slot).reset();
-            Self::retire(&mut router, &before);
+            before.close();
         }
+    }
+
+    /// A revision that is not in force, for its probe; what it writes goes to `log`.
+    pub(crate) fn probed(&self, entry: TenantEntry, log: TenantLog) -> Rc<Tenant> {
+        self.cell().know_slot(entry.slot);
+        let kin = self.tenant_named(entry.name.as_str());
+        Rc::new(Tenant::new(entry, kin.as_deref(), log, self.idle_total.clone()))
     }
 
     /// The tenant of this name.
@@ -180,19 +240,24 @@ impl Worker {
 
     /// Takes a tenant out of service.
     pub(crate) fn remove(&self, slot: u32) {
-        if let Some(before) = self.tenants.borrow_mut().remove(&slot) {
+        let Some(before) = self.tenants.borrow_mut().remove(&slot) else { return };
+        if let Some(of) = &before.entry.canary {
+            if let Some(stable) = self.tenant(of.slot) {
+                stable.canary.borrow_mut().take_if(|canary| Rc::ptr_eq(&canary.tenant, &before));
+            }
+            before.close();
+        } else {
             self.names.borrow_mut().remove(before.entry.name.as_str());
             before.end();
-            Self::retire(&mut self.router.borrow_mut(), &before);
+            let mut router = self.router.borrow_mut();
+            before.entry.routes.iter().for_each(|route| router.remove(route, &before));
+            before.close();
         }
     }
 
-    fn retire(router: &mut Router, tenant: &Rc<Tenant>) {
-        for route in &tenant.entry.routes {
-            router.remove(route, tenant);
-        }
-        tenant.pool.close();
-        tenant.shared.close();
+    /// The count of all tenants' idle instances.
+    pub(crate) fn idle_total(&self) -> Rc<Cell<u32>> {
+        self.idle_total.clone()
     }
 
     /// What a tenant's instances may reach.
@@ -280,6 +345,7 @@ impl Worker {
             let now = Instant::now();
             let mut with_idle = self.with_idle.borrow_mut();
             with_idle.retain(|tenant| {
+                self.sweep_by_age(tenant, now);
                 let any = tenant.pool.sweep(now) | tenant.shared.sweep(now);
                 tenant.swept.set(any);
                 any

@@ -78,6 +78,11 @@ impl Cell<'_> {
         self.add(word, 1);
     }
 
+    /// The guest's own answer has a status of 500 or above.
+    pub fn answered_badly(&self) {
+        self.add(tenant::RESPONSES_5XX, 1);
+    }
+
     /// A request took this long.
     pub fn took(&self, duration_us: u64) {
         self.add(tenant::BUCKETS + bucket_of(duration_us), 1);

@@ -27,6 +27,10 @@ pub enum ErrorCode {
     InvalidArtifact,
     /// The artifact took more than a compiler may use: 422.
     CompileLimit,
+    /// The archive is not one of ours, not whole, changed, or of a later version: 422.
+    InvalidArchive,
+    /// The new revision did not pass its probe: 422.
+    Probe,
     /// The bytes do not have the digest they were sent under: 422.
     DigestMismatch,
     /// Another tenant has this route: 409.
@@ -59,9 +63,11 @@ impl ErrorCode {
             Self::InvalidManifest => "invalid-manifest",
             Self::InvalidArtifact => "invalid-artifact",
             Self::CompileLimit => "compile-limit",
+            Self::InvalidArchive => "invalid-archive",
             Self::DigestMismatch => "digest-mismatch",
             Self::RouteTaken => "route-taken",
             Self::Secret => "secret",
+            Self::Probe => "probe",
             Self::Conflict => "conflict",
             Self::Quota => "quota",
             Self::NotFound => "not-found",
@@ -80,6 +86,8 @@ impl ErrorCode {
             Self::InvalidManifest
             | Self::InvalidArtifact
             | Self::CompileLimit
+            | Self::InvalidArchive
+            | Self::Probe
             | Self::DigestMismatch => 422,
             Self::RouteTaken | Self::Secret | Self::Conflict => 409,
             Self::Quota => 403,

@@ -3,6 +3,7 @@
 //! ```text
 //! GET    /v1/host                          HostInfo
 //! POST   /v1/host/upgrade                  UpgradeRequest → 202 UpgradePlan; then HostInfo.upgrade
+//! GET    /v1/events                        Event, as server-sent events: a snapshot, then a change a second
 //! GET    /metrics                          Prometheus' text format
 //! GET    /v1/openapi.json                  the schema, generated from these types
 //! HEAD   /v1/artifacts/{digest}            200 or 404: is the upload needed?
@@ -14,12 +15,18 @@
 //! DELETE /v1/tenants/{name}                204
 //! GET    /v1/tenants/{name}/revisions      [RevisionInfo], newest first
 //! POST   /v1/tenants/{name}/rollback       RollbackRequest → DeployResponse
+//! POST   /v1/tenants/{name}/promote        a canary gets all requests → DeployResponse
 //! GET    /v1/tenants/{name}/secrets        [SecretInfo]; values are never returned
 //! PUT    /v1/tenants/{name}/secrets/{key}  the value, as it is → 204
 //! DELETE /v1/tenants/{name}/secrets/{key}  204
+//! POST   /v1/tenants/{name}/stop           StopRequest → StopResponse; nothing of it runs any more
+//! POST   /v1/tenants/{name}/start          StartResponse
 //! POST   /v1/tenants/{name}/runs           run a job now → 202 JobRun
 //! GET    /v1/tenants/{name}/runs           [JobRun], newest first
 //! GET    /v1/tenants/{name}/logs           LogRecord, one JSON object a line; ?tail=N&follow=true
+//! POST   /v1/repave                        RepaveRequest → RepaveResponse
+//! POST   /v1/export                        ExportRequest → an archive, as it is written
+//! POST   /v1/import                        an archive → ImportResponse; ?name=NEW&replace=true
 //! GET    /v1/namespaces                    [NamespaceInfo], by name
 //! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
 //! GET    /v1/namespaces/{name}             NamespaceInfo
@@ -33,18 +40,33 @@
 mod activity;
 mod audit;
 mod errors;
+mod events;
 mod jobs;
 mod memory;
+mod moving;
 mod namespaces;
+mod operate;
+mod rollouts;
 mod upgrade;
 mod usage;
 
 pub use activity::{Activity, TenantActivity};
 pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};
+pub use events::{Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
+pub use moving::{
+    ARCHIVE_MANIFEST, ARCHIVE_MANIFEST_BYTES_MAX, ARCHIVE_VERSION, ArchiveManifest, ArchiveMember,
+    ExportRequest, ExportedScratch, ExportedTenant, ImportResponse, ImportResult, ImportedTenant,
+    PASSPHRASE_BYTES, PASSPHRASE_FIELD,
+};
 pub use namespaces::{NAMESPACES_MAX, NamespaceInfo};
+pub use operate::{
+    DRAIN_MS_DEFAULT, DRAIN_MS_MAX, RepaveRequest, RepaveResponse, StartResponse, StopRequest,
+    StopResponse,
+};
+pub use rollouts::{CanaryChange, CanaryStatus, RolloutInfo, RolloutState};
 pub use upgrade::{UpgradeInfo, UpgradePlan, UpgradeRequest};
 pub use usage::{USAGE_DAYS_MAX, UsageBy, UsageReport, UsageRow};
 
@@ -164,6 +186,9 @@ pub struct TenantSummary {
     pub routes: Vec<Route>,
     /// When the active revision was published (RFC 3339).
     pub deployed_at: String,
+    /// When it was stopped (RFC 3339); none while it may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<String>,
     /// What it has done since the host started.
     pub counters: Counters,
     /// How long its requests took since the host started, from the head's arrival to the body's end.
@@ -174,6 +199,9 @@ pub struct TenantSummary {
     /// How it fares as a job, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,
+    /// The revision that gets a part of its requests, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryStatus>,
 }
 
 /// One secret of a tenant, without its value.
@@ -229,6 +257,9 @@ pub struct Counters {
     /// … of 500 to 599; those that were shed included.
     #[serde(default)]
     pub status_5xx: u64,
+    /// Of `responses`, those with a status of 500 or above: the guest says itself that it failed.
+    #[serde(default)]
+    pub responses_5xx: u64,
     /// Requests waiting in its queue now.
     #[serde(default)]
     pub queued: u64,
@@ -244,6 +275,37 @@ pub struct Counters {
     /// Microseconds that these waited for it, together.
     #[serde(default)]
     pub cold_load_us: u64,
+}
+
+impl Counters {
+    /// The sums of both; of the peaks, the higher one.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            running: self.running + other.running,
+            requests: self.requests + other.requests,
+            responses: self.responses + other.responses,
+            client_faults: self.client_faults + other.client_faults,
+            guest_faults: self.guest_faults + other.guest_faults,
+            host_faults: self.host_faults + other.host_faults,
+            shed: self.shed + other.shed,
+            fuel: self.fuel + other.fuel,
+            cpu_us: self.cpu_us + other.cpu_us,
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            memory_peak_bytes: self.memory_peak_bytes.max(other.memory_peak_bytes),
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+            status_2xx: self.status_2xx + other.status_2xx,
+            status_3xx: self.status_3xx + other.status_3xx,
+            status_4xx: self.status_4xx + other.status_4xx,
+            status_5xx: self.status_5xx + other.status_5xx,
+            responses_5xx: self.responses_5xx + other.responses_5xx,
+            queued: self.queued + other.queued,
+            waited: self.waited + other.waited,
+            wait_us: self.wait_us + other.wait_us,
+            cold_loads: self.cold_loads + other.cold_loads,
+            cold_load_us: self.cold_load_us + other.cold_load_us,
+        }
+    }
 }
 
 /// What kind of guest an artifact is.
@@ -306,6 +368,27 @@ pub struct TenantDetail {
     pub artifact_bytes: u64,
     /// Bytes of the compiled code, if it is on disk.
     pub code_bytes: Option<u64>,
+    /// How long its requests took since the host started, shortest first.
+    #[serde(default)]
+    pub durations: Vec<DurationRange>,
+}
+
+/// Requests that took longer than the range before it says, and no longer than this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DurationRange {
+    /// The longest in this range, in microseconds; none in the last one.
+    pub up_to_us: Option<u64>,
+    /// How many there were.
+    pub requests: u64,
+}
+
+impl DurationRange {
+    /// The ranges of a histogram.
+    pub fn all(latency: &crate::Latency) -> Vec<Self> {
+        let bounds = crate::latency::BOUNDS_US.into_iter().map(Some).chain([None]);
+        let ranges = bounds.zip(latency.buckets);
+        ranges.map(|(up_to_us, requests)| Self { up_to_us, requests }).collect()
+    }
 }
 
 /// One row of `insula revisions`.
@@ -327,6 +410,9 @@ pub struct RevisionInfo {
     pub limits: Limits,
     /// What it may reach.
     pub grants: Grants,
+    /// What became of it as a canary, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutInfo>,
 }
 
 /// `PUT /v1/tenants/{name}`. The artifact must have been uploaded before.
@@ -340,7 +426,7 @@ pub struct DeployRequest {
     pub artifact: Digest,
 }
 
-/// The result of a deploy or rollback: every worker serves this revision now.
+/// The result of a deploy, rollback or promotion: it is so in every worker now.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeployResponse {
     /// The tenant's name.
@@ -356,9 +442,18 @@ pub struct DeployResponse {
     pub urls: Vec<String>,
     /// Milliseconds the compiler took; none if the code was there already.
     pub compile_ms: Option<u64>,
+    /// Whether the tenant is stopped: the revision is in force, and runs once the tenant is started.
+    #[serde(default)]
+    pub stopped: bool,
     /// When it runs, if it has a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobStatus>,
+    /// The canary that this began or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryChange>,
+    /// What the caller might not expect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// `POST /v1/tenants/{name}/rollback`.
@@ -381,6 +476,9 @@ pub struct LogRecord {
     pub revision: u32,
     /// The request, as in `X-Request-Id`.
     pub request: String,
+    /// The trace that the request is part of, if there is one: 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// One line, without its end. Not trusted: it may hold control characters.
     pub text: String,
 }

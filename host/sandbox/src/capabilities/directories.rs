@@ -234,3 +234,41 @@ pub fn forget_all_but(tenants_dir: &Path, is_tenant: impl Fn(&TenantName) -> boo
         }
     }
 }
+
+/// Where a tenant's scratch directory is, or would be.
+pub fn kept(tenants_dir: &Path, name: &TenantName) -> PathBuf {
+    tenants_dir.join(KEPT).join(name.as_str())
+}
+
+/// Makes an empty directory of this name, which is no tenant's, beside the tenants' own, in place of one
+/// that is there. Blocks.
+///
+/// # Errors
+/// It cannot be made.
+pub fn stage(tenants_dir: &Path, staged: &str) -> io::Result<PathBuf> {
+    let path = tenants_dir.join(KEPT).join(staged);
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => DirBuilder::new().recursive(true).mode(MODE).create(&path)?,
+    }
+    Ok(path)
+}
+
+/// Makes what was staged a tenant's scratch directory, in place of the one it had; nothing if nothing is
+/// there, so that it can be done again. Blocks.
+///
+/// # Errors
+/// Something cannot be removed or renamed.
+pub fn adopt(tenants_dir: &Path, staged: &str, name: &TenantName) -> io::Result<()> {
+    let path = tenants_dir.join(KEPT).join(staged);
+    if !path.exists() {
+        return Ok(());
+    }
+    forget(tenants_dir, name)?;
+    fs::rename(&path, kept(tenants_dir, name))
+}
+
+/// Removes what was staged and is not wanted. Blocks.
+pub fn unstage(tenants_dir: &Path, staged: &str) {
+    let _ = fs::remove_dir_all(tenants_dir.join(KEPT).join(staged));
+}

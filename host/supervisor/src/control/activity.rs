@@ -8,6 +8,7 @@ use axum::extract::State;
 use insula_model::Namespace;
 use insula_model::api::{Activity, ErrorBody, TenantActivity};
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use utoipa::IntoParams;
 
@@ -34,9 +35,9 @@ pub(super) async fn activity(
     State(app): State<Arc<App>>,
     Asked(query): Asked<ActivityQuery>,
 ) -> Result<Json<Activity>, ApiError> {
-    let workers = &app.deployer.workers;
+    let (workers, registry) = (&app.deployer.workers, &app.deployer.registry);
     let of = |slot| {
-        let tenant = app.deployer.registry.by_slot(slot)?;
+        let tenant = registry.by_slot(slot)?;
         if query.namespace.as_ref().is_some_and(|one| tenant.namespace != *one) {
             return None;
         }
@@ -45,12 +46,14 @@ pub(super) async fn activity(
             namespace: tenant.namespace.clone(),
             revision: tenant.entry.revision,
             memory_limit_bytes: tenant.entry.limits.resources.memory_limit_bytes,
-            counters: workers.counters(slot),
-            latency: workers.latency(slot),
+            counters: workers.counters_of(&tenant),
+            latency: workers.latency_of(&tenant),
             breaker: workers.breaker(slot),
         })
     };
-    let tenants = workers.active().into_iter().filter_map(of).collect();
+    let slots = workers.active().into_iter().map(|slot| registry.counted_in(slot));
+    let slots: BTreeSet<u32> = slots.collect();
+    let tenants = slots.into_iter().filter_map(of).collect();
     let at_us = insula_sandbox::epoch::monotonic_ns() / 1_000;
     Ok(Json(Activity { at_us, host: app.host_info(), tenants }))
 }

@@ -1,6 +1,6 @@
-//! The connections of the control API: HTTP/1.1 on each, and which of them has to go.
+//! The connections of the control API and of the metrics' own address: HTTP/1.1 on each, and which of them has to go.
 //!
-//! Owns a task for each connection. Bounded by [`CONNECTIONS_MAX`]; when all places are taken, the
+//! Owns a task for each connection. Bounded by the listener's places; when all places are taken, the
 //! connection that has been idle longest gives up its own, so clients that hang keep nobody out. A head
 //! has [`HEAD_MS_MAX`] to arrive (an idle connection counts as one that waits for it), and an answer may
 //! stand still for [`STALL_MS_MAX`]; bodies have their own bound (`super::body`). Ends when told to:
@@ -13,6 +13,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{Request, Response};
+use axum::serve::Listener;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -20,15 +21,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-/// Open connections; more wait in the socket's backlog.
+/// Open connections of the control API; more wait in the socket's backlog.
 pub(super) const CONNECTIONS_MAX: usize = 256;
 /// How long a request's head may take to arrive, in milliseconds.
 const HEAD_MS_MAX: u64 = 30_000;
@@ -53,13 +54,15 @@ struct Client {
 type Clients = Arc<Mutex<HashMap<u64, Arc<Client>>>>;
 
 /// Accepts and serves until `ending` says so. Once `held` is true nobody is accepted any more: the host is
-/// upgraded, and who comes waits in the socket's backlog for the supervisor that goes on.
-pub(super) async fn serve(
-    listener: Bounded,
+/// upgraded, and who comes waits in the socket's backlog for the supervisor that goes on. `peer` says who is
+/// at the other end, for handlers that ask.
+pub(super) async fn serve<L: Listener>(
+    mut listener: Bounded<L>,
     router: Router,
     mut ending: watch::Receiver<bool>,
     mut held: watch::Receiver<bool>,
-) -> io::Result<()> {
+    peer: impl Fn(&Held<L::Io>) -> Option<Peer>,
+) {
     let clients = Clients::default();
     let mut tasks = JoinSet::new();
     let mut number = 0_u64;
@@ -69,7 +72,7 @@ pub(super) async fn serve(
             // The senders live as long as the host: an error means that it ends, too.
             _ = ending.wait_for(|ending| *ending) => break,
             () = async { drop(held.wait_for(|held| *held).await) } => None,
-            stream = next(&listener, &clients) => Some(stream),
+            stream = next(&mut listener, &clients) => Some(stream),
         };
         let Some(stream) = stream else {
             drop(ending.wait_for(|ending| *ending).await);
@@ -81,10 +84,10 @@ pub(super) async fn serve(
             Arc::new(Client { idle_since: Mutex::new(Some(Instant::now())), leave: Notify::new() });
         lock(&clients).insert(number, Arc::clone(&client));
         let entry = Entry { number, clients: Arc::clone(&clients) };
-        let (router, ending) = (router.clone(), ending.clone());
+        let (router, ending, peer) = (router.clone(), ending.clone(), peer(&stream));
         tasks.spawn(async move {
             let _entry = entry;
-            connection(stream, router, client, ending).await;
+            connection(stream, peer, router, client, ending).await;
         });
     }
     drop(listener);
@@ -92,11 +95,10 @@ pub(super) async fn serve(
     // What is left is dropped with the set.
     let finish_ms = if *held.borrow() { FINISH_UPGRADE_MS_MAX } else { FINISH_MS_MAX };
     let _ = tokio::time::timeout(Duration::from_millis(finish_ms), finished).await;
-    Ok(())
 }
 
 /// The next connection. Where every place is taken, somebody idle is asked to leave.
-async fn next(listener: &Bounded, clients: &Clients) -> Held {
+async fn next<L: Listener>(listener: &mut Bounded<L>, clients: &Clients) -> Held<L::Io> {
     loop {
         if listener.has_place() {
             return listener.accept().await;
@@ -119,16 +121,19 @@ fn idlest(clients: &Clients) -> Option<Arc<Client>> {
 }
 
 /// One connection, to its end.
-async fn connection(
-    held: Held,
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    held: Held<S>,
+    peer: Option<Peer>,
     router: Router,
     client: Arc<Client>,
     mut ending: watch::Receiver<bool>,
 ) {
-    let (of, peer) = (Arc::clone(&client), Peer::of(&held));
+    let of = Arc::clone(&client);
     let router = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(ConnectInfo(peer));
+        }
         let busy = Busy::new(&of);
         let answer = hyper::service::Service::call(&router, request);
         async move {

@@ -1,6 +1,7 @@
 //! The control socket: made privately, bounded, removed at the end.
 
 use super::connections::STALL_MS_MAX;
+use axum::serve::Listener;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,8 +19,6 @@ use tokio::time::Sleep;
 
 /// Bytes of a Unix socket's path, without the terminating zero (`unix(7)`).
 const PATH_BYTES_MAX: usize = 107;
-/// Time between two attempts to accept, in milliseconds.
-const RETRY_MS: u64 = 200;
 /// What a socket is called until its mode is set.
 const NEW: &str = "control.new";
 
@@ -46,7 +45,7 @@ pub(crate) struct Socket {
 }
 
 /// The socket's name in the file system, while it is ours.
-struct SocketFile(PathBuf);
+pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -100,21 +99,24 @@ impl Socket {
     }
 
     /// At most so many connections at once.
-    pub(super) fn bounded(&self, connections_max: usize) -> io::Result<Bounded> {
-        Ok(Bounded {
-            listener: UnixListener::from_std(self.listener.try_clone()?)?,
-            places: Arc::new(Semaphore::new(connections_max)),
-        })
+    pub(super) fn bounded(&self, connections_max: usize) -> io::Result<Bounded<UnixListener>> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        Ok(Bounded::new(listener, connections_max))
     }
 }
 
 /// Accepts while there are places.
-pub(super) struct Bounded {
-    listener: UnixListener,
+pub(super) struct Bounded<L> {
+    listener: L,
     places: Arc<Semaphore>,
 }
 
-impl Bounded {
+impl<L> Bounded<L> {
+    /// At most so many connections at once.
+    pub(super) fn new(listener: L, connections_max: usize) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(connections_max)) }
+    }
+
     /// Whether another connection may be taken.
     pub(super) fn has_place(&self) -> bool {
         self.places.available_permits() > 0
@@ -125,37 +127,27 @@ impl Bounded {
         // Given back at once: only one task accepts. The semaphore is never closed.
         drop(self.places.acquire().await);
     }
+}
 
+impl<L: Listener> Bounded<L> {
     /// The next connection, once there is a place for it.
-    pub(super) async fn accept(&self) -> Held {
-        loop {
-            let place = Arc::clone(&self.places).acquire_owned().await.ok();
-            match self.listener.accept().await {
-                Ok((stream, _)) => return Held { stream, stalled: None, _place: place },
-                Err(error) => {
-                    // Out of descriptors, mostly; connections wait in the backlog meanwhile.
-                    tracing::error!(%error, "the control API cannot accept; tried again in a moment");
-                    tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
-                }
-            }
-        }
+    pub(super) async fn accept(&mut self) -> Held<L::Io> {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        // axum's own accept backs off when descriptors run out; connections wait in the backlog.
+        let (stream, _) = Listener::accept(&mut self.listener).await;
+        Held { stream, stalled: None, _place: place }
     }
 }
 
 /// A connection and its place. One whose client reads nothing of an answer for too long fails.
-pub(super) struct Held {
-    stream: UnixStream,
+pub(super) struct Held<S> {
+    stream: S,
     /// Runs while the client does not take what is written.
     stalled: Option<Pin<Box<Sleep>>>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Held {
-    /// Who opened the connection; none if the kernel does not say.
-    pub(super) fn peer(&self) -> Option<UCred> {
-        self.stream.peer_cred().ok()
-    }
-
+impl<S> Held<S> {
     /// Passes on what a write came to, and keeps the time while it comes to nothing.
     fn watched<T>(
         &mut self,
@@ -172,7 +164,14 @@ impl Held {
     }
 }
 
-impl AsyncRead for Held {
+impl Held<UnixStream> {
+    /// Who opened the connection; none if the kernel does not say.
+    pub(super) fn peer(&self) -> Option<UCred> {
+        self.stream.peer_cred().ok()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -182,7 +181,7 @@ impl AsyncRead for Held {
     }
 }
 
-impl AsyncWrite for Held {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -2,8 +2,9 @@
 //! Unix socket.
 
 use super::App;
-use super::capped::Capped;
+use super::connections;
 use super::error::ApiError;
+use super::listener::Bounded;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderName};
@@ -38,15 +39,14 @@ pub(crate) async fn serve_metrics(
     app: Arc<App>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut ending = app.ending.clone();
+    let (ending, held) = (app.ending.clone(), app.upgrader.held());
     let router = Router::new()
         .route("/metrics", get(metrics))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
         .with_state(app);
-    let serving = axum::serve(Capped::new(listener, CONNECTIONS_MAX), router).into_future();
-    tokio::select! {
-        result = serving => result,
-        _ = ending.wait_for(|ending| *ending) => Ok(()),
-    }
+    let listener = Bounded::new(listener, CONNECTIONS_MAX);
+    // Nobody is asked who it is here: what it serves is for whoever may connect.
+    connections::serve(listener, router, ending, held, |_| None).await;
+    Ok(())
 }

@@ -11,14 +11,17 @@ mod activity;
 mod artifacts;
 mod audit;
 mod body;
-mod capped;
 mod connections;
 mod error;
+mod events;
 mod listener;
 mod logs;
 mod metrics;
+mod moving;
 mod namespaces;
 mod openapi;
+mod operate;
+mod page;
 mod peer;
 mod runs;
 mod secrets;
@@ -29,6 +32,7 @@ mod usage;
 
 use crate::audit::Audit;
 use crate::deploy::Deployer;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::upgrade::Upgrader;
 use axum::Router;
@@ -52,6 +56,8 @@ pub(crate) struct App {
     pub(crate) audit: Audit,
     pub(crate) data: PathBuf,
     pub(crate) started_at: String,
+    /// Whoever watches it.
+    pub(crate) live: Live,
     pub(crate) metrics: Arc<Metrics>,
     /// Where the metrics are served besides the control socket.
     pub(crate) metrics_listen: Option<SocketAddr>,
@@ -64,6 +70,9 @@ pub(crate) struct App {
 
 fn router(app: Arc<App>) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/dashboard/{part}", get(page::part))
+        .route("/v1/events", get(events::events))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .route("/metrics", get(metrics::metrics))
@@ -79,9 +88,15 @@ fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/tenants/{name}/revisions", get(tenants::revisions))
         .route("/v1/tenants/{name}/rollback", post(tenants::roll_back))
+        .route("/v1/tenants/{name}/promote", post(tenants::promote))
         .route("/v1/tenants/{name}/secrets", get(secrets::list))
         .route("/v1/tenants/{name}/secrets/{key}", put(secrets::set).delete(secrets::remove))
         .route("/v1/tenants/{name}/runs", post(runs::start).get(runs::list))
+        .route("/v1/tenants/{name}/stop", post(operate::stop))
+        .route("/v1/tenants/{name}/start", post(operate::start))
+        .route("/v1/repave", post(operate::repave))
+        .route("/v1/export", post(moving::export))
+        .route("/v1/import", post(moving::import))
         .route("/v1/tenants/{name}/logs", get(logs::logs))
         .route("/v1/namespaces", get(namespaces::list))
         .route(
@@ -99,8 +114,9 @@ fn router(app: Arc<App>) -> Router {
 }
 
 /// Serves from now on, until `app.ending` says so.
-pub(crate) fn start(socket: &Socket, app: Arc<App>) -> io::Result<JoinHandle<io::Result<()>>> {
+pub(crate) fn start(socket: &Socket, app: Arc<App>) -> io::Result<JoinHandle<()>> {
     let listener = socket.bounded(connections::CONNECTIONS_MAX)?;
     let (ending, held) = (app.ending.clone(), app.upgrader.held());
-    Ok(tokio::spawn(connections::serve(listener, router(app), ending, held)))
+    let peer = |held: &listener::Held<_>| Some(peer::Peer::of(held));
+    Ok(tokio::spawn(connections::serve(listener, router(app), ending, held, peer)))
 }

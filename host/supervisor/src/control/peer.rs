@@ -3,6 +3,7 @@
 use super::listener::Held;
 use insula_model::api::AuditActor;
 use std::fs;
+use tokio::net::UnixStream;
 use tokio::net::unix::UCred;
 
 /// The name of a user is looked up in a file of at most this many bytes.
@@ -15,8 +16,8 @@ const NOBODY_LOGGED_IN: u32 = u32::MAX;
 pub(super) struct Peer(Option<UCred>);
 
 impl Peer {
-    /// Of this connection.
-    pub(super) fn of(held: &Held) -> Self {
+    /// Who opened this connection.
+    pub(super) fn of(held: &Held<UnixStream>) -> Self {
         Self(held.peer())
     }
 

@@ -56,6 +56,10 @@ pub(super) async fn start(
 ) -> Result<(StatusCode, Json<JobRun>), ApiError> {
     app.deployer.open()?;
     let tenant = app.deployer.registry.get(&name).ok_or_else(|| ApiError::no_tenant(&name))?;
+    if tenant.entry.stopped {
+        return Err(ApiError::new(ErrorCode::Conflict, format!("`{name}` is stopped"))
+            .hint(format!("`insula start {name}` has it run again")));
+    }
     let answer = app.deployer.jobs.ask(&tenant)?;
     // Lost only with the board, and so with the host.
     let run = answer.await.unwrap_or(Err(Refused::Draining))?;

@@ -10,8 +10,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use insula_model::api::{
-    DeployRequest, DeployResponse, ErrorBody, RevisionInfo, RollbackRequest, TenantDetail,
-    TenantSummary,
+    DeployRequest, DeployResponse, DurationRange, ErrorBody, RevisionInfo, RollbackRequest,
+    TenantDetail, TenantSummary,
 };
 use insula_model::{Namespace, TenantName};
 use serde::Deserialize;
@@ -38,10 +38,16 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
         artifact: tenant.entry.digest,
         routes: tenant.entry.routes.clone(),
         deployed_at: tenant.deployed_at.clone(),
-        counters: app.deployer.workers.counters(tenant.entry.slot),
-        latency: app.deployer.workers.latency(tenant.entry.slot).quantiles(),
+        stopped_at: tenant.stopped_at.clone(),
+        counters: app.deployer.workers.counters_of(tenant),
+        latency: app.deployer.workers.latency_of(tenant).quantiles(),
         breaker: app.deployer.workers.breaker(tenant.entry.slot),
         job: app.deployer.jobs.status(tenant.entry.slot),
+        canary: app
+            .deployer
+            .registry
+            .canary(&tenant.entry.name)
+            .map(|canary| canary.status(&app.deployer.workers)),
     }
 }
 
@@ -69,7 +75,8 @@ pub(super) async fn list(
     Ok(Json(tenants.iter().map(|tenant| summary(&app, tenant)).collect()))
 }
 
-/// Deploys a tenant, or a new revision of it. When this answers, every worker serves it.
+/// Deploys a tenant, or a new revision of it, which it probes first. When this answers, every worker
+/// serves it, or gives it its part of the requests as a canary.
 #[utoipa::path(
     put, path = "/v1/tenants/{name}", tag = "tenants",
     params(("name" = String, Path, description = "As in the manifest")),
@@ -79,9 +86,9 @@ pub(super) async fn list(
         (status = 400, description = "The request cannot be read, or its names differ", body = ErrorBody),
         (status = 403, description = "The namespace's quota would be passed", body = ErrorBody),
         (status = 404, description = "The artifact was not uploaded, or there is no such namespace", body = ErrorBody),
-        (status = 409, description = "Another tenant has a route, a granted secret was never set, or the tenant is in another namespace", body = ErrorBody),
+        (status = 409, description = "Another tenant has a route, a granted secret was never set, a canary runs, or the tenant is in another namespace", body = ErrorBody),
         (status = 413, description = "The request, or the number of tenants, is above a bound", body = ErrorBody),
-        (status = 422, description = "Manifest or artifact are refused", body = ErrorBody),
+        (status = 422, description = "Manifest or artifact are refused, or the probe failed", body = ErrorBody),
         (status = 429, description = "Too many deploys wait", body = ErrorBody),
         (status = 500, description = "A fault of the host", body = ErrorBody),
         (status = 503, description = "The host is shutting down", body = ErrorBody),
@@ -137,6 +144,7 @@ pub(super) async fn inspect(
         manifest: revision.manifest,
         artifact_bytes: revision.artifact_bytes,
         code_bytes,
+        durations: DurationRange::all(&app.deployer.workers.latency(tenant.entry.slot)),
     }))
 }
 
@@ -179,7 +187,30 @@ pub(super) async fn revisions(
     Ok(Json(app.deployer.state.revisions(name).await?))
 }
 
-/// Puts an older revision in force. When this answers, every worker serves it.
+/// Gives a tenant's canary all requests. When this answers, every worker does.
+#[utoipa::path(
+    post, path = "/v1/tenants/{name}/promote", tag = "tenants",
+    params(("name" = String, Path, description = "The tenant")),
+    responses(
+        (status = 200, description = "In force on every worker", body = DeployResponse),
+        (status = 400, description = "Not a name", body = ErrorBody),
+        (status = 403, description = "The namespace's quota would be passed", body = ErrorBody),
+        (status = 404, description = "No such tenant", body = ErrorBody),
+        (status = 409, description = "It has no canary", body = ErrorBody),
+        (status = 500, description = "A fault of the host", body = ErrorBody),
+        (status = 503, description = "The host is shutting down", body = ErrorBody),
+        (status = 507, description = "The disk is full", body = ErrorBody),
+    )
+)]
+pub(super) async fn promote(
+    State(app): State<Arc<App>>,
+    Named(name): Named<TenantName>,
+) -> Result<Json<DeployResponse>, ApiError> {
+    Ok(Json(Arc::clone(&app.deployer).promote(name).await?))
+}
+
+/// Puts an older revision in force, or ends the canary, if there is one. When this answers, every worker
+/// has it so.
 #[utoipa::path(
     post, path = "/v1/tenants/{name}/rollback", tag = "tenants",
     params(("name" = String, Path, description = "The tenant")),
@@ -190,7 +221,7 @@ pub(super) async fn revisions(
         (status = 403, description = "The namespace's quota would be passed", body = ErrorBody),
         (status = 404, description = "No such tenant or revision", body = ErrorBody),
         (status = 409, description = "Another tenant has taken a route since, or a secret is gone", body = ErrorBody),
-        (status = 422, description = "The artifact cannot be compiled any more, or a directory is gone", body = ErrorBody),
+        (status = 422, description = "The artifact cannot be compiled any more, a directory is gone, or the probe failed", body = ErrorBody),
         (status = 429, description = "Too many deploys wait", body = ErrorBody),
         (status = 500, description = "A fault of the host", body = ErrorBody),
         (status = 503, description = "The host is shutting down", body = ErrorBody),

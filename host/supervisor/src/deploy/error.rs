@@ -1,6 +1,8 @@
 //! Why a deploy, rollback or removal did not happen, and what the API says about it.
 
+use super::probe::ProbeFailed;
 use super::reach::MountError;
+use crate::archive::ArchiveError;
 use crate::compile::CompileError;
 use crate::state::StateError;
 use crate::vault::VaultError;
@@ -98,6 +100,9 @@ pub(crate) enum DeployError {
     /// Neither a tenant nor a secret has this name.
     #[error("no tenant is named `{0}`, and no secrets were set for that name")]
     NothingOf(TenantName),
+    /// Nobody gets to see it.
+    #[error(transparent)]
+    Probe(#[from] ProbeFailed),
     /// No code.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -107,6 +112,32 @@ pub(crate) enum DeployError {
     /// What an earlier tenant stored would be inherited.
     #[error("what an earlier tenant of this name stored cannot be removed: {0}")]
     Stores(#[from] insula_keyvalue::Error),
+    /// Stores cannot be exported.
+    #[error("a tenant's key-value stores cannot be read: {0:?}")]
+    StoresUnread(insula_keyvalue::Error),
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The artifact store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An import of what is there.
+    #[error("a tenant named `{0}` is here already, and is not as the archive has it")]
+    Exists(TenantName),
+    /// A name for many.
+    #[error("the archive has {0} tenants, and a name was given for one")]
+    ManyNamed(usize),
+    /// A revision of an archive that this host does not take.
+    #[error("revision {number}: {source}")]
+    OldManifest {
+        /// Which.
+        number: u32,
+        /// Why.
+        source: ManifestError,
+    },
+    /// As many as there may be.
+    #[error("other {0} are under way, as many as may be at once")]
+    Moving(&'static str),
     /// Every slot is taken.
     #[error("this host has {SLOTS_MAX} tenants, as many as it can")]
     HostFull,
@@ -125,6 +156,14 @@ pub(crate) enum DeployError {
 }
 
 impl DeployError {
+    /// Whether a canary that was to be ended has ended already, or ends with the host.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(
+            self,
+            Self::Draining | Self::State(StateError::NoCanary(_) | StateError::NoTenant(_))
+        )
+    }
+
     /// The code and, unless the message says it, the mend.
     fn advice(&self) -> (ErrorCode, Option<String>) {
         let some = |code, hint: &str| (code, Some(hint.to_owned()));
@@ -180,12 +219,30 @@ impl DeployError {
                 (ErrorCode::NotFound, Some(format!("`insula secret ls {name}` lists them")))
             }
             Self::NothingOf(_) => some(ErrorCode::NotFound, "`insula ps` lists the tenants"),
+            Self::Probe(failed) => some(ErrorCode::Probe, failed.mend()),
             Self::Compile(error) => compile_advice(error),
             Self::State(error) => state_advice(error),
             Self::Stores(_) => some(
                 ErrorCode::Storage,
                 "free some space on the disk of the data directory, or deploy under another name",
             ),
+            Self::StoresUnread(_) => (ErrorCode::Internal, None),
+            Self::Archive(error) => archive_advice(error),
+            Self::Store(error) => (store_code(error), None),
+            Self::Exists(name) => (
+                ErrorCode::Conflict,
+                Some(format!(
+                    "`--replace` makes it as the archive has it, what it stores included; or import under another name with `--name`; or remove it first: `insula rm {name}`"
+                )),
+            ),
+            Self::ManyNamed(_) => {
+                some(ErrorCode::BadRequest, "leave out the name, or export the one tenant")
+            }
+            Self::OldManifest { .. } => some(
+                ErrorCode::InvalidManifest,
+                "have the operator raise this ceiling, or export again without that revision",
+            ),
+            Self::Moving(_) => some(ErrorCode::Busy, "try again when they have ended"),
             Self::HostFull => some(
                 ErrorCode::TooLarge,
                 "remove tenants with `insula rm NAME`, or use another host",
@@ -194,6 +251,38 @@ impl DeployError {
             Self::Draining => some(ErrorCode::Draining, "deploy again when the host is back"),
             Self::Workers(_) | Self::Lost => (ErrorCode::Internal, None),
         }
+    }
+}
+
+fn archive_advice(error: &ArchiveError) -> (ErrorCode, Option<String>) {
+    let some = |code, hint: &str| (code, Some(hint.to_owned()));
+    match error {
+        ArchiveError::Foreign => some(
+            ErrorCode::InvalidArchive,
+            "name a file that `insula export` wrote; nothing was changed",
+        ),
+        ArchiveError::Newer { .. } => some(
+            ErrorCode::InvalidArchive,
+            "import it on a host of the version that wrote it, or upgrade this one; nothing was changed",
+        ),
+        ArchiveError::Truncated { .. } | ArchiveError::Changed(_) | ArchiveError::Member { .. } => {
+            some(
+                ErrorCode::InvalidArchive,
+                "export again, or copy the file again; nothing was changed",
+            )
+        }
+        ArchiveError::NoPassphrase => some(
+            ErrorCode::Secret,
+            "give the passphrase that it was exported with: `--passphrase-file FILE`; nothing was changed",
+        ),
+        ArchiveError::Sealing(_) => some(
+            ErrorCode::Secret,
+            "give the passphrase that it was exported with; nothing was changed",
+        ),
+        ArchiveError::Io { .. } => some(
+            ErrorCode::Storage,
+            "free some space on the disk of the data directory, or look after it",
+        ),
     }
 }
 
@@ -303,6 +392,22 @@ fn state_advice(error: &StateError) -> (ErrorCode, Option<String>) {
         StateError::SecretsUndeployed(_) => some(
             ErrorCode::TooLarge,
             "deploy some of them, or remove their secrets with `insula secret rm`",
+        ),
+        StateError::CanaryRuns { name, .. } => (
+            ErrorCode::Conflict,
+            Some(format!(
+                "end it first: `insula promote {name}` gives it all requests, `insula rollback {name}` none"
+            )),
+        ),
+        StateError::NoCanary(name) => (
+            ErrorCode::Conflict,
+            Some(format!(
+                "`insula deploy {name} FILE --canary 5%` begins one; `insula revisions {name}` shows what became of earlier ones"
+            )),
+        ),
+        StateError::CanaryRoutes { .. } => some(
+            ErrorCode::Conflict,
+            "deploy the other routes without `--canary` (or `rollout`), before or after the canary",
         ),
         StateError::NamespacesFull(_) => {
             some(ErrorCode::TooLarge, "remove some without tenants with `insula namespace rm`")

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! Draft ──resolve──▶ Resolved ──find──▶ Uploaded ──compile──▶ Compiled ──publish──▶ Active
-//!        manifest,            artifact is             sound code        quota again, one
-//!        ceilings, quota,     there, and pinned       is on disk,       transaction, then
-//!        mounts, secrets                              and fits          every worker
+//!        manifest,            artifact is             sound code        probed by one worker;
+//!        ceilings, quota,     there, and pinned       is on disk,       quota again, one transaction,
+//!        mounts, secrets                              and fits          then every worker
 //! ```
 //! Each state is consumed by the step to the next, so nothing is published that was not compiled, and
 //! nothing compiled that was not resolved. Cheap checks come first. A failure at any step leaves the
@@ -14,10 +14,15 @@
 //! publishing is one at a time (see `publish`).
 
 mod error;
+mod export;
+mod import;
 mod namespaces;
+mod operate;
+mod probe;
 mod publish;
 mod reach;
 mod repair;
+mod rollouts;
 mod secrets;
 
 use crate::compile::Compiled as Code;
@@ -29,7 +34,7 @@ use crate::processes::Workers;
 use crate::registry::{Registry, Tenant};
 use crate::state::{NewRevision, State};
 use crate::usage::Usage;
-use insula_model::api::{DeployRequest, DeployResponse, GuestKind};
+use insula_model::api::{CanaryChange, DeployRequest, DeployResponse, GuestKind};
 use insula_model::manifest::Resolved as Plan;
 use insula_model::{Ceilings, CodeId, Digest, Grants, Manifest, Route, TenantName};
 use insula_sandbox::store::ArtifactStore;
@@ -37,9 +42,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify, Semaphore};
 
 pub(crate) use error::{DeployError, store_code, store_mend};
+pub(crate) use export::EXPORTS_MAX;
+pub(crate) use import::{Importing, adopt};
+pub(crate) use operate::Chosen;
 pub(crate) use reach::MountRules;
 pub(crate) use repair::repair;
 
@@ -60,8 +68,14 @@ pub(crate) struct Deployer {
     pub(crate) tenants_dir: PathBuf,
     /// Tenants' address, for URLs.
     pub(crate) listen: SocketAddr,
+    /// Told when a canary begins.
+    pub(crate) canary_begun: Notify,
     /// Held by whoever changes what is in force.
     pub(crate) publishing: Mutex<()>,
+    /// Exports under way.
+    pub(crate) exports: Arc<Semaphore>,
+    /// Held by the one import under way.
+    pub(crate) importing: Mutex<()>,
     /// The host shuts down; nothing new is taken on.
     pub(crate) draining: AtomicBool,
 }
@@ -83,7 +97,7 @@ struct Resolved {
 struct Uploaded {
     resolved: Resolved,
     artifact_bytes: u64,
-    pin: Pin,
+    _pin: Pin,
 }
 
 /// Sound code of its artifact is on disk.
@@ -100,6 +114,9 @@ struct Active {
     kind: GuestKind,
     routes: Vec<Route>,
     slot: u32,
+    stopped: bool,
+    canary: Option<CanaryChange>,
+    note: Option<String>,
 }
 
 impl Draft {
@@ -122,7 +139,7 @@ impl Resolved {
         // Pinned first, so that it cannot go between the look and the pin.
         let pin = keeper.pin(self.artifact);
         match store.artifact_bytes(&self.artifact) {
-            Some(artifact_bytes) => Ok(Uploaded { resolved: self, artifact_bytes, pin }),
+            Some(artifact_bytes) => Ok(Uploaded { resolved: self, artifact_bytes, _pin: pin }),
             None => Err(DeployError::NoArtifact(self.artifact)),
         }
     }
@@ -137,18 +154,18 @@ impl Uploaded {
 }
 
 impl Compiled {
-    /// The revision, for the slot it will have; and the pin, which must outlive the publish.
-    fn revision(self, slot: u32) -> (NewRevision, Pin) {
-        let Uploaded { resolved, artifact_bytes, pin } = self.uploaded;
-        let revision = NewRevision {
-            manifest: resolved.manifest,
-            resolved: resolved.plan,
+    /// The revision, for the slot it will have. Its artifact is pinned for as long as this lives, which
+    /// must outlive the publish.
+    fn revision(&self, slot: u32) -> NewRevision {
+        let Uploaded { resolved, artifact_bytes, .. } = &self.uploaded;
+        NewRevision {
+            manifest: resolved.manifest.clone(),
+            resolved: resolved.plan.clone(),
             artifact: resolved.artifact,
-            artifact_bytes,
+            artifact_bytes: *artifact_bytes,
             kind: self.code.kind,
             slot,
-        };
-        (revision, pin)
+        }
     }
 }
 
@@ -161,6 +178,9 @@ impl Active {
             kind: tenant.entry.kind,
             routes: tenant.entry.routes.clone(),
             slot: tenant.entry.slot,
+            stopped: tenant.entry.stopped,
+            canary: None,
+            note: None,
         }
     }
 }
@@ -178,6 +198,12 @@ impl Deployer {
         let uploaded = resolved.find(&self.keeper, &self.store)?;
         let compiled = uploaded.compile(&self.compilers).await?;
         let compile_ms = compiled.code.took_ms;
+        if !self.state.is_in_force(compiled.revision(0)).await? {
+            let plan = &compiled.uploaded.resolved.plan;
+            let (artifact, kind) = (compiled.uploaded.resolved.artifact, compiled.code.kind);
+            self.refuse_beside_canary(&plan.name)?;
+            Arc::clone(&self).probe(plan.clone(), artifact, kind).await?;
+        }
         let active = detached(Arc::clone(&self).publish(compiled)).await?;
         Ok(self.response(active, compile_ms))
     }
@@ -189,6 +215,16 @@ impl Deployer {
         revision: Option<u32>,
     ) -> Result<DeployResponse, DeployError> {
         self.open()?;
+        // The canary first: what is asked for may be that it ends, and no more.
+        let canary = match self.registry.canary(&name) {
+            Some(_) => detached(Arc::clone(&self).take_canary_back(name.clone())).await?,
+            None => None,
+        };
+        if let Some(active) = canary
+            && revision.is_none_or(|revision| revision == active.revision)
+        {
+            return Ok(self.response(active, None));
+        }
         let (artifact, mut plan) = self.state.rollback_target(name.clone(), revision).await?;
         self.check_namespace(&plan).await?;
         // A directory may have gone since, or a ceiling been lowered.
@@ -196,6 +232,10 @@ impl Deployer {
         // Its code may be of an engine before an upgrade.
         let code = CodeId { artifact, metering: plan.limits.metering };
         let code = self.compilers.compiled(code, Asker::Deploy).await?;
+        let active = self.registry.get(&name).map(|tenant| tenant.entry.revision);
+        if revision.is_none() || revision != active {
+            Arc::clone(&self).probe(plan, artifact, code.kind).await?;
+        }
         let active = detached(Arc::clone(&self).publish_older(name, revision)).await?;
         Ok(self.response(active, code.took_ms))
     }
@@ -252,7 +292,10 @@ impl Deployer {
             changed: active.changed,
             kind: active.kind,
             compile_ms,
+            stopped: active.stopped,
             job: self.jobs.status(active.slot),
+            canary: active.canary,
+            note: active.note,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! 3. every worker is told and acknowledges: no request from here on sees what was before;
 //! 4. what only the old state needed is removed: files, counters, the slot.
 
-use super::{Active, Compiled, DeployError, Deployer};
+use super::{Active, Compiled, DeployError, Deployer, probe};
 use crate::registry::Tenant;
 use crate::state::Published;
 use insula_ipc::channel::ChannelError;
@@ -24,6 +24,17 @@ const SLOT_RECHECK: Duration = Duration::from_millis(100);
 /// Bytes of all of a tenant's secrets in a message: values, and names of 128 bytes with two lengths.
 const SECRETS_ENCODED_MAX: usize = SECRETS_BYTES_MAX + SECRETS_MAX * (128 + 8);
 
+/// Bytes of what makes a canary of a tenant, in a message: a key, numbers, a name.
+const CANARY_ENCODED_MAX: usize = 512;
+
+impl Compiled {
+    /// As workers would be told of it, without its secrets.
+    fn entry(&self, slot: u32) -> TenantEntry {
+        let resolved = &self.uploaded.resolved;
+        probe::entry(&resolved.plan, resolved.artifact, self.code.kind, slot)
+    }
+}
+
 impl Deployer {
     pub(super) async fn publish(
         self: Arc<Self>,
@@ -33,28 +44,39 @@ impl Deployer {
         self.open()?;
         let plan = &compiled.uploaded.resolved.plan;
         self.check_namespace(plan).await?;
-        let slot = self.registry.slot_for(&plan.name).ok_or(DeployError::HostFull)?;
         let name = plan.name.clone();
+        let before = self.registry.get(&name);
+        let rollout = plan.rollout.clone();
+        // A canary has a slot of its own; the first revision has nothing to be a canary of.
+        let (reserved, slot) = match &before {
+            Some(tenant) if rollout.is_none() => (None, tenant.entry.slot),
+            _ => {
+                let reserved = self.registry.reserve().ok_or(DeployError::HostFull)?;
+                let slot = reserved.slot();
+                (Some(reserved), slot)
+            }
+        };
         // Before the commit: what cannot be told to workers must not become durable.
-        check_size(TenantEntry {
-            slot,
-            name: name.clone(),
-            revision: u32::MAX,
-            digest: compiled.uploaded.resolved.artifact,
-            kind: compiled.code.kind,
-            routes: plan.routes.clone(),
-            limits: plan.limits.clone(),
-            grants: Some(Box::new(plan.grants.clone())),
-            secrets: Vec::new(),
-            job: plan.schedule.is_some(),
-        })?;
-        if self.registry.get(&name).is_none() {
-            // A removal may have failed to: a new tenant inherits nothing.
+        check_size(compiled.entry(slot))?;
+        if before.is_none() {
+            // A removal may have failed to, or a probe have left something: a new tenant inherits nothing.
             self.hide_stores(&name).await?;
         }
-        let (revision, _pin) = compiled.revision(slot);
-        let published = self.state.publish(revision).await?;
-        self.put_in_force(name, published).await
+        let revision = compiled.revision(slot);
+        let active = match rollout {
+            Some(rollout) if before.is_some() => self.begin_canary(&name, revision, rollout).await,
+            rollout => {
+                let published = self.state.publish(revision).await?;
+                let mut active = self.put_in_force(name.clone(), published).await?;
+                active.note = rollout.filter(|_| active.changed).map(|_| {
+                    format!("this is the first revision of `{name}`: there is nothing to be a canary of, so it gets all requests")
+                });
+                Ok(active)
+            }
+        };
+        // Whatever was put into it keeps it.
+        drop(reserved);
+        active
     }
 
     pub(super) async fn publish_older(
@@ -65,6 +87,7 @@ impl Deployer {
         let _alone = self.publishing.lock().await;
         self.open()?;
         self.check_namespace_of_older(&name, revision).await?;
+        self.refuse_beside_canary(&name)?;
         let published = self.state.roll_back(name.clone(), revision).await?;
         self.put_in_force(name, published).await
     }
@@ -91,7 +114,7 @@ impl Deployer {
     }
 
     /// Has a tenant's schedule, or its absence, count from now on.
-    async fn put_on_board(&self, name: &TenantName, slot: u32) {
+    pub(super) async fn put_on_board(&self, name: &TenantName, slot: u32) {
         let Some(tenant) = self.registry.get(name) else { return };
         let new = tenant.schedule.is_some() && !self.jobs.has(slot);
         let last = if new { self.state.last_run(name.clone()).await } else { Ok(None) };
@@ -107,12 +130,18 @@ impl Deployer {
         self.open()?;
         let forgotten = self.state.remove(name.clone()).await?;
         tracing::info!(tenant = %name, "removed");
-        if let Some(tenant) = self.registry.remove(&name) {
+        if let Some((tenant, canary)) = self.registry.remove(&name) {
             let slot = tenant.entry.slot;
             self.jobs.remove(slot, &name);
             self.usage.leaving(slot, &name, &tenant.namespace).await;
-            self.workers.publish(Vec::new(), vec![slot]).await?;
-            self.quarantine(slot);
+            // The tenant first: it takes its canary along.
+            let canary = canary.map(|canary| canary.tenant.entry.slot);
+            if let Some(slot) = canary {
+                self.usage.leaving(slot, &name, &tenant.namespace).await;
+            }
+            let slots: Vec<u32> = [slot].into_iter().chain(canary).collect();
+            self.workers.publish(Vec::new(), slots.clone()).await?;
+            slots.into_iter().for_each(|slot| self.quarantine(slot));
         }
         self.forget_stores(&name).await;
         self.forget_files(name.clone()).await;
@@ -137,7 +166,7 @@ impl Deployer {
     }
 
     /// What was stored under this name is nobody's from here on.
-    async fn hide_stores(&self, name: &TenantName) -> Result<(), DeployError> {
+    pub(super) async fn hide_stores(&self, name: &TenantName) -> Result<(), DeployError> {
         let (dir, tenant) = (self.tenants_dir.clone(), name.to_string());
         let hidden = spawn_blocking(move || insula_keyvalue::hide(&dir, &tenant)).await;
         Ok(hidden.map_err(|_| DeployError::Lost)??)
@@ -153,8 +182,9 @@ impl Deployer {
     }
 
     /// Frees a slot once nothing runs in it any more. Requests of a removed tenant may finish, and
-    /// until then they count in its slot: a new owner would inherit them.
-    fn quarantine(&self, slot: u32) {
+    /// until then they count in its slot: a new owner would inherit them. What a canary has done becomes
+    /// part of its tenant's figures.
+    pub(super) fn quarantine(&self, slot: u32) {
         let (workers, registry) = (self.workers.clone(), Arc::clone(&self.registry));
         let (jobs, usage) = (Arc::clone(&self.jobs), self.usage.clone());
         tokio::spawn(async move {
@@ -168,8 +198,16 @@ impl Deployer {
                 }
                 tokio::time::sleep(SLOT_RECHECK).await;
             }
-            usage.left(slot).await;
-            workers.clear_slot(slot);
+            match registry.ended_in(slot) {
+                Some(tenant) => {
+                    let owner = (&tenant.entry.name, &tenant.namespace);
+                    usage.fold_slot(slot, tenant.entry.slot, owner).await;
+                }
+                None => {
+                    usage.left(slot).await;
+                    workers.clear_slot(slot);
+                }
+            }
             registry.free(slot);
         });
     }
@@ -188,7 +226,7 @@ impl Deployer {
 fn check_size(entry: TenantEntry) -> Result<(), DeployError> {
     let message = ToWorker::Publish { seq: u64::MAX, tenants: vec![entry], removed: Vec::new() };
     let bytes = insula_ipc::channel::encode(&message).map_err(DeployError::TooLarge)?.len();
-    match bytes + SECRETS_ENCODED_MAX {
+    match bytes + SECRETS_ENCODED_MAX + CANARY_ENCODED_MAX {
         bytes if bytes <= MESSAGE_BYTES_MAX as usize => Ok(()),
         bytes => Err(DeployError::TooLarge(ChannelError::TooLong(bytes))),
     }

@@ -28,7 +28,7 @@ impl Deployer {
                 self.registry.put(*tenant);
                 self.workers.publish(vec![entry], Vec::new()).await?;
             }
-            Ok(())
+            self.renew_canary(&name, &key).await
         })
         .await
     }
@@ -43,11 +43,13 @@ impl Deployer {
         detached(async move {
             let _alone = self.publishing.lock().await;
             self.open()?;
-            if let Some(tenant) = self.registry.get(&name)
-                && tenant.entry.secrets.iter().any(|(granted, _)| *granted == key)
-            {
-                let revision = tenant.entry.revision;
-                return Err(DeployError::SecretInUse { name, key, revision });
+            let canary = self.registry.canary(&name).map(|canary| Arc::clone(&canary.tenant));
+            let users = self.registry.get(&name).into_iter().chain(canary);
+            for tenant in users {
+                if tenant.entry.secrets.iter().any(|(granted, _)| *granted == key) {
+                    let revision = tenant.entry.revision;
+                    return Err(DeployError::SecretInUse { name, key, revision });
+                }
             }
             if !self.state.remove_secret(name.clone(), key.clone()).await? {
                 return Err(DeployError::NoSecret { name, key });

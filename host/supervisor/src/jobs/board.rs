@@ -311,7 +311,7 @@ impl Board {
 impl Inner {
     fn put(&mut self, tenant: Arc<Tenant>, last: Option<JobRun>, now_ms: u64) {
         let slot = tenant.entry.slot;
-        if tenant.schedule.is_none() || self.closed {
+        if tenant.schedule.is_none() || tenant.entry.stopped || self.closed {
             self.forget(slot);
             return;
         }
@@ -475,6 +475,7 @@ impl Inner {
             at_ms: now_ms(),
             stream: LogStream::Host,
             request: run.map_or(String::new(), |run| RequestId::run(run.run).to_string()),
+            trace: 0,
             text: text.to_owned(),
         })
     }

@@ -41,6 +41,9 @@ impl Scheduler {
             // It may have been changed or removed since.
             let Some(tenant) = self.registry.get(&tenant.entry.name) else { continue };
             let Some(schedule) = &tenant.schedule else { continue };
+            if tenant.entry.stopped {
+                continue;
+            }
             let last = last.remove(&tenant.entry.name);
             let ran = last.as_ref().and_then(|run| to_millis(&run.started_at));
             let since = ran.max(to_millis(&tenant.deployed_at)).unwrap_or(now);

@@ -105,6 +105,7 @@ fn encoded(line: LogLine) -> Option<String> {
         stream: line.stream,
         revision: line.revision,
         request: line.request,
+        trace: (line.trace != 0).then(|| format!("{:032x}", line.trace)),
         text: line.text,
     };
     // Strings and a number: there is nothing in it that could fail.
@@ -121,6 +122,7 @@ fn confession(name: &TenantName, dropped: Dropped) -> LogLine {
         at_ms: u64::MAX,
         stream: LogStream::Host,
         request: String::new(),
+        trace: 0,
         text: format!(
             "{} lines were dropped: they came faster than they can be written",
             dropped.lines

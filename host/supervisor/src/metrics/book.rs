@@ -12,7 +12,6 @@
 //! [`Book::most`] series, whatever number of tenants there are.
 
 use super::figures::Figures;
-use crate::registry::Registry;
 use insula_ipc::table::Table;
 use insula_model::config::MetricsBy;
 use insula_model::{Namespace, TenantName};
@@ -74,16 +73,27 @@ impl Book {
         }
     }
 
-    /// All series as they are now.
-    pub(super) fn series(&mut self, table: &Table, registry: &Registry) -> Vec<Series> {
-        let named = |slot| {
-            let tenant = registry.by_slot(slot)?;
-            Some((tenant.entry.name.clone(), tenant.namespace.clone()))
-        };
-        let active = table.active().map(|slot| (slot, named(slot), Figures::of(table, slot)));
+    /// All series as they are now. `counted_in` tells of which slot's figures a slot's are part (another one's
+    /// for a canary), `named` who has a slot.
+    pub(super) fn series(
+        &mut self,
+        table: &Table,
+        counted_in: impl Fn(u32) -> u32,
+        named: impl Fn(u32) -> Option<(TenantName, Namespace)>,
+    ) -> Vec<Series> {
         match self.by {
-            MetricsBy::Tenant => self.by_tenant(active),
-            MetricsBy::Namespace => self.by_namespace(active),
+            MetricsBy::Tenant => {
+                let mut rows: BTreeMap<u32, Figures> = BTreeMap::new();
+                for slot in table.active() {
+                    rows.entry(counted_in(slot)).or_default().add(&Figures::of(table, slot));
+                }
+                self.by_tenant(rows.into_iter().map(|(slot, sum)| (slot, named(slot), sum)))
+            }
+            // Each slot by itself: removed with its tenant, a canary's is nobody's but still the namespace's.
+            MetricsBy::Namespace => {
+                let of = |slot| (slot, named(counted_in(slot)), Figures::of(table, slot));
+                self.by_namespace(table.active().map(of))
+            }
         }
     }
 
@@ -98,6 +108,12 @@ impl Book {
             let gone = space.and_then(|space| self.spaces.gone.get_mut(&space));
             gone.unwrap_or(&mut self.gone).add(&done);
         }
+    }
+
+    /// What was counted in `slot` is part of another one's row from here on.
+    pub(super) fn folded(&mut self, slot: u32) {
+        self.others.remove(&slot);
+        self.spaces.of.remove(&slot);
     }
 
     fn by_tenant(&mut self, active: impl Iterator<Item = Active>) -> Vec<Series> {

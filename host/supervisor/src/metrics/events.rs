@@ -1,9 +1,10 @@
 //! What the supervisor itself does, counted as it does it.
 
+use crate::traces::Counts;
 use insula_model::Latency;
 use insula_model::latency::bucket_of;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How compilations and deploys ended since the host started.
@@ -16,6 +17,7 @@ pub(crate) struct Events {
     pub(super) unchanged: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) scrapes: AtomicU64,
+    pub(crate) traces: Arc<Counts>,
 }
 
 impl Events {

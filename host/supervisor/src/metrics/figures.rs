@@ -12,7 +12,7 @@ pub(super) struct Figures {
 }
 
 /// Every counter, but neither gauges nor the peak.
-fn counters(of: &mut Counters) -> [&mut u64; 18] {
+fn counters(of: &mut Counters) -> [&mut u64; 19] {
     [
         &mut of.requests,
         &mut of.responses,
@@ -28,6 +28,7 @@ fn counters(of: &mut Counters) -> [&mut u64; 18] {
         &mut of.status_3xx,
         &mut of.status_4xx,
         &mut of.status_5xx,
+        &mut of.responses_5xx,
         &mut of.waited,
         &mut of.wait_us,
         &mut of.cold_loads,

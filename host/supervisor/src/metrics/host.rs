@@ -7,6 +7,7 @@ use crate::sync::lock;
 use insula_ipc::memory::Resident;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_model::api::{HostMemory, MemoryPressure, WorkerInfo, WorkerState};
+use insula_sandbox::engine::LIVE_INSTANCES_MAX;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What is known outside of the table.
@@ -94,6 +95,12 @@ pub(super) fn write(page: &mut Page, table: &Table, host: &Host<'_>) {
     );
     page.one(
         Kind::Gauge,
+        "insula_worker_instance_slots",
+        "Instances that each worker has room for, running and idle ones together.",
+        LIVE_INSTANCES_MAX,
+    );
+    page.one(
+        Kind::Gauge,
         "insula_metrics_series",
         "Tenants or namespaces that have series of their own, with the one for all others.",
         host.series,
@@ -127,6 +134,18 @@ fn events(page: &mut Page, events: &Events) {
     let times = *lock(&events.compile_times);
     page.family(Kind::Histogram, "insula_compile_duration_seconds", "How long compilers took.")
         .durations(&none, &times);
+    page.one(
+        Kind::Counter,
+        "insula_trace_spans_exported_total",
+        "Spans that the collector has taken.",
+        count(&events.traces.exported),
+    );
+    page.one(
+        Kind::Counter,
+        "insula_trace_spans_dropped_total",
+        "Spans for which there was no room, or that the collector did not take.",
+        count(&events.traces.dropped),
+    );
     page.one(
         Kind::Counter,
         "insula_metrics_scrapes_total",

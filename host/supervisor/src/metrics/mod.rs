@@ -55,10 +55,21 @@ impl Metrics {
         self.table.clear_slot(slot);
     }
 
+    /// Adds the row of a canary that has ended to that of its tenant, with which it was shown before.
+    pub(crate) fn fold_slot(&self, from: u32, to: u32) {
+        let mut book = lock(&self.book);
+        book.folded(from);
+        self.table.fold_slot(from, to);
+    }
+
     /// The page. Takes some 10 µs for each series, and reads /proc: not for an event loop.
     pub(crate) fn page(&self, workers: &Workers, registry: &Registry) -> String {
         self.events.scrapes.fetch_add(1, Relaxed);
-        let series = lock(&self.book).series(&self.table, registry);
+        let named = |slot| {
+            let tenant = registry.by_slot(slot)?;
+            Some((tenant.entry.name.clone(), tenant.namespace.clone()))
+        };
+        let series = lock(&self.book).series(&self.table, |slot| registry.counted_in(slot), named);
         let mut page = text::Page::default();
         let infos = workers.infos();
         let host = host::Host {

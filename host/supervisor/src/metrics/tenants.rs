@@ -160,3 +160,50 @@ fn labels(series: &Series) -> Labels {
         (None, None) => labels.with("tenant", OTHER).with("namespace", OTHER),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::metrics::book::Book;
+    use insula_ipc::table::Table;
+    use insula_model::config::MetricsBy;
+    use insula_model::{Outcome, StatusClass, Usage};
+    use std::time::{Duration, Instant};
+
+    const TENANTS: u32 = 10_000;
+    const SERIES: usize = 1_000;
+    /// In a build without optimisation, on a machine that does something else.
+    const SCRAPE_MAX: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn ten_thousand_active_tenants_are_a_page_of_bounded_size() {
+        let table = Table::create(2).unwrap();
+        for slot in 0..TENANTS {
+            table.set_active(slot);
+            let cell = table.cell(slot % 2, slot);
+            for _ in 0..=slot % 7 {
+                cell.record(Outcome::Response, &Usage { fuel: 5, ..Usage::default() });
+                cell.answered(StatusClass::Success);
+                cell.took(u64::from(slot));
+            }
+        }
+        let named =
+            |slot: u32| Some((format!("t{slot}").parse().unwrap(), "default".parse().unwrap()));
+        let mut book = Book::new(MetricsBy::Tenant, SERIES);
+        let mut sizes = Vec::new();
+        for _ in 0..2 {
+            let since = Instant::now();
+            let series = book.series(&table, |slot| slot, named);
+            assert_eq!(series.len(), SERIES + 1);
+            let mut page = Page::default();
+            write(&mut page, &series);
+            assert!(since.elapsed() < SCRAPE_MAX, "{:?}", since.elapsed());
+            let sum: u64 = series.iter().map(|one| one.figures.counters.requests).sum();
+            assert_eq!(sum, (0..u64::from(TENANTS)).map(|slot| slot % 7 + 1).sum::<u64>());
+            sizes.push(page.into_text().len());
+        }
+        // 44 samples of some 90 bytes for each series.
+        assert!(sizes[0] < SERIES * 6_000 && sizes[0] == sizes[1], "{sizes:?}");
+    }
+}

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use insula_ipc::channel::{ChannelError, encode, first, receive_after, send};
 use insula_model::api::WorkerState;
 use insula_model::wire::{
-    FromWorker, MESSAGE_BYTES_MAX, PUBLISH_TENANTS_MAX, TenantEntry, ToWorker, WIRE_VERSION,
-    WorkerConfig,
+    FromWorker, MESSAGE_BYTES_MAX, PUBLISH_TENANTS_MAX, Retired, TenantEntry, ToWorker,
+    WIRE_VERSION, WorkerConfig,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ const ENTRY_BYTES: usize = 512;
 pub(super) struct Link {
     /// Encoded frames.
     pub(super) outgoing: mpsc::Sender<Bytes>,
-    /// Who waits for which publish. Dropped with the link, which ends the waits.
-    pub(super) acks: HashMap<u64, oneshot::Sender<()>>,
+    /// Who waits for which message to be in force. Dropped with the link, which ends the waits.
+    pub(super) acks: HashMap<u64, oneshot::Sender<Retired>>,
     /// Reasons to kill the process; the first one counts.
     pub(super) kills: mpsc::Sender<String>,
 }
@@ -122,6 +122,19 @@ fn entry_bytes_max(entry: &TenantEntry) -> usize {
     ENTRY_BYTES + routes.sum::<usize>() + secrets.sum::<usize>() + grants
 }
 
+/// A worker has put a message in force: whoever waits for that is told.
+fn acknowledged(inner: &Inner, who: Who, life: u64, seq: u64, retired: Retired) {
+    let link = |seat: &mut super::Seat| seat.link.as_mut()?.acks.remove(&seq);
+    let acknowledged = match who {
+        Who::Seat(index) => inner.seat(index, link).flatten(),
+        Who::Old => inner.old_acknowledged(life, seq),
+    };
+    if let Some(acknowledged) = acknowledged {
+        // Whoever waited may have given up.
+        let _ = acknowledged.send(retired);
+    }
+}
+
 /// Reads a worker's messages until its socket ends, or the host is handed over.
 pub(super) async fn read(
     inner: Arc<Inner>,
@@ -150,23 +163,16 @@ pub(super) async fn read(
                 inner.jobs.wake();
             }
             FromWorker::Ack { seq: SNAPSHOT_SEQ } => {}
-            FromWorker::Ack { seq } => {
-                let link = |seat: &mut super::Seat| seat.link.as_mut()?.acks.remove(&seq);
-                let acknowledged = match who {
-                    Who::Seat(index) => inner.seat(index, link).flatten(),
-                    Who::Old => inner.old_acknowledged(life, seq),
-                };
-                if let Some(acknowledged) = acknowledged {
-                    // Whoever waited may have given up.
-                    let _ = acknowledged.send(());
-                }
-            }
+            FromWorker::Ack { seq } => acknowledged(&inner, who, life, seq, Retired::default()),
+            FromWorker::Repaved { seq, retired } => acknowledged(&inner, who, life, seq, retired),
             FromWorker::Log(line) => inner.logs.push(&inner.registry, line),
+            FromWorker::Traces { records, dropped } => inner.traces.take(records, dropped),
             FromWorker::CodeNeeded { code, reason } => {
                 // Its reader never waits for anything, so this does not hold up the acknowledgements
                 // behind it.
                 let _ = inner.code_needed.send(CodeNeeded { code, reason }).await;
             }
+            FromWorker::Probed { id, report } => inner.probes.ended(life, id, report),
             FromWorker::JobEnded { slot, run, result } => {
                 // Behind every line that the program wrote.
                 if let Some(line) = inner.jobs.ended(life, slot, run, result) {

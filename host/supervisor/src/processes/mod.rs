@@ -23,6 +23,7 @@
 mod backoff;
 mod link;
 mod old;
+mod probes;
 mod spawn;
 mod worker;
 
@@ -32,8 +33,9 @@ use crate::clock;
 use crate::jobs::{Board, Place};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Registry, Tenant};
 use crate::sync::lock;
+use crate::traces::Traces;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use insula_ipc::breaker::State;
@@ -45,7 +47,7 @@ use insula_model::api::{
 };
 use insula_model::breaker::BreakerState;
 use insula_model::usage::Used;
-use insula_model::wire::{TenantEntry, ToWorker};
+use insula_model::wire::{Retired, TenantEntry, ToWorker};
 use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
 use std::path::Path;
@@ -53,6 +55,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+pub(crate) use probes::{ProbeAsked, Unprobed};
 
 /// Frames on their way to one worker: publishes come one at a time, so these are `CodeReady`s.
 const OUTGOING_MAX: usize = 256;
@@ -91,6 +95,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) table: Arc<Table>,
     /// Knows which figures are to be kept when a slot is cleared.
     pub(crate) metrics: Arc<Metrics>,
+    /// Where recorded traces go.
+    pub(crate) traces: Traces,
     /// The log filter.
     pub(crate) log: String,
     /// Directory of compiled code.
@@ -115,8 +121,10 @@ struct Inner {
     outbound_ca: String,
     table: Arc<Table>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     registry: Arc<Registry>,
     jobs: Arc<Board>,
+    probes: probes::Probes,
     logs: Logs,
     code_needed: mpsc::Sender<CodeNeeded>,
     seats: Mutex<Vec<Seat>>,
@@ -188,6 +196,7 @@ impl Workers {
             outbound_ca: setup.outbound_ca,
             registry,
             jobs,
+            probes: probes::Probes::default(),
             logs,
             code_needed,
             seats: Mutex::new(seats.collect()),
@@ -201,6 +210,7 @@ impl Workers {
             handed: Mutex::default(),
             table: Arc::clone(&setup.table),
             metrics: setup.metrics,
+            traces: setup.traces,
             inheritance: spawn::Inheritance {
                 listener: setup.listener,
                 table: setup.table,
@@ -246,9 +256,22 @@ impl Workers {
         tenants: Vec<TenantEntry>,
         removed: Vec<u32>,
     ) -> Result<(), ChannelError> {
-        self.0.mute_are_gone().await;
         let seq = self.0.seq.fetch_add(1, Ordering::Relaxed);
-        let frame = Bytes::from(encode(&ToWorker::Publish { seq, tenants, removed })?);
+        self.tell(seq, &ToWorker::Publish { seq, tenants, removed }).await.map(drop)
+    }
+
+    /// Has every worker repave the tenants in these slots, at most
+    /// [`insula_model::wire::REPAVE_SLOTS_MAX`]; the sum of what they retired. A worker that dies
+    /// meanwhile has retired all it had, uncounted.
+    pub(crate) async fn repave(&self, slots: Vec<u32>) -> Result<Retired, ChannelError> {
+        let seq = self.0.seq.fetch_add(1, Ordering::Relaxed);
+        self.tell(seq, &ToWorker::Repave { seq, slots }).await
+    }
+
+    /// Sends a message to every worker and waits for what it does to be in force in all of them.
+    async fn tell(&self, seq: u64, message: &ToWorker) -> Result<Retired, ChannelError> {
+        self.0.mute_are_gone().await;
+        let frame = Bytes::from(encode(message)?);
         let mut waits = Vec::new();
         self.0.each_link(|link| {
             let (acknowledged, wait) = oneshot::channel();
@@ -258,18 +281,20 @@ impl Workers {
         });
         // A wait ends with the acknowledgement or with the worker, and both are good.
         let mut all = Box::pin(join_all(waits));
-        if tokio::time::timeout(Duration::from_millis(ACK_MS_MAX), &mut all).await.is_ok() {
-            return Ok(());
+        if let Ok(told) = tokio::time::timeout(Duration::from_millis(ACK_MS_MAX), &mut all).await {
+            let mut sum = Retired::default();
+            told.into_iter().flatten().for_each(|retired| sum += retired);
+            return Ok(sum);
         }
         self.0.each_link(|link| {
             if link.acks.contains_key(&seq) {
-                link.kill(format!("did not acknowledge a publish within {ACK_MS_MAX} ms"));
+                link.kill(format!("did not acknowledge a message within {ACK_MS_MAX} ms"));
             }
         });
         if tokio::time::timeout(Duration::from_millis(REAP_MS_MAX), all).await.is_err() {
             tracing::error!("a worker that was killed has not ended; is the machine out of order?");
         }
-        Ok(())
+        Ok(Retired::default())
     }
 
     /// Tells every worker that compiled code is on disk.
@@ -293,10 +318,15 @@ impl Workers {
     /// Has the worker of this life run a job, if it still serves.
     pub(crate) fn run_job(&self, life: u64, slot: u32, run: u64) -> bool {
         let Ok(frame) = encode(&ToWorker::RunJob { slot, run }) else { return false };
+        self.send(life, Bytes::from(frame))
+    }
+
+    /// Sends a frame to the worker of this life, if it still serves.
+    fn send(&self, life: u64, frame: Bytes) -> bool {
         let seats = lock(&self.0.seats);
         let seat = seats.iter().find(|seat| seat.life == life && seat.takes_runs());
         let link = seat.and_then(|seat| seat.link.as_ref());
-        link.map(|link| link.send(Bytes::from(frame))).is_some()
+        link.map(|link| link.send(frame)).is_some()
     }
 
     /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
@@ -307,7 +337,12 @@ impl Workers {
         self.0.metrics.clear_slot(slot);
     }
 
-    /// What a tenant has done, over all workers.
+    /// Adds the figures of a slot to those of another one, and clears it. Nothing may run in it any more.
+    pub(crate) fn fold_slot(&self, from: u32, to: u32) {
+        self.0.metrics.fold_slot(from, to);
+    }
+
+    /// What was counted in a slot, over all workers.
     pub(crate) fn counters(&self, slot: u32) -> Counters {
         self.0.table.counters(slot)
     }
@@ -317,7 +352,14 @@ impl Workers {
         self.0.table.active().collect()
     }
 
-    /// How long a tenant's requests took since the host started.
+    /// What a tenant has done, its canary included.
+    pub(crate) fn counters_of(&self, tenant: &Tenant) -> Counters {
+        let slots = self.0.registry.slots(tenant);
+        let all = slots.into_iter().map(|slot| self.counters(slot));
+        all.reduce(Counters::with).unwrap_or_default()
+    }
+
+    /// How long the requests of a slot took since it is in use.
     pub(crate) fn latency(&self, slot: u32) -> Latency {
         self.0.table.latency(slot)
     }
@@ -326,6 +368,15 @@ impl Workers {
     pub(crate) fn used(&self, slot: u32) -> Used {
         self.0.catch_up_slot(slot);
         self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
+    }
+
+    /// How long a tenant's requests took since the host started, those of its canary included.
+    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
+        let mut all = Latency::default();
+        for slot in self.0.registry.slots(tenant) {
+            all.add(&self.latency(slot));
+        }
+        all
     }
 
     /// What a tenant's circuit breaker says.

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use insula_ipc::channel::encode;
 use insula_ipc::table::Table;
 use insula_model::api::{WorkerInfo, WorkerState};
-use insula_model::wire::ToWorker;
+use insula_model::wire::{Retired, ToWorker};
 use insula_sandbox::epoch::monotonic_ns;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -167,7 +167,7 @@ impl Inner {
         lock(&self.old).table.clone()
     }
 
-    pub(super) fn old_acknowledged(&self, life: u64, seq: u64) -> Option<oneshot::Sender<()>> {
+    pub(super) fn old_acknowledged(&self, life: u64, seq: u64) -> Option<oneshot::Sender<Retired>> {
         lock(&self.old).seats.get_mut(&life)?.link.as_mut()?.acks.remove(&seq)
     }
 

@@ -69,6 +69,7 @@ pub(super) async fn keep(inner: Arc<Inner>, index: u32) {
         let slot = inner.table.bury(index, monotonic_ns());
         let life = inner.seat(index, |seat| seat.life).unwrap_or_default();
         inner.runs_lost(life, *phase.borrow() != Phase::Running);
+        inner.probes_lost(life, slot, &end.cause);
         if *phase.borrow() != Phase::Running {
             tracing::debug!(worker = index, cause = end.cause, "worker ended");
             return;
@@ -105,6 +106,13 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// … and so are the probes.
+    pub(super) fn probes_lost(&self, life: u64, current: Option<u32>, cause: &str) {
+        self.probes.worker_gone(life, current, cause);
+    }
+}
+
 /// One process, from its start to its end; none if it lives on and was handed over.
 async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>) -> Option<End> {
     let (mut child, socket) = match spawn::spawn(&inner.inheritance) {
@@ -126,7 +134,7 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
         seat.link = Some(link);
     });
     // After the queue is registered, without an await in between: see `processes`.
-    let snapshot = inner.registry.all();
+    let snapshot = inner.registry.snapshot();
     let config = WorkerConfig {
         index,
         workers: inner.table.workers(),
@@ -134,6 +142,7 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
         code_key: inner.code_key,
         tenants_dir: inner.tenants_dir.clone(),
         outbound_ca: inner.outbound_ca.clone(),
+        sampled_ppm: inner.traces.sampled_ppm(),
     };
     let (from, to) = socket.into_split();
     let writing = tokio::spawn(link::write(to, config, snapshot, queued));

@@ -9,11 +9,14 @@
 //! as many as the control API lets in. Ends with [`State::close`], which folds the log into the file.
 
 mod copy;
+mod moving;
 mod namespaces;
 mod read;
+mod rollouts;
 mod runs;
 mod schema;
 mod secrets;
+mod stopped;
 mod survey;
 mod trial;
 mod write;
@@ -22,6 +25,7 @@ use crate::sync::lock;
 use crate::vault::{Vault, VaultError};
 use insula_model::TenantName;
 use insula_model::grants::secrets::SecretKey;
+use insula_model::rollout::Percent;
 use rusqlite::{Connection, ErrorCode, ffi};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -31,7 +35,9 @@ use std::time::Duration;
 
 pub(crate) use copy::restore;
 pub(crate) use copy::{check_database, copy_path, database_path};
+pub(crate) use moving::{Import, Secret};
 pub(crate) use namespaces::Kept;
+pub(crate) use rollouts::{Begun, Ended};
 pub(crate) use runs::{Began, Begin, End};
 pub(crate) use survey::survey;
 pub(crate) use trial::COPY;
@@ -126,6 +132,31 @@ pub enum StateError {
     /// Nothing was active before. Nothing was changed.
     #[error("tenant `{0}` has had one revision only, there is nothing to go back to")]
     NoPrevious(TenantName),
+    /// Something that would change what the canary is held against. Nothing was changed.
+    #[error("revision {revision} of `{name}` is a canary and gets {share} of its requests")]
+    CanaryRuns {
+        /// The tenant.
+        name: TenantName,
+        /// The canary's.
+        revision: u32,
+        /// Its part.
+        share: Percent,
+    },
+    /// There is no canary. Nothing was changed.
+    #[error("tenant `{0}` has no canary")]
+    NoCanary(TenantName),
+    /// A canary that asks for routes of its own. Nothing was changed.
+    #[error(
+        "a canary answers where the active revision does: the routes of `{name}` cannot change from {before} to {asked}"
+    )]
+    CanaryRoutes {
+        /// The tenant.
+        name: TenantName,
+        /// Those of the active revision.
+        before: String,
+        /// Those that were asked for.
+        asked: String,
+    },
     /// Secrets cannot be sealed.
     #[error(transparent)]
     Vault(#[from] VaultError),

@@ -1,6 +1,6 @@
 //! Reading state: everything at start-up, and the history of one tenant for the API.
 
-use super::{State, StateError, secrets};
+use super::{State, StateError, rollouts, secrets};
 use crate::registry::Tenant;
 use crate::vault::Vault;
 use insula_model::api::{GuestKind, RevisionInfo};
@@ -31,7 +31,7 @@ pub(super) fn kind_from(tenant: &str, text: &str) -> Result<GuestKind, StateErro
 
 /// The columns of a tenant's revision, in the order of [`COLUMNS`].
 pub(super) const COLUMNS: &str =
-    "t.slot, t.name, r.number, r.artifact, a.kind, r.resolved, t.deployed_at";
+    "t.slot, t.name, r.number, r.artifact, a.kind, r.resolved, t.deployed_at, t.stopped_at";
 
 /// Builds a tenant from [`COLUMNS`], without its secrets.
 fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
@@ -41,6 +41,7 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
     // Borrowed: a hundred thousand of these are read at start-up.
     let resolved = row.get_ref(5)?.as_bytes().map_err(rusqlite::Error::from)?;
     let resolved: Resolved = parsed(&name, serde_json::from_slice(resolved))?;
+    let stopped_at: Option<String> = row.get(7)?;
     Ok(Tenant {
         entry: TenantEntry {
             slot: row.get(0)?,
@@ -50,6 +51,8 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
             routes: resolved.routes,
             limits: resolved.limits,
             job: resolved.schedule.is_some(),
+            stopped: stopped_at.is_some(),
+            canary: None,
             grants: (!resolved.grants.is_empty()).then(|| Box::new(resolved.grants)),
             secrets: Vec::new(),
             name: parsed(&name, name.parse())?,
@@ -57,6 +60,7 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
         schedule: resolved.schedule,
         namespace: resolved.namespace,
         deployed_at: row.get(6)?,
+        stopped_at,
     })
 }
 
@@ -157,8 +161,11 @@ impl State {
                 return Err(StateError::NoTenant(name));
             };
             let mut statement = connection.prepare_cached(
-                "SELECT number, artifact, created_at, resolved FROM revisions
-                 WHERE tenant = ?1 ORDER BY number DESC",
+                "SELECT number, artifact, created_at, resolved,
+                     rule, state, started_at, ended_at, reason
+                 FROM revisions r LEFT JOIN rollouts o
+                     ON o.tenant = r.tenant AND o.revision = r.number
+                 WHERE r.tenant = ?1 ORDER BY number DESC",
             )?;
             let mut rows = statement.query(params![head.id])?;
             let mut revisions = Vec::new();
@@ -174,6 +181,7 @@ impl State {
                     routes: resolved.routes,
                     limits: resolved.limits,
                     grants: resolved.grants,
+                    rollout: rollouts::info(name.as_str(), row)?,
                 });
             }
             Ok(revisions)

@@ -7,7 +7,7 @@
 use super::StateError;
 use rusqlite::{Connection, TransactionBehavior};
 
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 7] = [
     // 1: artifacts, tenants, revisions, routes.
     "CREATE TABLE artifacts (
         digest      TEXT PRIMARY KEY,           -- sha256:…
@@ -78,6 +78,28 @@ const MIGRATIONS: [&str; 4] = [
      ) STRICT, WITHOUT ROWID;
      INSERT INTO namespaces (name, created_at)
         VALUES ('default', strftime('%Y-%m-%dT%H:%M:%SZ', 'now'));",
+    // 5: canaries, those that run and what became of the others.
+    "CREATE TABLE rollouts (
+        tenant      INTEGER NOT NULL,
+        revision    INTEGER NOT NULL,
+        slot        INTEGER UNIQUE,             -- row of the shared table; none when it has ended
+        rule        TEXT NOT NULL,              -- JSON: its part of the requests, and its bounds
+        key         BLOB NOT NULL,              -- of the hash by which requests stick
+        state       TEXT NOT NULL,              -- running, promoted, rolled-back
+        started_at  TEXT NOT NULL,
+        ended_at    TEXT,                       -- none while it runs
+        reason      TEXT,                       -- why it ended
+        PRIMARY KEY (tenant, revision),
+        FOREIGN KEY (tenant, revision) REFERENCES revisions (tenant, number) ON DELETE CASCADE
+     ) STRICT, WITHOUT ROWID;
+     CREATE UNIQUE INDEX rollouts_running ON rollouts (tenant) WHERE ended_at IS NULL;",
+    // 6: tenants that were stopped.
+    "ALTER TABLE tenants ADD COLUMN stopped_at TEXT; -- none while it may run",
+    // 7: imported tenants that are yet to be given their stores and scratch directories.
+    "CREATE TABLE arriving (
+        tenant      TEXT PRIMARY KEY,
+        staged      TEXT NOT NULL               -- the name that these are under
+     ) STRICT, WITHOUT ROWID;",
 ];
 
 /// The latest version that this program knows.

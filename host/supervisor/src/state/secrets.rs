@@ -72,7 +72,7 @@ pub(super) fn check(connection: &Connection, vault: &Vault) -> Result<(), StateE
 }
 
 /// Whether one more value fits.
-fn check_room(
+pub(super) fn check_room(
     connection: &Connection,
     name: &TenantName,
     key: &SecretKey,
@@ -171,17 +171,25 @@ impl State {
         .await
     }
 
+    /// The values of these secrets of `name`; an error if one of them was never set.
+    pub(crate) async fn secret_values(
+        &self,
+        name: TenantName,
+        granted: Vec<(SecretKey, SecretVia)>,
+    ) -> Result<Vec<(SecretKey, SecretValue)>, StateError> {
+        if granted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let vault = self.vault.clone();
+        self.call(move |connection| values(connection, &vault, name.as_str(), &granted)).await
+    }
+
     /// An error if one of these secrets was never set for `name`.
     pub(crate) async fn secrets_are_set(
         &self,
         name: TenantName,
         granted: Vec<(SecretKey, SecretVia)>,
     ) -> Result<(), StateError> {
-        if granted.is_empty() {
-            return Ok(());
-        }
-        let vault = self.vault.clone();
-        self.call(move |connection| values(connection, &vault, name.as_str(), &granted).map(drop))
-            .await
+        self.secret_values(name, granted).await.map(drop)
     }
 }

@@ -5,6 +5,7 @@
 //! and the sweep finds it.
 
 use super::read::{COLUMNS, head, parsed, tenant_from};
+use super::rollouts::refuse_canary;
 use super::{State, StateError};
 use crate::clock;
 use crate::registry::Tenant;
@@ -15,7 +16,7 @@ use insula_model::{Digest, Manifest, Route, TenantName};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 /// A revision that is about to be published.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct NewRevision {
     /// What was written.
     pub(crate) manifest: Manifest,
@@ -92,6 +93,7 @@ impl State {
             )?;
             transaction.execute("DELETE FROM tenants WHERE id = ?1", [head.id])?;
             transaction.execute("DELETE FROM secrets WHERE tenant = ?1", [name.as_str()])?;
+            transaction.execute("DELETE FROM arriving WHERE tenant = ?1", [name.as_str()])?;
             let forgotten = forget_artifacts(&transaction, name.as_str(), artifacts)?;
             transaction.commit()?;
             Ok(forgotten)
@@ -106,30 +108,15 @@ fn publish(
     new: &NewRevision,
 ) -> Result<Published, StateError> {
     let name = &new.resolved.name;
-    let digest = new.artifact.to_string();
-    let manifest = parsed(name.as_str(), serde_json::to_string(&new.manifest))?;
-    let resolved = parsed(name.as_str(), serde_json::to_string(&new.resolved))?;
+    let written = Written::of(new)?;
     let head = head(transaction, name)?;
     if let Some(head) = &head {
-        let same = transaction
-            .prepare_cached(
-                "SELECT 1 FROM revisions WHERE tenant = ?1 AND number = ?2
-                 AND artifact = ?3 AND manifest = ?4 AND resolved = ?5",
-            )?
-            .exists(params![head.id, head.active, digest, manifest, resolved])?;
-        if same {
+        if is_revision(transaction, head.id, head.active, &written)? {
             return Ok(Published::Unchanged);
         }
+        refuse_canary(transaction, head.id, name)?;
     }
     let now = clock::now();
-    transaction
-        .prepare_cached("INSERT INTO artifacts VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
-        .execute(params![
-            digest,
-            i64::try_from(new.artifact_bytes).unwrap_or(i64::MAX),
-            new.kind.as_str(),
-            now
-        ])?;
     let number = head.as_ref().map_or(1, |head| head.last + 1);
     let id = match &head {
         Some(head) => {
@@ -151,12 +138,69 @@ fn publish(
             transaction.last_insert_rowid()
         }
     };
-    transaction
-        .prepare_cached("INSERT INTO revisions VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-        .execute(params![id, number, digest, manifest, resolved, now])?;
+    insert_revision(transaction, id, number, new, &written)?;
     take_routes(transaction, id, &new.resolved.routes)?;
     let forgotten = forget_revisions(transaction, id, name.as_str())?;
     Ok(Published::Changed { tenant: active(transaction, vault, id)?, forgotten })
+}
+
+/// A revision as it stands in the database.
+pub(super) struct Written {
+    digest: String,
+    manifest: String,
+    resolved: String,
+}
+
+impl Written {
+    pub(super) fn of(new: &NewRevision) -> Result<Self, StateError> {
+        let name = new.resolved.name.as_str();
+        Ok(Self {
+            digest: new.artifact.to_string(),
+            manifest: parsed(name, serde_json::to_string(&new.manifest))?,
+            resolved: parsed(name, serde_json::to_string(&new.resolved))?,
+        })
+    }
+}
+
+/// Whether the revision of this number is this very one.
+pub(super) fn is_revision(
+    connection: &Connection,
+    id: i64,
+    number: u32,
+    written: &Written,
+) -> Result<bool, StateError> {
+    let Written { digest, manifest, resolved } = written;
+    let same = connection
+        .prepare_cached(
+            "SELECT 1 FROM revisions WHERE tenant = ?1 AND number = ?2
+             AND artifact = ?3 AND manifest = ?4 AND resolved = ?5",
+        )?
+        .exists(params![id, number, digest, manifest, resolved])?;
+    Ok(same)
+}
+
+/// Writes a revision, and its artifact if that is new.
+pub(super) fn insert_revision(
+    transaction: &Transaction<'_>,
+    id: i64,
+    number: u32,
+    new: &NewRevision,
+    written: &Written,
+) -> Result<(), StateError> {
+    let Written { digest, manifest, resolved } = written;
+    let now = clock::now();
+    transaction
+        .prepare_cached("INSERT INTO artifacts VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
+        .execute(params![
+            digest,
+            i64::try_from(new.artifact_bytes).unwrap_or(i64::MAX),
+            new.kind.as_str(),
+            now
+        ])?;
+    transaction
+        .prepare_cached("INSERT INTO revisions VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![id, number, digest, manifest, resolved, now])?;
+    Ok(())
 }
 
 fn roll_back(
@@ -174,6 +218,7 @@ fn roll_back(
     if number == head.active {
         return Ok(Published::Unchanged);
     }
+    refuse_canary(transaction, head.id, &name)?;
     let known = transaction
         .prepare_cached("SELECT 1 FROM revisions WHERE tenant = ?1 AND number = ?2")?
         .exists(params![head.id, number])?;
@@ -207,7 +252,11 @@ pub(super) fn active(
 }
 
 /// Makes these, and no others, the routes of a tenant.
-fn take_routes(transaction: &Transaction<'_>, id: i64, routes: &[Route]) -> Result<(), StateError> {
+pub(super) fn take_routes(
+    transaction: &Transaction<'_>,
+    id: i64,
+    routes: &[Route],
+) -> Result<(), StateError> {
     transaction.prepare_cached("DELETE FROM routes WHERE tenant = ?1")?.execute([id])?;
     let mut owner = transaction.prepare_cached(
         "SELECT t.name FROM routes r JOIN tenants t ON t.id = r.tenant
@@ -226,7 +275,7 @@ fn take_routes(transaction: &Transaction<'_>, id: i64, routes: &[Route]) -> Resu
 }
 
 /// Keeps the active revision, the one before it, and the newest of the others.
-fn forget_revisions(
+pub(super) fn forget_revisions(
     transaction: &Transaction<'_>,
     id: i64,
     name: &str,
@@ -243,7 +292,7 @@ fn forget_revisions(
 }
 
 /// Of these artifacts, removes those that no revision refers to.
-fn forget_artifacts(
+pub(super) fn forget_artifacts(
     transaction: &Transaction<'_>,
     name: &str,
     artifacts: Vec<String>,

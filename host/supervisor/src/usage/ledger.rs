@@ -38,7 +38,9 @@ pub enum LedgerError {
         found: u32,
     },
     /// Any failure of the database.
-    #[error("the usage database failed: {0}")]
+    #[error(
+        "the usage database, usage.db, failed: {0}; if it is damaged, move it out of the data directory: a new one is begun"
+    )]
     Sqlite(#[from] rusqlite::Error),
     /// The file itself.
     #[error("the usage database could not be opened: {0}")]

@@ -21,8 +21,10 @@ pub use tls::{CaError, check_ca};
 
 use crate::headers::{content_length, field_bytes, strip_hop_by_hop};
 use crate::tenant_log::TenantLog;
+use crate::tracer;
 use body::{Receiving, Sending, Source};
-use http::{Method, Request, Response, header};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use inside::InsideCall;
 use insula_model::api::LogStream;
@@ -30,6 +32,7 @@ use insula_model::grants::outbound::{HOPS_MAX, Outbound as Policy, Target};
 use insula_model::{RequestId, TenantName};
 use insula_sandbox::outbound::{CallBody, CallError, OutboundCall, SendRequest};
 use net::Net;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -53,6 +56,8 @@ pub(crate) struct Outbound {
     connections: Arc<AtomicUsize>,
     inside: mpsc::Sender<InsideCall>,
     callers: Mutex<Callers>,
+    /// What goes with a trace, of requests that came with it, until they end.
+    states: Mutex<HashMap<RequestId, HeaderValue>>,
 }
 
 /// Those that have a pool, or had.
@@ -71,6 +76,7 @@ impl Outbound {
             connections: Arc::default(),
             inside,
             callers: Mutex::new(Callers { all: Vec::new(), prune_at: CALLERS_PRUNE_AT }),
+            states: Mutex::default(),
         };
         (Arc::new(outbound), calls)
     }
@@ -91,6 +97,29 @@ impl Outbound {
             net: Mutex::new(None),
         });
         Arc::new(move |call| Box::pin(caller.clone().call(call)))
+    }
+
+    /// A request came with this `tracestate`: its calls carry it on.
+    pub(crate) fn carry(&self, id: RequestId, state: HeaderValue) {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(id, state);
+    }
+
+    /// That request has ended.
+    pub(crate) fn carried(&self, id: RequestId) {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Says which trace a call is part of, unless the guest has, by taking part in it.
+    fn trace(&self, id: RequestId, headers: &mut HeaderMap) {
+        let Some(trace) = id.trace().filter(|_| !headers.contains_key(&tracer::PARENT)) else {
+            return;
+        };
+        let Ok(parent) = HeaderValue::from_str(&trace.to_string()) else { return };
+        headers.insert(tracer::PARENT, parent);
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = states.get(&id) {
+            headers.insert(tracer::STATE, state.clone());
+        }
     }
 
     fn remember(&self, caller: &Arc<Caller>) {
@@ -223,6 +252,7 @@ impl Caller {
         let mut request = request.map(|body| Sending::new(body, limit, Arc::clone(&spoiled)));
         let is_head = to.method == Method::HEAD;
         strip_hop_by_hop(request.headers_mut());
+        self.outbound.trace(context.id, request.headers_mut());
         // `Host` is what was called, whatever the guest says it is.
         request.headers_mut().remove(header::HOST);
         let exchange = async {

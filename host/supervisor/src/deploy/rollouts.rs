@@ -1,0 +1,249 @@
+//! Canaries: begun by a deploy, promoted or taken back by whoever asks or by what was seen of them.
+//!
+//! All of it is done while `publishing` is held, in the order of `publish`. A canary has a slot of its own;
+//! its requests may finish in it after it has ended, and what they did then becomes its tenant's.
+
+use super::{Active, DeployError, Deployer, detached};
+use crate::clock;
+use crate::processes::Workers;
+use crate::registry::{Canary, Tenant};
+use crate::state::{Begun, Ended, NewRevision, StateError};
+use insula_model::TenantName;
+use insula_model::api::{CanaryChange, CanaryStatus, DeployResponse, LogStream};
+use insula_model::breaker::BreakerState;
+use insula_model::grants::secrets::SecretKey;
+use insula_model::rollout::{Rollout, Seen, Verdict};
+use insula_model::wire::{LogLine, TenantEntry};
+use std::sync::Arc;
+
+impl Canary {
+    /// What was seen of it so far.
+    pub(crate) fn seen(&self, workers: &Workers) -> Seen {
+        let slot = self.tenant.entry.slot;
+        let counters = workers.counters(slot);
+        let since_ms = clock::to_millis(&self.since).unwrap_or_default();
+        Seen {
+            requests: counters.requests,
+            errors: counters.guest_faults + counters.responses_5xx,
+            slow: self
+                .rollout
+                .max_latency_ms
+                .map_or(0, |max_ms| workers.latency(slot).above(max_ms.saturating_mul(1_000))),
+            age_ms: clock::now_ms().saturating_sub(since_ms),
+            circuit_open: workers.breaker(slot) != BreakerState::Closed,
+        }
+    }
+
+    /// How the API shows it.
+    pub(crate) fn status(&self, workers: &Workers) -> CanaryStatus {
+        let seen = self.seen(workers);
+        let verdict = match self.rollout.judge(&seen) {
+            Verdict::TooFew(needed) => {
+                format!("too few requests to tell: {} of {needed}", seen.requests)
+            }
+            Verdict::Well => "well".into(),
+            Verdict::Promote => "well, about to be promoted".into(),
+            Verdict::RollBack(why) => format!("about to be rolled back: {why}"),
+        };
+        CanaryStatus {
+            revision: self.tenant.entry.revision,
+            artifact: self.tenant.entry.digest,
+            rollout: self.rollout.clone(),
+            since: self.since.clone(),
+            running: workers.counters(self.tenant.entry.slot).running,
+            requests: seen.requests,
+            errors: seen.errors,
+            latency: workers.latency(self.tenant.entry.slot).quantiles(),
+            verdict,
+        }
+    }
+
+    fn change(&self, running: bool) -> CanaryChange {
+        let Rollout { share, .. } = self.rollout;
+        CanaryChange { revision: self.tenant.entry.revision, share, running }
+    }
+}
+
+impl Deployer {
+    /// An error if the tenant has a canary: what it is held against must not change meanwhile. Spares a
+    /// probe; within the publish, the database says so.
+    pub(super) fn refuse_beside_canary(&self, name: &TenantName) -> Result<(), DeployError> {
+        match self.registry.canary(name) {
+            None => Ok(()),
+            Some(canary) => Err(DeployError::State(StateError::CanaryRuns {
+                name: name.clone(),
+                revision: canary.tenant.entry.revision,
+                share: canary.rollout.share,
+            })),
+        }
+    }
+
+    /// Gives a revision a part of the requests. `publishing` is held.
+    pub(super) async fn begin_canary(
+        &self,
+        name: &TenantName,
+        new: NewRevision,
+        rollout: Rollout,
+    ) -> Result<Active, DeployError> {
+        let begun = self.state.begin_canary(new, rollout).await?;
+        let stable = self.registry.get(name).ok_or(DeployError::Lost)?;
+        let mut active = Active::of(&stable, false);
+        let (canary, forgotten) = match begun {
+            Begun::Active => return Ok(active),
+            Begun::Unchanged => {
+                active.canary = self.registry.canary(name).map(|canary| canary.change(true));
+                return Ok(active);
+            }
+            Begun::Changed { canary, forgotten } => (canary, forgotten),
+        };
+        let entry = canary.tenant.entry.clone();
+        (active.changed, active.canary) = (true, Some(canary.change(true)));
+        let Rollout { share, .. } = canary.rollout;
+        tracing::info!(tenant = %name, revision = entry.revision, %share, "canary begun");
+        let (revision, before) = (entry.revision, active.revision);
+        self.registry.put_canary(*canary);
+        self.tell(&stable, revision, format!(
+            "revision {revision} is a canary: it gets {share} of the requests, revision {before} the others"
+        ));
+        self.workers.publish(vec![entry], Vec::new()).await?;
+        self.keeper.remove(forgotten).await;
+        self.canary_begun.notify_one();
+        Ok(active)
+    }
+
+    /// Gives a tenant's canary all requests, because somebody says so.
+    pub(crate) async fn promote(
+        self: Arc<Self>,
+        name: TenantName,
+    ) -> Result<DeployResponse, DeployError> {
+        self.open()?;
+        let promoting = {
+            let this = Arc::clone(&self);
+            async move {
+                let _alone = this.publishing.lock().await;
+                this.open()?;
+                this.end_canary(name, None, Ended::Promoted, "asked for".into()).await
+            }
+        };
+        let active = detached(promoting).await?;
+        Ok(self.response(active, None))
+    }
+
+    /// Takes a tenant's canary back, if it has one, because somebody says so.
+    pub(super) async fn take_canary_back(
+        self: Arc<Self>,
+        name: TenantName,
+    ) -> Result<Option<Active>, DeployError> {
+        let _alone = self.publishing.lock().await;
+        self.open()?;
+        match self.end_canary(name, None, Ended::RolledBack, "asked for".into()).await {
+            Ok(active) => Ok(Some(active)),
+            // It ended by itself meanwhile.
+            Err(DeployError::State(StateError::NoCanary(_))) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends the canary that was judged, unless it has ended already.
+    pub(crate) async fn end_judged(
+        self: Arc<Self>,
+        judged: Arc<Canary>,
+        ended: Ended,
+        reason: String,
+    ) -> Result<(), DeployError> {
+        self.open()?;
+        detached(async move {
+            let _alone = self.publishing.lock().await;
+            self.open()?;
+            let name = judged.tenant.entry.name.clone();
+            let revision = Some(judged.tenant.entry.revision);
+            self.end_canary(name, revision, ended, reason).await.map(drop)
+        })
+        .await
+    }
+
+    /// Ends a canary: that of this revision, if one is named. `publishing` is held.
+    async fn end_canary(
+        &self,
+        name: TenantName,
+        revision: Option<u32>,
+        ended: Ended,
+        reason: String,
+    ) -> Result<Active, DeployError> {
+        let canary = self.registry.canary(&name);
+        let canary = canary.filter(|canary| {
+            revision.is_none_or(|revision| canary.tenant.entry.revision == revision)
+        });
+        let stable = self.registry.get(&name);
+        let (canary, before) = match (canary, stable) {
+            (Some(canary), Some(stable)) => (canary, stable.entry.revision),
+            (_, None) => return Err(StateError::NoTenant(name).into()),
+            (None, _) => return Err(StateError::NoCanary(name).into()),
+        };
+        let (number, slot) = (canary.tenant.entry.revision, canary.tenant.entry.slot);
+        if ended == Ended::Promoted {
+            // The quota may have been lowered since the canary began.
+            self.check_namespace_of_older(&name, Some(number)).await?;
+        }
+        let tenant = self.state.end_canary(name.clone(), ended, reason.clone()).await?;
+        tracing::info!(tenant = %name, revision = number, ?ended, reason, "canary ended");
+        let mut active = Active::of(&tenant, true);
+        active.canary = Some(canary.change(false));
+        self.registry.end_canary(&name);
+        let mut changed = Vec::new();
+        if ended == Ended::Promoted {
+            changed.push(tenant.entry.clone());
+            self.registry.put(*tenant);
+        }
+        let promoted = changed.first().map(|entry: &TenantEntry| entry.slot);
+        let told = self.workers.publish(changed, vec![slot]).await;
+        if let Some(own) = promoted {
+            self.put_on_board(&name, own).await;
+        }
+        let line = match ended {
+            Ended::Promoted => format!(
+                "canary revision {number} is promoted and gets all requests, revision {before} none any more: {reason}"
+            ),
+            Ended::RolledBack => format!(
+                "canary revision {number} is rolled back, revision {before} gets all requests again: {reason}"
+            ),
+        };
+        if let Some(tenant) = self.registry.get(&name) {
+            self.tell(&tenant, number, line);
+        }
+        self.quarantine(slot);
+        told?;
+        Ok(active)
+    }
+
+    /// Has the canary's instances get a secret that was set. `publishing` is held.
+    pub(super) async fn renew_canary(
+        &self,
+        name: &TenantName,
+        key: &SecretKey,
+    ) -> Result<(), DeployError> {
+        let Some(running) = self.registry.canary(name) else { return Ok(()) };
+        if !running.tenant.entry.secrets.iter().any(|(granted, _)| granted == key) {
+            return Ok(());
+        }
+        let canary = self.state.canary(name.clone()).await?.ok_or(DeployError::Lost)?;
+        let entry = canary.tenant.entry.clone();
+        self.registry.put_canary(canary);
+        Ok(self.workers.publish(vec![entry], Vec::new()).await?)
+    }
+
+    /// A line of the host's for a tenant's log.
+    fn tell(&self, tenant: &Tenant, revision: u32, text: String) {
+        let line = LogLine {
+            slot: tenant.entry.slot,
+            name: tenant.entry.name.clone(),
+            revision,
+            at_ms: clock::now_ms(),
+            stream: LogStream::Host,
+            request: String::new(),
+            trace: 0,
+            text,
+        };
+        self.logs.push(&self.registry, line);
+    }
+}
