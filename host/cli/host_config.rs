@@ -12,7 +12,7 @@ use insula_model::config::ConfigFile;
 use insula_model::grants::mounts::is_clean_path;
 use insula_model::{ByteSize, DurationMs};
 use insula_sandbox::engine::MEMORY_BYTES_MAX;
-use insula_supervisor::{HostConfig, KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError};
+use insula_supervisor::{HostConfig, KEY_FILE_BYTES_MAX, Passed, SecretsKey, SecretsKeyError};
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -230,6 +230,8 @@ impl HostFlags {
             compiler: file.compiler,
             outbound_ca,
             secrets_key,
+            origin: None,
+            passed: Passed::default(),
         })
     }
 }

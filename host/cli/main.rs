@@ -57,12 +57,14 @@ mod secret_input;
 mod serve;
 mod start;
 mod stop;
+mod surroundings;
 mod table;
 mod text;
 mod top;
 mod trace_flags;
 mod trigger;
 mod up;
+mod upgrade;
 mod usage;
 mod validate;
 mod watch;
@@ -96,6 +98,7 @@ struct Cli {
 enum Verb {
     Serve(serve::Args),
     Up(up::Args),
+    Upgrade(upgrade::Args),
     New(new::Args),
     Build(build::Args),
     Dev(dev::Args),
@@ -139,6 +142,8 @@ fn main() -> ExitCode {
         Some(role) if role == "__compile" => {
             return insula_sandbox::compile::child_main(arguments);
         }
+        Some(role) if role == "__preflight" => return serve::preflight(arguments),
+        Some(role) if role == "__guard" => return surroundings::guard(arguments),
         _ => {}
     }
     let cli = Cli::parse();
@@ -159,6 +164,7 @@ async fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Serve(args) => serve::run(args).await?,
         Verb::Up(args) => up::run(args).await?,
+        Verb::Upgrade(args) => upgrade::run(args).await?,
         Verb::New(args) => new::run(&args)?,
         Verb::Build(args) => build::run(args).await?,
         Verb::Dev(args) => dev::run(args).await?,

@@ -176,7 +176,13 @@ fn workers(host: &HostInfo) -> String {
             death(worker).unwrap_or_else(|| "-".into()),
         ]
     };
-    table::render(columns, host.workers.iter().map(row).collect())
+    let mut rows: Vec<_> = host.workers.iter().map(row).collect();
+    for old in &host.retiring {
+        let mut row = row(old);
+        row[2] = "retiring".into();
+        rows.push(row);
+    }
+    table::render(columns, rows)
 }
 
 fn state(state: WorkerState) -> &'static str {
@@ -215,6 +221,12 @@ fn warn_of_workers(host: &HostInfo) {
             "{} memory runs low: workers hold {used} of {budget}, and {refused} refused",
             paint.warn("warning:")
         ));
+    }
+    if let Some(upgrade) = &host.upgrade
+        && let Some(why) = &upgrade.error
+    {
+        let (warning, why) = (paint.warn("warning:"), text::printable(why));
+        out::note(&format!("{warning} the last upgrade failed, {}: {why}", text::age(&upgrade.at)));
     }
     for worker in &host.workers {
         let index = worker.index;

@@ -3,11 +3,14 @@
 use crate::host_args::data_flag;
 use crate::host_config::HostFlags;
 use crate::progress::{LogWriter, Progress};
-use crate::{out, text};
+use crate::{Cli, Verb, out, surroundings, text};
 use anyhow::{Context, Result};
+use clap::Parser;
 use insula_model::api::HostInfo;
-use insula_supervisor::HostConfig;
+use insula_supervisor::{HostConfig, Said};
+use std::ffi::OsString;
 use std::path::Path;
+use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 const LOG_DEFAULT: &str = "info";
@@ -34,11 +37,43 @@ pub(crate) struct Args {
 
 /// Serves until a signal.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    host(args.flags.resolve(LOG_DEFAULT)?, |banner| {
+    host(surroundings::in_place(args.flags.resolve(LOG_DEFAULT)?), |banner| {
         // A host goes on without a reader of its banner.
         let _ = out::line(&format!("{}\n{}", banner.here, banner.next));
     })
     .await
+}
+
+/// The trial of this binary, before a running host becomes it: `arguments` are the host's. What it finds goes
+/// to standard output, a line of JSON each.
+pub(crate) fn preflight(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let command_line = std::iter::once("insula".into()).chain(arguments);
+    let say = |said: &Said| {
+        // Nobody who reads it: nobody who waits for it.
+        let _ = out::line(&serde_json::to_string(said).unwrap_or_default());
+    };
+    let unsound = |why: String| {
+        say(&Said::Unsound { why });
+        ExitCode::FAILURE
+    };
+    let config = match Cli::try_parse_from(command_line).map(|cli| cli.verb) {
+        Ok(Verb::Serve(args)) => args.flags.resolve(LOG_DEFAULT),
+        Ok(Verb::Up(args)) => args.config(),
+        Ok(_) => return unsound("the host was started by a verb that it does not know".into()),
+        Err(error) => return unsound(format!("the host's command line: {error}")),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => return unsound(format!("{error:#}")),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return unsound(error.to_string()),
+    };
+    match runtime.block_on(insula_supervisor::preflight(config, say)) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }
 
 /// What a worker logs goes where the host's own log does. The supervisor has checked the filter, which

@@ -8,10 +8,11 @@ use crate::manifests;
 use crate::progress::Progress;
 use crate::serve::{self, Banner};
 use crate::table::{self, number, text as words};
-use crate::{out, text};
+use crate::{out, surroundings, text};
 use anyhow::Result;
 use clap::builder::ValueHint;
 use insula_model::api::{DeployResponse, JobStatus};
+use insula_supervisor::HostConfig;
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
@@ -39,9 +40,16 @@ pub(crate) struct Args {
     flags: HostFlags,
 }
 
+impl Args {
+    /// The host that it starts.
+    pub(crate) fn config(self) -> Result<HostConfig> {
+        self.flags.resolve(LOG_DEFAULT)
+    }
+}
+
 /// Serves until a signal.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let config = args.flags.resolve(LOG_DEFAULT)?;
+    let config = surroundings::in_place(args.flags.resolve(LOG_DEFAULT)?);
     // Before the host starts: nobody should wait for a host only to learn of a mistyped directory.
     let found = manifests::find(&args.dir)?;
     let client = Client::new(insula_supervisor::control_socket(&config.data));

@@ -52,6 +52,32 @@ impl Http2 {
         Stream { head: Response::from_parts(parts, ()), body }
     }
 
+    /// GET as a client does that goes on: where the host has said that it takes no more on this connection,
+    /// or did not take this very request, it opens another.
+    pub async fn get_on(&mut self, to: SocketAddr, host: &str) -> Result<u16, String> {
+        for _ in 0..5 {
+            let request = Request::get(format!("http://{host}/"));
+            let request = request.body(Full::new(Bytes::new())).expect("request");
+            if self.0.ready().await.is_ok() {
+                match self.0.try_send_request(request).await {
+                    Ok(response) => {
+                        let status = response.status().as_u16();
+                        let body = response.into_body().collect().await;
+                        return body.map(|_| status).map_err(|error| format!("{error:?}"));
+                    }
+                    Err(mut error) => {
+                        // With its message comes back what was never sent.
+                        if error.take_message().is_none() {
+                            return Err(format!("{:?}", error.into_error()));
+                        }
+                    }
+                }
+            }
+            *self = Self::open(to).await;
+        }
+        Err("five connections in a row took no request".into())
+    }
+
     async fn send(
         &self,
         method: &str,

@@ -26,6 +26,7 @@ pub struct Setup {
     env: Vec<(String, String)>,
     config: Option<String>,
     disk: Option<(Kind, u64)>,
+    program: Option<Vec<OsString>>,
 }
 
 impl Default for Setup {
@@ -37,6 +38,7 @@ impl Default for Setup {
             env: Vec::new(),
             config: None,
             disk: None,
+            program: None,
         }
     }
 }
@@ -95,6 +97,12 @@ impl Setup {
         self
     }
 
+    /// Another program in place of the binary under test: a copy of it, or one that starts it.
+    pub fn program(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.program = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
     /// The command that starts a host on `home/data`.
     pub fn command(&self, home: &Path) -> Command {
         self.command_on(None, home)
@@ -103,7 +111,15 @@ impl Setup {
     fn command_on(&self, disk: Option<&Disk>, home: &Path) -> Command {
         let data = home.join("data");
         let mut command = match disk {
-            None => cli::insula(home),
+            None => match &self.program {
+                None => cli::insula(home),
+                Some(words) => {
+                    let mut command = Command::new(&words[0]);
+                    command.args(&words[1..]);
+                    cli::surroundings(&mut command, home);
+                    command
+                }
+            },
             Some(disk) => {
                 let mut command = disk.enter();
                 command.arg(binary::insula());

@@ -7,6 +7,7 @@ use insula_model::wire::MESSAGE_BYTES_MAX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::OwnedReadHalf;
 
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +48,34 @@ pub async fn send<T: Serialize>(
 pub async fn receive<T: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<T>, ChannelError> {
-    let mut length = [0u8; 4];
-    if from.read(&mut length[..1]).await? == 0 {
+    let mut first = [0u8; 1];
+    if from.read(&mut first).await? == 0 {
         return Ok(None);
     }
+    receive_after(first[0], from).await.map(Some)
+}
+
+/// Waits for the first byte of a message; `None` when the other side has closed. Cancel-safe: a dropped
+/// call has read nothing.
+pub async fn first(from: &OwnedReadHalf) -> std::io::Result<Option<u8>> {
+    loop {
+        from.readable().await?;
+        let mut first = [0u8; 1];
+        match from.try_read(&mut first) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Some(first[0])),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads the rest of a message that begins with this byte. Not cancel-safe.
+pub async fn receive_after<T: DeserializeOwned>(
+    first: u8,
+    from: &mut (impl AsyncRead + Unpin),
+) -> Result<T, ChannelError> {
+    let mut length = [first, 0, 0, 0];
     from.read_exact(&mut length[1..]).await?;
     let length = u32::from_le_bytes(length);
     if length > MESSAGE_BYTES_MAX {
@@ -58,7 +83,7 @@ pub async fn receive<T: DeserializeOwned>(
     }
     let mut body = vec![0u8; length as usize];
     from.read_exact(&mut body).await?;
-    Ok(Some(postcard::from_bytes(&body)?))
+    Ok(postcard::from_bytes(&body)?)
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! The descriptors that a worker inherits, under fixed numbers.
+//! Descriptors that come from outside, under numbers: a worker's, a service manager's, and those that a
+//! supervisor keeps open for the one that takes its place.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The listening socket for tenants' HTTP, shared by all workers.
 pub const LISTENER_FD: RawFd = 3;
@@ -26,21 +28,19 @@ pub struct Inherited {
 /// Why the descriptors could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
-    /// A number that is not open: this process was not started by a supervisor.
-    #[error("descriptor {0} is not open: workers are started by `insula serve`, not by hand")]
+    /// A number that is not open.
+    #[error("descriptor {0} is not open: whoever started this process did not pass it on")]
     Missing(RawFd),
     /// A second call.
-    #[error("the inherited descriptors were taken before")]
-    Taken,
+    #[error("descriptor {0} was taken before")]
+    Taken(RawFd),
 }
 
-static TAKEN: AtomicBool = AtomicBool::new(false);
+/// Numbers that have an owner in this process.
+static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
-/// Takes the inherited descriptors; the second call in a process fails.
+/// Takes what a worker inherits; the second call in a process fails.
 pub fn inherited() -> Result<Inherited, InheritError> {
-    if TAKEN.swap(true, Ordering::SeqCst) {
-        return Err(InheritError::Taken);
-    }
     Ok(Inherited {
         listener: take(LISTENER_FD)?.into(),
         socket: take(SOCKET_FD)?.into(),
@@ -48,15 +48,50 @@ pub fn inherited() -> Result<Inherited, InheritError> {
     })
 }
 
+/// Takes a descriptor that was open when this process began, as its parent or the program before it said;
+/// closed by an `exec` from now on. A number is given out once. To be called before anything else in the
+/// process could own it: numbers that were open at the beginning are nobody's.
 #[allow(unsafe_code)]
-fn take(fd: RawFd) -> Result<OwnedFd, InheritError> {
+pub fn take(fd: RawFd) -> Result<OwnedFd, InheritError> {
+    if fd <= 2 || !TAKEN.lock().unwrap_or_else(PoisonError::into_inner).insert(fd) {
+        return Err(InheritError::Taken(fd));
+    }
     // SAFETY: borrowed only for the fcntl below, which reports a closed number as an error.
-    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let flags = rustix::io::fcntl_getfd(borrowed).map_err(|_| InheritError::Missing(fd))?;
-    // A worker starts no processes, but nothing should leak if a later one does.
-    rustix::io::fcntl_setfd(borrowed, flags | rustix::io::FdFlags::CLOEXEC)
-        .map_err(|_| InheritError::Missing(fd))?;
-    // SAFETY: the number is open (checked above), it was put there by the supervisor for this process
-    // alone, and TAKEN makes sure that it gets one owner.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    close_on_exec(borrowed).map_err(|_| InheritError::Missing(fd))?;
+    // SAFETY: the number is open (checked above), it was put there for this process by whoever started it,
+    // and TAKEN makes sure that it gets one owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has a descriptor closed by an `exec`, and so not leak into other programs.
+pub fn close_on_exec(fd: impl AsFd) -> std::io::Result<()> {
+    let flags = rustix::io::fcntl_getfd(&fd)? | rustix::io::FdFlags::CLOEXEC;
+    Ok(rustix::io::fcntl_setfd(fd, flags)?)
+}
+
+/// Has a descriptor stay open across an `exec`.
+pub fn keep_open(fd: impl AsFd) -> std::io::Result<()> {
+    let flags = rustix::io::fcntl_getfd(&fd)? - rustix::io::FdFlags::CLOEXEC;
+    Ok(rustix::io::fcntl_setfd(fd, flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::fd::IntoRawFd;
+
+    #[test]
+    fn a_number_has_one_owner_and_a_closed_one_none() {
+        let number = std::fs::File::open("/dev/null").unwrap().into_raw_fd();
+        let owned = take(number).unwrap();
+        let flags = || rustix::io::fcntl_getfd(&owned).unwrap();
+        assert!(flags().contains(rustix::io::FdFlags::CLOEXEC));
+        keep_open(&owned).unwrap();
+        assert!(!flags().contains(rustix::io::FdFlags::CLOEXEC));
+        assert!(matches!(take(number), Err(InheritError::Taken(_))));
+        assert!(matches!(take(0), Err(InheritError::Taken(0))));
+        assert!(matches!(take(1_000_000), Err(InheritError::Missing(_))));
+    }
 }

@@ -14,6 +14,7 @@ pub mod balance;
 mod cell;
 mod fold;
 mod held;
+mod succession;
 mod worker_cell;
 
 use crate::breaker::Breaker;
@@ -84,6 +85,11 @@ mod tenant {
     pub(super) const MORE_USED: usize = STATUS_2XX + 9;
     /// Requests in the queue now: a gauge.
     pub(super) const QUEUED: usize = MORE_USED;
+
+    /// What only grows, and the peak; but for memory over time, which is more than a word.
+    pub(super) fn counters() -> impl Iterator<Item = usize> {
+        (REQUESTS..MEMORY_KIB_US).chain(BUCKETS..MORE_USED)
+    }
 }
 const _: () = assert!(tenant::QUEUED < CELL);
 
@@ -354,9 +360,7 @@ impl Table {
             cell.0[tenant::VIRTUAL_NS].store(0, SeqCst);
             cell.bury_memory(dead, now_ns);
             cell.0[tenant::QUEUED].store(0, SeqCst);
-            let counters =
-                (tenant::REQUESTS..tenant::MEMORY_KIB_US).chain(tenant::BUCKETS..tenant::MORE_USED);
-            for word in counters {
+            for word in tenant::counters() {
                 let value = cell.0[word].swap(0, SeqCst);
                 if word == tenant::MEMORY_PEAK {
                     dead.0[word].fetch_max(value, SeqCst);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 5;
+pub const WIRE_VERSION: u32 = 6;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
@@ -86,10 +86,13 @@ pub enum ToWorker {
         /// Milliseconds that this may take.
         timeout_ms: u64,
     },
-    /// Accept nothing more, finish what runs within this time, then exit.
+    /// Accept nothing more, finish what runs, then exit.
     Drain {
-        /// Milliseconds from now.
+        /// Milliseconds from now, after which what still runs is cut.
         within_ms: u64,
+        /// Milliseconds from now for which clients with idle connections are still answered, and told
+        /// to leave; then idle connections are closed.
+        idle_ms: u64,
     },
 }
 

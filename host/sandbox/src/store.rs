@@ -221,8 +221,8 @@ impl ArtifactStore {
         self.remove_code(digest);
     }
 
-    /// Removes what a crash left behind, and code of other engines. Only while no other host uses
-    /// the directory.
+    /// Removes what a crash left behind. Only while no other host uses the directory, and before this one
+    /// takes anything in.
     pub fn sweep(&self) {
         for dir in [&self.0.artifacts, &self.0.code] {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -231,6 +231,10 @@ impl ArtifactStore {
                 }
             }
         }
+    }
+
+    /// Removes code of other engines. Only while nobody runs it.
+    pub fn sweep_engines(&self) {
         let engines = self.0.code.parent().map(fs::read_dir);
         for entry in engines.into_iter().flatten().flatten().flatten() {
             if entry.path() != self.0.code {

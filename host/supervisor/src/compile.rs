@@ -262,7 +262,7 @@ async fn head(from: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> Vec<u8>
 }
 
 /// The last `bytes_max` bytes.
-async fn tail(from: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> Vec<u8> {
+pub(crate) async fn tail(from: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> Vec<u8> {
     let mut kept = Vec::new();
     drain(from, |chunk| {
         kept.extend_from_slice(chunk);

@@ -14,8 +14,11 @@ use insula_model::config::CompilerLimits;
 use insula_sandbox::store::ArtifactStore;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
-use tokio::sync::Semaphore;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, watch};
+
+/// How long compilers that are ended have to be reaped, in milliseconds.
+const REAP_MS: u64 = 50;
 
 type Job = Shared<BoxFuture<'static, Result<Compiled, CompileError>>>;
 
@@ -36,6 +39,7 @@ pub(crate) struct Compilers {
     limits: Arc<CompilerLimits>,
     places: Arc<Semaphore>,
     jobs: Arc<Mutex<HashMap<CodeId, Job>>>,
+    closed: watch::Sender<bool>,
     events: Arc<Events>,
 }
 
@@ -54,7 +58,23 @@ impl Drop for Entry {
 impl Compilers {
     pub(crate) fn new(store: ArtifactStore, limits: CompilerLimits, events: Arc<Events>) -> Self {
         let places = Arc::new(Semaphore::new(limits.at_once.max(1) as usize));
-        Self { store, limits: Arc::new(limits), places, jobs: Arc::default(), events }
+        Self {
+            store,
+            limits: Arc::new(limits),
+            places,
+            jobs: Arc::default(),
+            closed: watch::Sender::new(false),
+            events,
+        }
+    }
+
+    /// Ends all compilers, and refuses more: the process is about to become another. What they were wanted
+    /// for is asked for again.
+    pub(crate) async fn close(&self) {
+        if self.closed.send_replace(true) || lock(&self.jobs).is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(REAP_MS)).await;
     }
 
     /// Makes sure that this code is on disk, and sound.
@@ -91,10 +111,18 @@ impl Compilers {
     }
 
     async fn run(&self, code: CodeId) -> Result<Compiled, CompileError> {
-        let _place = self.places.acquire().await.map_err(|_| CompileError::Lost)?;
-        let since = Instant::now();
-        let compiled = compile(&self.store, &code, &self.limits).await;
-        self.events.compiled(since.elapsed(), compiled.is_ok());
-        compiled
+        let mut closed = self.closed.subscribe();
+        let compiled = async {
+            let _place = self.places.acquire().await.map_err(|_| CompileError::Lost)?;
+            let since = Instant::now();
+            let compiled = compile(&self.store, &code, &self.limits).await;
+            self.events.compiled(since.elapsed(), compiled.is_ok());
+            compiled
+        };
+        tokio::select! {
+            // Dropped, it ends its child.
+            _ = closed.wait_for(|closed| *closed) => Err(CompileError::Lost),
+            compiled = compiled => compiled,
+        }
     }
 }

@@ -50,6 +50,15 @@ pub enum DataError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Not the directory of the host that is upgraded.
+    #[error(
+        "{} is not the data directory that the host runs on; an upgrade cannot change it: restart the host for that",
+        dir.display()
+    )]
+    Moved {
+        /// What the configuration names now.
+        dir: PathBuf,
+    },
     /// Its path cannot be told to workers or shown by the API.
     #[error("the data directory's path {dir:?} is not UTF-8; name another with `--data`")]
     NotText {
@@ -117,6 +126,26 @@ impl DataDir {
         let before = holder(&lock, &mut written);
         lock.write_all_at(padded(std::process::id()).as_bytes(), 0).map_err(io)?;
         Ok(Self { path: path.clone(), lock, before })
+    }
+
+    /// The directory of a host that is upgraded, with its lock, which goes with the open file. Fails if
+    /// `path` is another directory.
+    pub(crate) fn adopt(path: &Path, lock: File) -> Result<Self, DataError> {
+        let io = |source| DataError::Io { dir: path.to_path_buf(), source };
+        let path = &fs::canonicalize(path).map_err(io)?;
+        let (held, named) =
+            (lock.metadata().map_err(io)?, fs::metadata(path.join("lock")).map_err(io)?);
+        if (held.dev(), held.ino()) != (named.dev(), named.ino()) {
+            return Err(DataError::Moved { dir: path.clone() });
+        }
+        // The same as before, unless another process had to take over.
+        lock.write_all_at(padded(std::process::id()).as_bytes(), 0).map_err(io)?;
+        Ok(Self { path: path.clone(), lock, before: None })
+    }
+
+    /// The lock, for the host that comes after.
+    pub(crate) fn lock(&self) -> &File {
+        &self.lock
     }
 
     /// The directory, absolute.

@@ -5,13 +5,18 @@
 //!                                                                     │ SIGTERM, SIGINT
 //! lock released ◀─ state closed ◀─ logs written ◀─ control ends ◀─ workers drained
 //! ```
+//! A host that is upgraded hands over instead of ending, and the one that goes on from it opens its control
+//! socket last: see `upgrade`.
+//!
 //! What can be refused cheaply comes first. The end is bounded: a publish under way, the drain, and a
 //! few seconds; a second signal ends the workers at once.
 
 use crate::audit::Audit;
+mod error;
+
 use crate::compilers::Compilers;
-use crate::control::{self, App, Socket, SocketError};
-use crate::data::{DataDir, DataError, control_socket};
+use crate::control::{self, App, Socket};
+use crate::data::{DataDir, control_socket};
 use crate::deploy::{DeployError, Deployer, EXPORTS_MAX, MountRules, adopt, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
@@ -19,24 +24,27 @@ use crate::listen::listen_for_metrics;
 use crate::live::Live;
 use crate::logs::{Logs, Writing};
 use crate::metrics::{Metrics, MetricsOptions};
-use crate::processes::{WorkerSetup, Workers, WorkersFailed};
+use crate::notify;
+use crate::passed::Passed;
+use crate::processes::{WorkerSetup, Workers};
 use crate::registry::Registry;
 use crate::rollouts;
-use crate::state::{State, StateError};
+use crate::state::State;
 use crate::traces::{TraceOptions, Traces};
+use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};
 use crate::usage;
-use crate::vault::{SecretsKey, Vault, VaultError};
+use crate::vault::{SecretsKey, Vault};
 use crate::{clock, data as data_dir, listen, logs, state, upkeep};
 use insula_ipc::memory::available_bytes;
-use insula_ipc::table::{Table, TableError};
+use insula_ipc::table::Table;
 use insula_model::access_log::Sample;
 use insula_model::api::{HostInfo, JobRun};
 use insula_model::config::CompilerLimits;
 use insula_model::{Ceilings, TenantName};
 use insula_sandbox::capabilities::directories;
-use insula_sandbox::store::{ArtifactStore, StoreError};
-use std::collections::HashMap;
-use std::io;
+use insula_sandbox::store::ArtifactStore;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,15 +54,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+pub use error::ServeError;
+
 /// What tenants keep, in the data directory.
 const TENANTS: &str = "tenants";
 /// Workers' requests for code that wait to be taken up; more wait in their sockets.
 const CODE_NEEDED_MAX: usize = 1_024;
 /// How long a shutdown waits for a publish under way, in milliseconds: longer than a stuck worker
 /// holds one up.
-const PUBLISH_MS_MAX: u64 = 15_000;
+pub(crate) const PUBLISH_MS_MAX: u64 = 15_000;
 /// How long a shutdown waits until the last runs of jobs are recorded, in milliseconds.
-const RECORD_MS_MAX: u64 = 5_000;
+pub(crate) const RECORD_MS_MAX: u64 = 5_000;
 
 /// Of the memory that this machine or a cgroup above has, hundredths that workers may hold if nobody says
 /// otherwise. The rest is for the supervisor, compilers and the kernel.
@@ -89,100 +99,41 @@ pub struct HostConfig {
     pub outbound_ca: String,
     /// The key that secrets are sealed with; none for the host's own, `DATA/secrets.key`.
     pub secrets_key: Option<SecretsKey>,
+    /// How to start this host again, as another binary; none if it cannot be upgraded.
+    pub origin: Option<Origin>,
+    /// What this process got from a service manager, or from the host that it goes on from.
+    pub passed: Passed,
 }
 
-/// Why a host does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// Another program listens there.
-    #[error(
-        "{addr} is taken by another program; stop it, or listen elsewhere: `--listen 127.0.0.1:0` takes any free port"
-    )]
-    PortTaken {
-        /// What was asked for.
-        addr: SocketAddr,
-    },
-    /// The address cannot be listened on.
-    #[error("cannot listen on {addr}: {source}; name another address with `--listen`")]
-    Listen {
-        /// What was asked for.
-        addr: SocketAddr,
-        /// The kernel's reason.
-        source: io::Error,
-    },
-    /// Metrics cannot be served where they should.
-    #[error("metrics cannot be served on {addr}: {source}; name another address with `--metrics`")]
-    Metrics {
-        /// What was asked for.
-        addr: SocketAddr,
-        /// The kernel's reason.
-        source: io::Error,
-    },
-    /// Another host runs on the same data directory.
-    #[error(
-        "another host (process {pid}) uses the data directory {}; stop it, or give this one its own with `--data`",
-        dir.display()
-    )]
-    DataInUse {
-        /// The directory.
-        dir: PathBuf,
-        /// The other host's process id; 0 if it does not say.
-        pid: u32,
-    },
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Data(DataError),
-    /// The state database cannot be used.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The key for secrets cannot be used.
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    /// The artifact store cannot be used.
-    #[error("the artifact store cannot be opened: {0}")]
-    Store(#[from] StoreError),
-    /// The table shared with workers cannot be made.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The control socket cannot be made.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// Workers do not start.
-    #[error(transparent)]
-    Workers(#[from] WorkersFailed),
-    /// The audit log cannot be used.
-    #[error("the audit log in the data directory's `audit` cannot be used: {0}")]
-    Audit(io::Error),
-    /// The usage database cannot be used.
-    #[error(transparent)]
-    Usage(#[from] usage::LedgerError),
-    /// The directory of logs, a signal handler, or a thread.
-    #[error("the host could not be set up: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl From<DataError> for ServeError {
-    fn from(error: DataError) -> Self {
-        match error {
-            DataError::InUse { dir, pid } => Self::DataInUse { dir, pid },
-            other => Self::Data(other),
-        }
-    }
-}
-
-/// The requests to stop.
-struct Stop {
+/// What signals ask for.
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    /// A host in a terminal ends with it; a service is asked for something by the same signal.
+    hangup_stops: bool,
 }
 
-impl Stop {
-    fn new() -> io::Result<Self> {
+impl Signals {
+    fn new(movable: bool) -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        let hangup_stops = !movable || io::stdin().is_terminal();
+        Ok(Self { terminate, interrupt, hangup, hangup_stops })
     }
 
-    async fn requested(&mut self) {
+    /// Whether to stop, or else to upgrade.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => true,
+            _ = self.interrupt.recv() => true,
+            _ = self.hangup.recv() => self.hangup_stops,
+        }
+    }
+
+    /// To stop.
+    async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -191,61 +142,105 @@ impl Stop {
 }
 
 /// Runs the host until SIGTERM or SIGINT. `on_ready` is called once, when every worker serves and the
-/// control socket listens. Returns when nothing of the host runs any more.
+/// control socket listens. Returns when nothing of the host runs any more; not at all if it is upgraded,
+/// since the process is another program then.
 pub async fn serve(config: HostConfig, on_ready: impl FnOnce(HostInfo)) -> Result<(), ServeError> {
-    let mut stop = Stop::new()?;
-    let data = DataDir::claim(&config.data)?;
-    let listener = listen::listen(config.listen, data.unclean()).await?;
-    let host = Host::start(&config, &data, listener).await?;
-    let started = tokio::select! {
-        started = host.app.deployer.workers.serving() => started.map(|()| true),
-        () = stop.requested() => Ok(false),
-    };
-    match &started {
-        Ok(true) => {
-            host.app.ready.store(true, Ordering::SeqCst);
-            on_ready(host.app.host_info());
-            stop.requested().await;
+    let mut signals = Signals::new(config.origin.is_some())?;
+    let (data, mut host) = match config.passed.handover {
+        Some(number) => upgrade::resume(&config, Taken::receive(number)?).await?,
+        None => {
+            let (data, host) = begin(&config).await?;
+            let started = tokio::select! {
+                started = host.app.deployer.workers.serving() => started.map(|()| true),
+                () = signals.stop() => Ok(false),
+            };
+            if !matches!(started, Ok(true)) {
+                if started.is_err() {
+                    host.app.deployer.workers.kill();
+                }
+                host.stop(config.drain_ms, &mut signals).await;
+                data.release();
+                return started.map(drop).map_err(ServeError::from);
+            }
+            (data, host)
         }
-        Ok(false) => {}
-        Err(_) => host.app.deployer.workers.kill(),
+    };
+    host.app.ready.store(true, Ordering::SeqCst);
+    host.app.upgrader.ready(host.app.deployer.listen);
+    on_ready(host.app.host_info());
+    let plan = loop {
+        tokio::select! {
+            stop = signals.next() => match stop {
+                true => break None,
+                false => host.app.upgrader.by_signal(),
+            },
+            plan = host.plans.recv() => break plan,
+        }
+    };
+    if let Some(plan) = plan {
+        return Err(host.hand_over(data, plan).await.into());
     }
-    host.stop(config.drain_ms, &mut stop).await;
+    host.stop(config.drain_ms, &mut signals).await;
     data.release();
-    started.map(drop).map_err(ServeError::from)
+    Ok(())
+}
+
+/// Starts a host that goes on from none.
+async fn begin(config: &HostConfig) -> Result<(DataDir, Host), ServeError> {
+    let sockets = config.passed.sockets()?;
+    let data = DataDir::claim(&config.data)?;
+    let listener = match sockets.http {
+        Some(listener) => listener,
+        None => listen::listen(config.listen, data.unclean()).await?,
+    };
+    let socket = match sockets.control {
+        Some(listening) => Socket::adopt(listening)?,
+        None => Socket::bind(&control_socket(data.path()))?,
+    };
+    let mut host = Host::start(config, &data, listener, socket, None).await?;
+    host.open()?;
+    Ok((data, host))
 }
 
 /// A host that runs.
-struct Host {
-    app: Arc<App>,
-    writing: Writing,
-    ending: watch::Sender<bool>,
-    control: JoinHandle<io::Result<()>>,
-    helpers: Vec<JoinHandle<()>>,
-    scheduler: JoinHandle<()>,
+pub(crate) struct Host {
+    pub(crate) app: Arc<App>,
+    pub(crate) writing: Writing,
+    pub(crate) ending: watch::Sender<bool>,
+    pub(crate) socket: Socket,
+    pub(crate) plans: mpsc::Receiver<Plan>,
+    pub(crate) control: Option<JoinHandle<()>>,
+    pub(crate) helpers: Vec<JoinHandle<()>>,
+    pub(crate) scheduler: Option<JoinHandle<()>>,
+    /// Until it is opened.
+    resting: Option<(Scheduler, HashMap<TenantName, JobRun>)>,
+    metrics: Option<TcpListener>,
 }
 
 impl Host {
-    async fn start(
+    /// Starts everything but what acts on its own: see [`Host::open`].
+    pub(crate) async fn start(
         config: &HostConfig,
         owned: &DataDir,
         listener: TcpListener,
+        socket: Socket,
+        before: Option<Before>,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
         let data = owned.path();
+        let go_on = before.as_ref().map(Before::runs).unwrap_or_default();
         let (store, state, registry, last_runs, audit, used) =
-            open(data.to_path_buf(), config.secrets_key.clone(), owned.unclean()).await?;
+            open(data.to_path_buf(), config.secrets_key.clone(), owned.unclean(), go_on).await?;
         let (logs, writing) = Logs::open(data)?;
         let table = Arc::new(Table::create(config.workers)?);
         let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
         table.set_memory_budget(config.memory_bytes.or_else(available).unwrap_or(0));
-        let socket = Socket::bind(&control_socket(data))?;
         let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
         let metrics = Arc::new(Metrics::new(Arc::clone(&table), &config.metrics));
         let (code_needed, needs) = mpsc::channel(CODE_NEEDED_MAX);
         let setup = WorkerSetup {
             listener,
-            table,
+            table: Arc::clone(&table),
             traces: Traces::start(config.traces.as_ref(), Arc::clone(&metrics.events.traces)),
             metrics: Arc::clone(&metrics),
             log: config.log.clone(),
@@ -257,9 +252,20 @@ impl Host {
         };
         let registry = Arc::new(registry);
         let jobs = Arc::new(Board::default());
+        let (mut lives, mut upgrade, mut started_at) = (0, None, clock::now());
+        let mut billed = Vec::new();
+        if let Some(before) = before {
+            // Without the table, all figures begin anew.
+            if let Some(earlier) = &before.table {
+                table.continue_from(earlier);
+                billed = before.billed;
+            }
+            jobs.go_on_from(before.jobs, before.speaks);
+            (lives, upgrade, started_at) = (before.lives, Some(before.upgrade), before.started_at);
+        }
         let (to_registry, to_jobs) = (Arc::clone(&registry), Arc::clone(&jobs));
-        let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed);
-        let usage = used.of(Arc::clone(&registry), workers.clone());
+        let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed, lives);
+        let usage = used.of(Arc::clone(&registry), workers.clone(), billed);
         let scheduler = Scheduler {
             board: Arc::clone(&jobs),
             state: state.clone(),
@@ -295,45 +301,72 @@ impl Host {
             draining: AtomicBool::new(false),
         });
         let (ending, end) = watch::channel(false);
+        let compile_ms_max = config.compiler.timeout.0;
+        let (upgrader, plans) = Upgrader::new(
+            config.origin.clone(),
+            upgrade,
+            compile_ms_max,
+            deployer.workers.clone(),
+            notify::Notify::new(&config.passed),
+        );
         let app = Arc::new(App {
             deployer: Arc::clone(&deployer),
             audit,
             data: data.to_path_buf(),
-            started_at: clock::now(),
+            started_at,
             live: Live::default(),
             metrics,
             metrics_listen: metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok()),
             ready: AtomicBool::new(false),
             ending: end,
+            upgrader: Arc::new(upgrader),
         });
-        if let Some(listener) = metrics_listener {
-            let app = Arc::clone(&app);
+        Ok(Self {
+            control: None,
+            helpers: vec![
+                tokio::spawn(repair(Arc::clone(&deployer), needs)),
+                tokio::spawn(upkeep::sweep(deployer)),
+            ],
+            scheduler: None,
+            resting: Some((scheduler, last_runs)),
+            metrics: metrics_listener,
+            app,
+            writing,
+            ending,
+            socket,
+            plans,
+        })
+    }
+
+    /// Takes requests on the control socket, and starts jobs, from now on.
+    pub(crate) fn open(&mut self) -> io::Result<()> {
+        self.control = Some(control::start(&self.socket, Arc::clone(&self.app))?);
+        if let Some((scheduler, last_runs)) = self.resting.take() {
+            self.scheduler = Some(tokio::spawn(scheduler.run(last_runs)));
+        }
+        if let Some(listener) = self.metrics.take() {
+            let app = Arc::clone(&self.app);
             tokio::spawn(async move {
                 if let Err(error) = control::serve_metrics(listener, app).await {
                     tracing::error!(%error, "metrics are not served any more");
                 }
             });
         }
-        Ok(Self {
-            control: tokio::spawn(control::serve(socket, Arc::clone(&app))),
-            helpers: vec![
-                tokio::spawn(repair(Arc::clone(&deployer), needs)),
-                tokio::spawn(rollouts::watch(Arc::clone(&deployer))),
-                tokio::spawn(upkeep::sweep(Arc::clone(&deployer))),
-                tokio::spawn(upkeep::look_after(deployer, data.to_path_buf())),
-                tokio::spawn(usage.run()),
-            ],
-            scheduler: tokio::spawn(scheduler.run(last_runs)),
-            app,
-            writing,
-            ending,
-        })
+        let deployer = Arc::clone(&self.app.deployer);
+        self.helpers.push(tokio::spawn(deployer.usage.clone().run()));
+        self.helpers.push(tokio::spawn(rollouts::watch(Arc::clone(&deployer))));
+        self.helpers.push(tokio::spawn(upkeep::look_after(deployer, self.app.data.clone())));
+        // Not before: a host that goes on from another may still have to give everything back.
+        self.helpers.push(tokio::spawn(sweep_engines(Arc::clone(&self.app.deployer))));
+        self.helpers.extend(self.app.upgrader.notify().watchdog());
+        Ok(())
     }
 
     /// Ends in order; see the top of this file.
-    async fn stop(self, drain_ms: u64, stop: &mut Stop) {
+    async fn stop(self, drain_ms: u64, signals: &mut Signals) {
         let deployer = &self.app.deployer;
         deployer.draining.store(true, Ordering::SeqCst);
+        self.app.upgrader.notify().say("STOPPING=1\nSTATUS=stopping: running requests finish");
         deployer.jobs.close();
         tracing::info!(drain_ms, "stopping: no new connections, running requests finish");
         let draining = async {
@@ -345,23 +378,26 @@ impl Host {
         tokio::pin!(draining);
         tokio::select! {
             () = &mut draining => {}
-            () = stop.requested() => {
+            () = signals.stop() => {
                 tracing::warn!("a second signal: ending at once");
                 deployer.workers.kill();
                 deployer.workers.reaped().await;
             }
         }
         self.ending.send_replace(true);
-        match self.control.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the control API had failed"),
-            Err(error) => tracing::error!(%error, "the control API had panicked"),
+        if let Some(control) = self.control
+            && let Err(error) = control.await
+        {
+            tracing::error!(%error, "the control API had panicked");
         }
+        drop(self.socket);
         for helper in self.helpers {
             helper.abort();
         }
         let recorded = Duration::from_millis(RECORD_MS_MAX);
-        if tokio::time::timeout(recorded, self.scheduler).await.is_err() {
+        if let Some(scheduler) = self.scheduler
+            && tokio::time::timeout(recorded, scheduler).await.is_err()
+        {
             tracing::error!("the ends of some runs could not be recorded");
         }
         self.writing.close(&deployer.logs).await;
@@ -389,6 +425,7 @@ async fn open(
     data: PathBuf,
     secrets_key: Option<SecretsKey>,
     unclean: bool,
+    go_on: HashSet<(TenantName, u64)>,
 ) -> Result<Opened, ServeError> {
     let opened = tokio::task::spawn_blocking(move || {
         let log = state::database_path(&data).with_extension("db-wal");
@@ -414,7 +451,7 @@ async fn open(
         forget_stores(&data.join(TENANTS), &registry);
         directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
         logs::forget_all_but(&data, |name| registry.get(name).is_some());
-        let last_runs = state.recover_runs()?;
+        let last_runs = state.recover_runs(&go_on)?;
         let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
         let used = usage::Opened::open(&data)?;
         Ok((store, state, registry, last_runs, audit, used))
@@ -448,4 +485,14 @@ fn forget_stores(dir: &Path, registry: &Registry) {
             tracing::warn!(?error, "removed stores are erased by the next start: {error}");
         }
     });
+}
+
+/// Removes code of other engines, once nobody runs it any more.
+async fn sweep_engines(deployer: Arc<Deployer>) {
+    deployer.workers.retired().await;
+    let store = deployer.store.clone();
+    let swept = tokio::task::spawn_blocking(move || store.sweep_engines()).await;
+    if let Err(error) = swept {
+        tracing::warn!(%error, "code of other engines is removed by the next start");
+    }
 }

@@ -49,7 +49,7 @@ fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Tick
     if tenant.stopped.get() {
         return Err(Fault::TenantStopped);
     }
-    if worker.draining.get() && hops == 0 {
+    if worker.closing.get() && hops == 0 {
         return Err(Fault::Draining);
     }
     if worker.running.get() + worker.long.zombies() >= RUNNING_MAX {

@@ -2,6 +2,10 @@
 //!
 //! Bounds: the constants below. Ends when the client closes, when it is idle for
 //! [`IDLE_MAX`], when its response stalls past its deadline, or when the worker drains.
+//!
+//! A worker that drains does not close on an idle client at once: its next request may be on its way, and
+//! would be lost. It answers that request and says `Connection: close` with it (HTTP/2: `GOAWAY`, which
+//! loses no request, so that is said at once); only clients that ask nothing for a while are closed on.
 
 use crate::dispatch::dispatch;
 use crate::headers;
@@ -52,6 +56,8 @@ pub(crate) struct Peer {
     pub(crate) kill: Rc<Notify>,
     /// Lets the connection end after what is under way on it, for another worker to take the next.
     leave: Notify,
+    /// It speaks HTTP/2, as its first request has shown.
+    is_http2: Cell<bool>,
     /// Whose guest has computed for long: slot and weight.
     pub(crate) went_long: Cell<Option<(u32, u32)>>,
     requests: Cell<u64>,
@@ -80,6 +86,7 @@ impl Peer {
             hops,
             kill: Rc::new(Notify::new()),
             leave: Notify::new(),
+            is_http2: Cell::new(false),
             went_long: Cell::new(None),
             requests: Cell::new(0),
             last_end: Cell::new(Instant::now()),
@@ -91,16 +98,24 @@ impl Peer {
         Self::new(forwarded, Some(callee), hops)
     }
 
-    /// Has the client come back on another connection, if its guests compute for long and would sooner be
-    /// served elsewhere.
+    /// Has the client come back on another connection, if this worker drains, or its guests compute for long
+    /// and would sooner be served elsewhere.
     pub(crate) fn let_go<B>(&self, worker: &Worker, response: &mut Response<B>, version: Version) {
-        let Some((slot, weight)) = self.went_long.take().filter(|_| self.from.is_some()) else {
+        if self.from.is_none() {
             return;
-        };
+        }
+        if worker.draining.get() {
+            return self.send_away(response, version);
+        }
+        let Some((slot, weight)) = self.went_long.take() else { return };
         if !worker.table.send_away(worker.index, slot, weight) {
             return;
         }
         worker.sent_away.set(EXPECTED_MAX.min(worker.sent_away.get() + 1));
+        self.send_away(response, version);
+    }
+
+    fn send_away<B>(&self, response: &mut Response<B>, version: Version) {
         if version == Version::HTTP_2 {
             self.leave.notify_one();
         } else {
@@ -131,6 +146,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
     let service = {
         let (worker, peer) = (worker.clone(), peer.clone());
         service_fn(move |request: Request<Incoming>| {
+            peer.is_http2.set(request.version() == Version::HTTP_2);
             dispatch(worker.clone(), peer.clone(), request.map(ClientBody::Socket))
         })
     };
@@ -148,8 +164,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEAD_BYTES_MAX as u32);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Paced(stream)), service));
-    let mut draining = worker.draining.get();
-    if draining {
+    let (mut draining, mut closing) = (worker.draining.get(), worker.closing.get());
+    if closing {
         connection.as_mut().graceful_shutdown();
     }
     loop {
@@ -162,6 +178,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
             () = peer.leave.notified() => connection.as_mut().graceful_shutdown(),
             () = worker.drain.notified(), if !draining => {
                 draining = true;
+                if peer.is_http2.get() {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+            () = worker.close.notified(), if !closing => {
+                closing = true;
                 connection.as_mut().graceful_shutdown();
             }
             () = tokio::time::sleep_until(idle_at) => {

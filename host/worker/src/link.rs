@@ -4,7 +4,8 @@
 //! Hello → engines, epoch, state → Publish* → Start → serving → Drain, or end of stream → drained
 //! ```
 //! A supervisor that is gone is a `Drain`: nothing more is accepted, what runs may finish, then the
-//! worker exits.
+//! worker exits. While it drains a worker still does what it is told: clients that have connections to it
+//! get answers, and those must come from the revisions that are in force.
 
 use crate::codes::Codes;
 use crate::long::Long;
@@ -37,6 +38,8 @@ use tokio::task::LocalSet;
 
 /// How long an orphaned worker lets its requests finish, in milliseconds.
 const ORPHAN_DRAIN_MS: u64 = 10_000;
+/// How long it answers clients whose connections were idle, in milliseconds.
+const ORPHAN_IDLE_MS: u64 = 1_000;
 /// Threads for what blocks, of all tenants together: more wait for one of these.
 const BLOCKING_THREADS_MAX: usize = 16;
 /// How long a worker that ends may take to write its last messages.
@@ -136,8 +139,9 @@ async fn live(
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
     let (last, is_last) = oneshot::channel();
     let writing = tokio::task::spawn_local(write(to, outgoing, is_last));
-    let within_ms = obey(&worker, &mut from, listener).await;
-    drain(&worker, Duration::from_millis(within_ms)).await;
+    let mut listener = Some(listener);
+    let drained = obey(&worker, &mut from, &mut listener).await;
+    drain(&worker, drained, &mut from).await;
     // How the last runs ended, and what the last guests wrote, is still to be said.
     let _ = last.send(());
     let _ = tokio::time::timeout(FLUSH_MAX, writing).await;
@@ -167,9 +171,26 @@ async fn write(
     }
 }
 
-/// Does what the supervisor says until it says `Drain` or is gone; how long to drain.
-async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListener) -> u64 {
-    let mut listener = Some(listener);
+/// How a worker is to end.
+#[derive(Clone, Copy)]
+struct Drain {
+    within: Duration,
+    idle: Duration,
+}
+
+impl Drain {
+    const ORPHAN: Self = Self {
+        within: Duration::from_millis(ORPHAN_DRAIN_MS),
+        idle: Duration::from_millis(ORPHAN_IDLE_MS),
+    };
+}
+
+/// Does what the supervisor says until it says `Drain` or is gone.
+async fn obey(
+    worker: &Rc<Worker>,
+    from: &mut OwnedReadHalf,
+    listener: &mut Option<TcpListener>,
+) -> Drain {
     loop {
         match channel::receive(from).await {
             Ok(Some(ToWorker::Publish { seq, tenants, removed })) => {
@@ -204,12 +225,16 @@ async fn obey(worker: &Rc<Worker>, from: &mut OwnedReadHalf, listener: TcpListen
                 let asked = probe::Asked { id, path, timeout_ms };
                 tokio::task::spawn_local(probe::run(worker.clone(), *entry, asked));
             }
-            Ok(Some(ToWorker::Drain { within_ms })) => return within_ms,
+            Ok(Some(ToWorker::Drain { within_ms, idle_ms })) => {
+                let (within, idle) =
+                    (Duration::from_millis(within_ms), Duration::from_millis(idle_ms));
+                return Drain { within, idle };
+            }
             Ok(Some(ToWorker::Hello { .. })) => {}
-            Ok(None) => return ORPHAN_DRAIN_MS,
+            Ok(None) => return Drain::ORPHAN,
             Err(error) => {
                 tracing::error!("{error}");
-                return ORPHAN_DRAIN_MS;
+                return Drain::ORPHAN;
             }
         }
     }
@@ -220,7 +245,8 @@ async fn say(worker: &Worker, message: FromWorker) {
     let _ = worker.to_supervisor.send(message).await;
 }
 
-async fn drain(worker: &Rc<Worker>, within: Duration) {
+/// Lets what runs finish and clients go, within the time that it has.
+async fn drain(worker: &Rc<Worker>, drain: Drain, from: &mut OwnedReadHalf) {
     worker.draining.set(true);
     worker.drain.notify_waiters();
     let done = async {
@@ -228,7 +254,23 @@ async fn drain(worker: &Rc<Worker>, within: Duration) {
             tokio::time::sleep(DRAIN_CHECK).await;
         }
     };
-    let _ = tokio::time::timeout(within, done).await;
+    let closing = async {
+        tokio::time::sleep(drain.idle).await;
+        worker.closing.set(true);
+        worker.close.notify_waiters();
+        std::future::pending::<()>().await;
+    };
+    let obeying = async {
+        obey(worker, from, &mut None).await;
+        // Its time is set; a supervisor that is gone by now changes nothing.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = done => {}
+        () = closing => {}
+        () = obeying => {}
+        () = tokio::time::sleep(drain.within) => {}
+    }
     worker.tracer.send(worker);
     worker.cell().set_serving(false);
 }

@@ -330,8 +330,8 @@ impl Drop for StreamBody {
             ticket.delivered();
             ticket.end(spoiled.map_or(Outcome::Response, respond::outcome));
         }
-        let draining = stream.ticket.as_ref().is_none_or(|ticket| ticket.worker.draining.get());
-        if !stream.running.is_running() || draining {
+        let closing = stream.ticket.as_ref().is_none_or(|ticket| ticket.worker.closing.get());
+        if !stream.running.is_running() || closing {
             stream.running.abort();
             stream.ticket = None;
             return;

@@ -64,9 +64,14 @@ pub(crate) struct Worker {
     /// Connections that were let go of for another worker to take, and have not come back yet; at most
     /// [`insula_ipc::table::balance::EXPECTED_MAX`].
     pub(crate) sent_away: Cell<u64>,
+    /// Nothing more is accepted; clients that have connections are answered, and told to leave.
     pub(crate) draining: Cell<bool>,
     /// Told once when draining starts.
     pub(crate) drain: Notify,
+    /// Idle clients have had their time to leave: no new requests, and idle connections are closed.
+    pub(crate) closing: Cell<bool>,
+    /// Told once when that starts.
+    pub(crate) close: Notify,
     pub(crate) to_supervisor: mpsc::Sender<FromWorker>,
     /// Which requests the access log gets of tenants that do not say so themselves.
     pub(crate) access_log: Sample,
@@ -118,6 +123,8 @@ impl Worker {
             sent_away: Cell::new(0),
             draining: Cell::new(false),
             drain: Notify::new(),
+            closing: Cell::new(false),
+            close: Notify::new(),
             to_supervisor,
             access_log,
             tracer,

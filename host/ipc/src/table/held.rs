@@ -30,7 +30,7 @@ impl Cell<'_> {
     }
 
     /// Memory over time up to now. While a worker changes it, it may be what it was before.
-    fn memory_kib_us(&self, now_ns: u64) -> u64 {
+    pub(super) fn memory_kib_us(&self, now_ns: u64) -> u64 {
         let word = |word: usize| self.0[word].load(SeqCst);
         let mut since_ns = word(tenant::MEMORY_SINCE_NS);
         for _ in 0..READS_MAX {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET    /v1/host                          HostInfo
+//! POST   /v1/host/upgrade                  UpgradeRequest → 202 UpgradePlan; then HostInfo.upgrade
 //! GET    /v1/events                        Event, as server-sent events: a snapshot, then a change a second
 //! GET    /metrics                          Prometheus' text format
 //! GET    /v1/openapi.json                  the schema, generated from these types
@@ -47,6 +48,7 @@ mod moving;
 mod namespaces;
 mod operate;
 mod rollouts;
+mod upgrade;
 mod usage;
 
 pub use access::AccessRecord;
@@ -67,6 +69,7 @@ pub use operate::{
     StopResponse,
 };
 pub use rollouts::{CanaryChange, CanaryStatus, RolloutInfo, RolloutState};
+pub use upgrade::{UpgradeInfo, UpgradePlan, UpgradeRequest};
 pub use usage::{USAGE_DAYS_MAX, UsageBy, UsageReport, UsageRow};
 
 use crate::breaker::BreakerState;
@@ -96,7 +99,7 @@ pub struct HostInfo {
     pub metrics: Option<String>,
     /// The data directory.
     pub data: String,
-    /// When the supervisor started (RFC 3339).
+    /// When the host started (RFC 3339); upgrades do not change it.
     pub started_at: String,
     /// Deployed tenants.
     pub tenants: u64,
@@ -106,6 +109,12 @@ pub struct HostInfo {
     pub ceilings: Ceilings,
     /// What all workers hold, and may hold, of the machine's memory.
     pub memory: HostMemory,
+    /// Workers from before the last upgrade that still finish what runs in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retiring: Vec<WorkerInfo>,
+    /// How the last upgrade went; none since the host was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeInfo>,
 }
 
 /// One worker process.

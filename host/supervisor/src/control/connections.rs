@@ -41,6 +41,8 @@ pub(super) const STALL_MS_MAX: u64 = 120_000;
 const IDLE_MS_MIN: u64 = 1_000;
 /// How long requests under way may take to end at shutdown, in milliseconds.
 const FINISH_MS_MAX: u64 = 2_000;
+/// How long they may before an upgrade, in milliseconds: a deploy may be at its compiler.
+const FINISH_UPGRADE_MS_MAX: u64 = 30_000;
 
 /// What is known of one connection.
 struct Client {
@@ -51,21 +53,30 @@ struct Client {
 
 type Clients = Arc<Mutex<HashMap<u64, Arc<Client>>>>;
 
-/// Accepts and serves until `ending` says so. `peer` says who is at the other end, for handlers that ask.
+/// Accepts and serves until `ending` says so. Once `held` is true nobody is accepted any more: the host is
+/// upgraded, and who comes waits in the socket's backlog for the supervisor that goes on. `peer` says who is
+/// at the other end, for handlers that ask.
 pub(super) async fn serve<L: Listener>(
     mut listener: Bounded<L>,
     router: Router,
     mut ending: watch::Receiver<bool>,
+    mut held: watch::Receiver<bool>,
     peer: impl Fn(&Held<L::Io>) -> Option<Peer>,
 ) {
     let clients = Clients::default();
     let mut tasks = JoinSet::new();
     let mut number = 0_u64;
     loop {
-        let held = tokio::select! {
-            held = next(&mut listener, &clients) => held,
-            // The sender lives as long as the host: an error means that it ends, too.
+        let stream = tokio::select! {
+            biased;
+            // The senders live as long as the host: an error means that it ends, too.
             _ = ending.wait_for(|ending| *ending) => break,
+            () = async { drop(held.wait_for(|held| *held).await) } => None,
+            stream = next(&mut listener, &clients) => Some(stream),
+        };
+        let Some(stream) = stream else {
+            drop(ending.wait_for(|ending| *ending).await);
+            break;
         };
         while tasks.try_join_next().is_some() {}
         number += 1;
@@ -73,16 +84,17 @@ pub(super) async fn serve<L: Listener>(
             Arc::new(Client { idle_since: Mutex::new(Some(Instant::now())), leave: Notify::new() });
         lock(&clients).insert(number, Arc::clone(&client));
         let entry = Entry { number, clients: Arc::clone(&clients) };
-        let (router, ending, peer) = (router.clone(), ending.clone(), peer(&held));
+        let (router, ending, peer) = (router.clone(), ending.clone(), peer(&stream));
         tasks.spawn(async move {
             let _entry = entry;
-            connection(held, peer, router, client, ending).await;
+            connection(stream, peer, router, client, ending).await;
         });
     }
     drop(listener);
     let finished = async { while tasks.join_next().await.is_some() {} };
     // What is left is dropped with the set.
-    let _ = tokio::time::timeout(Duration::from_millis(FINISH_MS_MAX), finished).await;
+    let finish_ms = if *held.borrow() { FINISH_UPGRADE_MS_MAX } else { FINISH_MS_MAX };
+    let _ = tokio::time::timeout(Duration::from_millis(finish_ms), finished).await;
 }
 
 /// The next connection. Where every place is taken, somebody idle is asked to leave.

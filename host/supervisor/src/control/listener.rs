@@ -4,6 +4,7 @@ use super::connections::STALL_MS_MAX;
 use axum::serve::Listener;
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -37,10 +38,10 @@ pub enum SocketError {
     },
 }
 
-/// A listening control socket; its file is removed when this is dropped.
+/// A listening control socket; its file is removed when this is dropped, unless somebody else made it.
 pub(crate) struct Socket {
     listener: std::os::unix::net::UnixListener,
-    file: SocketFile,
+    file: Option<SocketFile>,
 }
 
 /// The socket's name in the file system, while it is ours.
@@ -71,13 +72,36 @@ impl Socket {
         fs::set_permissions(&new, Permissions::from_mode(0o600)).map_err(io)?;
         fs::rename(&new, path).map_err(io)?;
         listener.set_nonblocking(true).map_err(io)?;
-        Ok(Self { listener, file: SocketFile(path.to_path_buf()) })
+        Ok(Self { listener, file: Some(SocketFile(path.to_path_buf())) })
+    }
+
+    /// A socket that listens already: the one of the host before, or a service manager's. Its file is
+    /// somebody else's affair, until it is [`Socket::own`]ed.
+    pub(crate) fn adopt(listener: OwnedFd) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, file: None })
+    }
+
+    /// The file at `path` is ours from now on.
+    pub(crate) fn own(&mut self, path: &Path) {
+        self.file = Some(SocketFile(path.to_path_buf()));
+    }
+
+    /// Whether its file goes with it.
+    pub(crate) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The listening socket itself.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 
     /// At most so many connections at once.
-    pub(super) fn bounded(self, connections_max: usize) -> io::Result<Bounded<UnixListener>> {
-        let listener = UnixListener::from_std(self.listener)?;
-        Ok(Bounded::new(listener, connections_max, Some(self.file)))
+    pub(super) fn bounded(&self, connections_max: usize) -> io::Result<Bounded<UnixListener>> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        Ok(Bounded::new(listener, connections_max))
     }
 }
 
@@ -85,13 +109,12 @@ impl Socket {
 pub(super) struct Bounded<L> {
     listener: L,
     places: Arc<Semaphore>,
-    _file: Option<SocketFile>,
 }
 
 impl<L> Bounded<L> {
-    /// At most so many connections at once; `file` is removed with it.
-    pub(super) fn new(listener: L, connections_max: usize, file: Option<SocketFile>) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(connections_max)), _file: file }
+    /// At most so many connections at once.
+    pub(super) fn new(listener: L, connections_max: usize) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(connections_max)) }
     }
 
     /// Whether another connection may be taken.

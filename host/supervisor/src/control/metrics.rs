@@ -39,14 +39,14 @@ pub(crate) async fn serve_metrics(
     app: Arc<App>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let ending = app.ending.clone();
+    let (ending, held) = (app.ending.clone(), app.upgrader.held());
     let router = Router::new()
         .route("/metrics", get(metrics))
         .fallback(ApiError::no_route)
         .method_not_allowed_fallback(ApiError::no_method)
         .with_state(app);
-    let listener = Bounded::new(listener, CONNECTIONS_MAX, None);
+    let listener = Bounded::new(listener, CONNECTIONS_MAX);
     // Nobody is asked who it is here: what it serves is for whoever may connect.
-    connections::serve(listener, router, ending, |_| None).await;
+    connections::serve(listener, router, ending, held, |_| None).await;
     Ok(())
 }

@@ -27,12 +27,14 @@ mod runs;
 mod secrets;
 mod system;
 mod tenants;
+mod upgrade;
 mod usage;
 
 use crate::audit::Audit;
 use crate::deploy::Deployer;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::upgrade::Upgrader;
 use axum::Router;
 use axum::routing::{get, head, post, put};
 use error::ApiError;
@@ -42,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 pub(crate) use listener::Socket;
 pub use listener::SocketError;
@@ -62,6 +65,7 @@ pub(crate) struct App {
     pub(crate) ready: AtomicBool,
     /// Becomes true when the host ends.
     pub(crate) ending: watch::Receiver<bool>,
+    pub(crate) upgrader: Arc<Upgrader>,
 }
 
 fn router(app: Arc<App>) -> Router {
@@ -74,6 +78,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/v1/openapi.json", get(openapi::schema))
         .route("/v1/host", get(system::host))
+        .route("/v1/host/upgrade", post(upgrade::upgrade))
         .route("/v1/artifacts/{digest}", head(artifacts::look).put(artifacts::upload))
         .route("/v1/activity", get(activity::activity))
         .route("/v1/tenants", get(tenants::list))
@@ -108,11 +113,10 @@ fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Serves until `app.ending` says so.
-pub(crate) async fn serve(socket: Socket, app: Arc<App>) -> io::Result<()> {
-    let ending = app.ending.clone();
+/// Serves from now on, until `app.ending` says so.
+pub(crate) fn start(socket: &Socket, app: Arc<App>) -> io::Result<JoinHandle<()>> {
     let listener = socket.bounded(connections::CONNECTIONS_MAX)?;
+    let (ending, held) = (app.ending.clone(), app.upgrader.held());
     let peer = |held: &listener::Held<_>| Some(peer::Peer::of(held));
-    connections::serve(listener, router(app), ending, peer).await;
-    Ok(())
+    Ok(tokio::spawn(connections::serve(listener, router(app), ending, held, peer)))
 }

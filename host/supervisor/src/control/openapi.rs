@@ -27,6 +27,7 @@ use utoipa::openapi::OpenApi as Schema;
         super::system::healthz,
         super::system::readyz,
         super::system::host,
+        super::upgrade::upgrade,
         super::events::events,
         super::metrics::metrics,
         schema,

@@ -22,6 +22,8 @@ impl App {
             workers: self.deployer.workers.infos(),
             ceilings: self.deployer.ceilings.clone(),
             memory: self.deployer.workers.memory(),
+            retiring: self.deployer.workers.retiring(),
+            upgrade: self.upgrader.last(),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! await. Bounded by the deployed tenants: each waits once at most and runs once at most. A job is known
 //! by its slot, which gets no new owner before its last run has ended.
 
+mod succession;
+
 use super::clock::{missed, next};
 use super::waiting::{Place, Refused, Turn, Waiting};
 use super::{ASKED_WAIT_MS_MAX, RUNS_PER_WORKER_MAX, START_WAIT_MS_MAX, WORKER_DIED};
@@ -18,6 +20,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
+
+pub(crate) use succession::HandedJobs;
 
 /// Times that are dealt with in one step; the event loop has a turn before the next.
 const ADVANCE_MAX: usize = 256;
@@ -43,6 +47,7 @@ struct Inner {
     /// To be written.
     ended: Vec<End>,
     closed: bool,
+    succession: succession::Succession,
 }
 
 struct Job {
@@ -66,7 +71,8 @@ impl Board {
     /// for a tenant that was no job before.
     pub(crate) fn put(&self, tenant: Arc<Tenant>, last: Option<JobRun>) {
         let mut inner = lock(&self.inner);
-        inner.put(tenant, last, now_ms());
+        let since_ms = inner.succession.since_ms.unwrap_or_else(now_ms);
+        inner.put(tenant, last, since_ms);
         drop(inner);
         self.changed.notify_one();
     }
@@ -116,7 +122,7 @@ impl Board {
     ) -> Result<oneshot::Receiver<Result<JobRun, Refused>>, Refused> {
         let (slot, name) = (tenant.entry.slot, tenant.entry.name.clone());
         let mut inner = lock(&self.inner);
-        if inner.closed {
+        if inner.closed || inner.succession.frozen {
             return Err(Refused::Draining);
         }
         let Some(job) = inner.jobs.get(&slot) else { return Err(Refused::NoJob(name)) };
@@ -195,12 +201,14 @@ impl Board {
     /// Whether it was closed and nothing remains to be done.
     pub(super) fn is_done(&self) -> bool {
         let inner = lock(&self.inner);
-        inner.closed && inner.running.is_empty() && inner.ended.is_empty()
+        let done = inner.succession.frozen || (inner.closed && inner.running.is_empty());
+        done && inner.ended.is_empty()
     }
 
     /// Moves what is due to what waits; lines for the logs of those that are skipped.
     pub(super) fn advance(&self, now_ms: u64, now: Instant) -> Vec<LogLine> {
-        lock(&self.inner).advance(now_ms, now)
+        let mut inner = lock(&self.inner);
+        if inner.succession.frozen { Vec::new() } else { inner.advance(now_ms, now) }
     }
 
     /// The clock was set back: all times are looked up again.
@@ -225,6 +233,7 @@ impl Board {
         let ends = std::mem::take(&mut inner.ended);
         let room = places.len() * RUNS_PER_WORKER_MAX;
         let room = room.saturating_sub(inner.running.len()).min(starts_max);
+        let room = if inner.succession.frozen { 0 } else { room };
         let mut starts = Vec::new();
         while starts.len() < room {
             let Some(waiting) = inner.asked.pop_front().or_else(|| inner.waiting.pop_front())

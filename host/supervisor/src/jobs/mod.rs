@@ -20,7 +20,7 @@ mod clock;
 mod scheduler;
 mod waiting;
 
-pub(crate) use board::Board;
+pub(crate) use board::{Board, HandedJobs};
 pub(crate) use scheduler::Scheduler;
 pub(crate) use waiting::{Place, Refused};
 

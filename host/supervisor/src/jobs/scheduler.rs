@@ -33,6 +33,7 @@ impl Scheduler {
     /// Puts every job on the board, and says in their logs what was missed.
     async fn load(&self, mut last: HashMap<TenantName, JobRun>) {
         let now = now_ms();
+        let goes_on = self.board.goes_on();
         for (count, tenant) in self.registry.all().into_iter().enumerate() {
             if count % STARTS_MAX == 0 {
                 tokio::task::yield_now().await;
@@ -46,7 +47,7 @@ impl Scheduler {
             let last = last.remove(&tenant.entry.name);
             let ran = last.as_ref().and_then(|run| to_millis(&run.started_at));
             let since = ran.max(to_millis(&tenant.deployed_at)).unwrap_or(now);
-            let missed = schedule.next_after(since).filter(|at| *at < now);
+            let missed = schedule.next_after(since).filter(|at| *at < now && !goes_on);
             let slot = tenant.entry.slot;
             self.board.put(tenant, last);
             if let Some(at) = missed {
@@ -56,6 +57,7 @@ impl Scheduler {
                 self.log(self.board.note(slot, &text));
             }
         }
+        self.board.loaded();
     }
 
     /// Runs jobs until the board is closed and the last run is recorded. `last` are the newest runs at

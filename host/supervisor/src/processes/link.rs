@@ -1,12 +1,13 @@
 //! The socket between the supervisor and one worker process.
 //!
 //! A writing task (the snapshot, then whatever is queued) and a reading task per process. Both end with
-//! the process, since the socket does.
+//! the process, since the socket does; or between two messages when the host is handed over, so that
+//! whoever comes after reads and writes on from there.
 
-use super::{CodeNeeded, Inner};
+use super::{CodeNeeded, Inner, Phase};
 use crate::registry::Tenant;
 use bytes::Bytes;
-use insula_ipc::channel::{ChannelError, encode, receive, send};
+use insula_ipc::channel::{ChannelError, encode, first, receive_after, send};
 use insula_model::api::WorkerState;
 use insula_model::wire::{
     FromWorker, MESSAGE_BYTES_MAX, PUBLISH_TENANTS_MAX, Retired, TenantEntry, ToWorker,
@@ -50,23 +51,40 @@ impl Link {
     }
 }
 
-/// Writes everything a worker needs to start, then the queued frames.
+/// Who is on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// The worker in this seat.
+    Seat(u32),
+    /// A worker from before an upgrade.
+    Old,
+}
+
+/// Writes everything a worker needs to start, then the queued frames, until nobody can queue any more.
 pub(super) async fn write(
     mut to: OwnedWriteHalf,
     config: WorkerConfig,
     snapshot: Vec<Arc<Tenant>>,
-    mut queued: mpsc::Receiver<Bytes>,
-) -> Result<(), ChannelError> {
+    queued: mpsc::Receiver<Bytes>,
+) -> Result<OwnedWriteHalf, ChannelError> {
     send(&mut to, &ToWorker::Hello { version: WIRE_VERSION, config }).await?;
     for tenants in Batches(snapshot.into_iter().peekable()) {
         send(&mut to, &ToWorker::Publish { seq: SNAPSHOT_SEQ, tenants, removed: Vec::new() })
             .await?;
     }
     send(&mut to, &ToWorker::Start).await?;
+    forward(to, queued).await
+}
+
+/// Writes queued frames, until nobody can queue any more.
+pub(super) async fn forward(
+    mut to: OwnedWriteHalf,
+    mut queued: mpsc::Receiver<Bytes>,
+) -> Result<OwnedWriteHalf, ChannelError> {
     while let Some(frame) = queued.recv().await {
         to.write_all(&frame).await?;
     }
-    Ok(())
+    Ok(to)
 }
 
 /// Tenants in messages of a bounded size.
@@ -105,24 +123,36 @@ fn entry_bytes_max(entry: &TenantEntry) -> usize {
 }
 
 /// A worker has put a message in force: whoever waits for that is told.
-fn acknowledged(inner: &Inner, index: u32, seq: u64, retired: Retired) {
+fn acknowledged(inner: &Inner, who: Who, life: u64, seq: u64, retired: Retired) {
     let link = |seat: &mut super::Seat| seat.link.as_mut()?.acks.remove(&seq);
-    if let Some(acknowledged) = inner.seat(index, link).flatten() {
+    let acknowledged = match who {
+        Who::Seat(index) => inner.seat(index, link).flatten(),
+        Who::Old => inner.old_acknowledged(life, seq),
+    };
+    if let Some(acknowledged) = acknowledged {
         // Whoever waited may have given up.
         let _ = acknowledged.send(retired);
     }
 }
 
-/// Reads a worker's messages until its socket ends.
+/// Reads a worker's messages until its socket ends, or the host is handed over.
 pub(super) async fn read(
     inner: Arc<Inner>,
-    index: u32,
+    who: Who,
     life: u64,
     mut from: OwnedReadHalf,
 ) -> Result<(), ChannelError> {
-    while let Some(message) = receive(&mut from).await? {
-        match message {
+    let mut phase = inner.phase.subscribe();
+    loop {
+        let first = tokio::select! {
+            biased;
+            _ = phase.wait_for(|phase| *phase == Phase::HandedOver) => return Ok(()),
+            first = first(&from) => first?,
+        };
+        let Some(first) = first else { return Ok(()) };
+        match receive_after(first, &mut from).await? {
             FromWorker::Serving => {
+                let Who::Seat(index) = who else { continue };
                 inner.seat(index, |seat| {
                     seat.serving_since = Some(Instant::now());
                     seat.unstarted = 0;
@@ -133,8 +163,8 @@ pub(super) async fn read(
                 inner.jobs.wake();
             }
             FromWorker::Ack { seq: SNAPSHOT_SEQ } => {}
-            FromWorker::Ack { seq } => acknowledged(&inner, index, seq, Retired::default()),
-            FromWorker::Repaved { seq, retired } => acknowledged(&inner, index, seq, retired),
+            FromWorker::Ack { seq } => acknowledged(&inner, who, life, seq, Retired::default()),
+            FromWorker::Repaved { seq, retired } => acknowledged(&inner, who, life, seq, retired),
             FromWorker::Log(line) => inner.logs.push(&inner.registry, line),
             FromWorker::Access(line) => inner.logs.push_access(&inner.registry, line),
             FromWorker::Traces { records, dropped } => inner.traces.take(records, dropped),
@@ -152,5 +182,4 @@ pub(super) async fn read(
             }
         }
     }
-    Ok(())
 }

@@ -8,6 +8,9 @@
 //!                        │                ▼
 //!                        └───────── bury, record ──▶ BackingOff (see `backoff`)
 //! ```
+//! A worker of a host that is upgraded is left to the supervisor that comes after (see `old`), for which it
+//! is one that retires.
+//!
 //! Owns the listening socket, the shared table and one task per worker. Bounded by the number of
 //! workers; each has an outgoing queue of [`OUTGOING_MAX`] frames, and one that does not keep up is
 //! killed and replaced. Ends with [`Workers::stop`].
@@ -18,32 +21,31 @@
 //! twice is harmless.
 
 mod backoff;
+mod figures;
 mod link;
+mod old;
 mod probes;
 mod spawn;
 mod worker;
+
+pub(crate) use old::{HandedWorker, OldWorker, OldWorkers, Process};
 
 use crate::clock;
 use crate::jobs::{Board, Place};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::registry::{Registry, Tenant};
+use crate::registry::Registry;
 use crate::sync::lock;
 use crate::traces::Traces;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
+use insula_model::CodeId;
 use insula_model::access_log::Sample;
-use insula_model::api::{
-    Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
-};
-use insula_model::breaker::BreakerState;
-use insula_model::usage::Used;
+use insula_model::api::{HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState};
 use insula_model::wire::{Retired, TenantEntry, ToWorker};
-use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,6 +78,8 @@ enum Phase {
     Running,
     /// Finish within this many milliseconds; nobody is replaced.
     Draining(u64),
+    /// Another supervisor takes over the workers as they are; nobody is replaced.
+    HandedOver,
     /// End now.
     Killing,
 }
@@ -132,6 +136,12 @@ struct Inner {
     seq: AtomicU64,
     /// Processes started so far.
     lives: AtomicU64,
+    /// Workers from before an upgrade, while there are any.
+    old: Mutex<old::Old>,
+    /// How many of them.
+    retiring: watch::Sender<u32>,
+    /// Workers that the next supervisor gets.
+    handed: Mutex<Vec<HandedWorker>>,
 }
 
 /// What is known about the worker of one index, whichever process that is at the moment.
@@ -159,13 +169,15 @@ pub struct WorkersFailed {
 }
 
 impl Workers {
-    /// Starts one worker per column of the table.
+    /// Starts one worker per column of the table. `lives` is how many there were before, if this host goes on
+    /// from another.
     pub(crate) fn start(
         setup: WorkerSetup,
         registry: Arc<Registry>,
         jobs: Arc<Board>,
         logs: Logs,
         code_needed: mpsc::Sender<CodeNeeded>,
+        lives: u64,
     ) -> Self {
         let seats = (0..setup.table.workers()).map(|_| Seat {
             state: WorkerState::Starting,
@@ -193,7 +205,10 @@ impl Workers {
             phase: watch::Sender::new(Phase::Running),
             filled: watch::Sender::new(setup.table.workers()),
             seq: AtomicU64::new(1),
-            lives: AtomicU64::new(1),
+            lives: AtomicU64::new(lives + 1),
+            old: Mutex::default(),
+            retiring: watch::Sender::new(0),
+            handed: Mutex::default(),
             table: Arc::clone(&setup.table),
             metrics: setup.metrics,
             traces: setup.traces,
@@ -256,14 +271,15 @@ impl Workers {
 
     /// Sends a message to every worker and waits for what it does to be in force in all of them.
     async fn tell(&self, seq: u64, message: &ToWorker) -> Result<Retired, ChannelError> {
+        self.0.mute_are_gone().await;
         let frame = Bytes::from(encode(message)?);
         let mut waits = Vec::new();
-        for link in lock(&self.0.seats).iter_mut().filter_map(|seat| seat.link.as_mut()) {
+        self.0.each_link(|link| {
             let (acknowledged, wait) = oneshot::channel();
             link.acks.insert(seq, acknowledged);
             link.send(frame.clone());
             waits.push(wait);
-        }
+        });
         // A wait ends with the acknowledgement or with the worker, and both are good.
         let mut all = Box::pin(join_all(waits));
         if let Ok(told) = tokio::time::timeout(Duration::from_millis(ACK_MS_MAX), &mut all).await {
@@ -271,11 +287,11 @@ impl Workers {
             told.into_iter().flatten().for_each(|retired| sum += retired);
             return Ok(sum);
         }
-        for link in lock(&self.0.seats).iter().filter_map(|seat| seat.link.as_ref()) {
+        self.0.each_link(|link| {
             if link.acks.contains_key(&seq) {
                 link.kill(format!("did not acknowledge a message within {ACK_MS_MAX} ms"));
             }
-        }
+        });
         if tokio::time::timeout(Duration::from_millis(REAP_MS_MAX), all).await.is_err() {
             tracing::error!("a worker that was killed has not ended; is the machine out of order?");
         }
@@ -285,9 +301,7 @@ impl Workers {
     /// Tells every worker that compiled code is on disk.
     pub(crate) fn code_ready(&self, code: CodeId) -> Result<(), ChannelError> {
         let frame = Bytes::from(encode(&ToWorker::CodeReady { code })?);
-        for link in lock(&self.0.seats).iter().filter_map(|seat| seat.link.as_ref()) {
-            link.send(frame.clone());
-        }
+        self.0.each_link(|link| link.send(frame.clone()));
         Ok(())
     }
 
@@ -316,75 +330,10 @@ impl Workers {
         link.map(|link| link.send(frame)).is_some()
     }
 
-    /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
-    pub(crate) fn clear_slot(&self, slot: u32) {
-        match self.0.registry.is_probe(slot) {
-            true => self.0.metrics.drop_slot(slot),
-            false => self.0.metrics.clear_slot(slot),
-        }
-    }
-
-    /// Adds the figures of a slot to those of another one, and clears it. Nothing may run in it any more.
-    pub(crate) fn fold_slot(&self, from: u32, to: u32) {
-        self.0.metrics.fold_slot(from, to);
-    }
-
-    /// What was counted in a slot, over all workers.
-    pub(crate) fn counters(&self, slot: u32) -> Counters {
-        self.0.table.counters(slot)
-    }
-
-    /// What a tenant has done, its canary included.
-    pub(crate) fn counters_of(&self, tenant: &Tenant) -> Counters {
-        let slot = tenant.entry.slot;
-        let parts = self.0.registry.parts(slot).into_iter();
-        parts.fold(self.counters(slot), |sum, part| sum.with(self.counters(part)))
-    }
-
-    /// The slots that had a request.
-    pub(crate) fn active(&self) -> Vec<u32> {
-        self.0.table.active().collect()
-    }
-
-    /// How long the requests of a slot took since it is in use.
-    pub(crate) fn latency(&self, slot: u32) -> Latency {
-        self.0.table.latency(slot)
-    }
-
-    /// How long a tenant's requests took since the host started, those of its canary included.
-    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
-        let slot = tenant.entry.slot;
-        let mut all = self.latency(slot);
-        for part in self.0.registry.parts(slot) {
-            all.add(&self.latency(part));
-        }
-        all
-    }
-
-    /// Everything that a tenant has used, over all workers.
-    pub(crate) fn used(&self, slot: u32) -> Used {
-        self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
-    }
-
-    /// What a tenant's circuit breaker says.
-    pub(crate) fn breaker(&self, slot: u32) -> BreakerState {
-        // What had no request has no faults either, and looking would cost memory.
-        if !self.0.table.is_active(slot) {
-            return BreakerState::Closed;
-        }
-        let now_ms = insula_sandbox::epoch::monotonic_ns() / 1_000_000;
-        match self.0.table.breaker(slot).state() {
-            State::Closed => BreakerState::Closed,
-            State::Open(until_ms) => {
-                BreakerState::Open { retry_ms: until_ms.saturating_sub(now_ms) }
-            }
-            State::HalfOpen(_) => BreakerState::HalfOpen,
-        }
-    }
-
     /// What all workers hold now, and may hold.
     pub(crate) fn memory(&self) -> HostMemory {
-        let used_bytes = self.infos().iter().map(|worker| worker.memory_bytes).sum();
+        let all = self.infos().into_iter().chain(self.retiring());
+        let used_bytes = all.map(|worker| worker.memory_bytes).sum();
         let budget = self.0.table.memory_budget();
         HostMemory {
             used_bytes,
@@ -447,6 +396,12 @@ impl Seat {
 }
 
 impl Inner {
+    /// Does something with the link of every worker that lives, old ones among them.
+    fn each_link(&self, mut each: impl FnMut(&mut link::Link)) {
+        lock(&self.seats).iter_mut().filter_map(|seat| seat.link.as_mut()).for_each(&mut each);
+        lock(&self.old).links().for_each(each);
+    }
+
     /// Changes one seat and tells whoever waits for changes.
     fn seat<T>(&self, index: u32, change: impl FnOnce(&mut Seat) -> T) -> Option<T> {
         let changed = lock(&self.seats).get_mut(index as usize).map(change);

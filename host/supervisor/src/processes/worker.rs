@@ -1,19 +1,23 @@
 //! One worker's lives: from process to process, until the host ends.
 
 use super::backoff::{Backoff, Death};
-use super::link::{self, Link};
+use super::link::{self, Link, Who};
+use super::old::HandedWorker;
 use super::{Inner, OUTGOING_MAX, Phase, REAP_MS_MAX, spawn};
+use crate::sync::lock;
 use bytes::Bytes;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_model::api::WorkerState;
 use insula_model::wire::{ToWorker, WorkerConfig};
 use insula_sandbox::epoch::monotonic_ns;
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -24,7 +28,13 @@ const START_MS_MAX: u64 = 30_000;
 /// How long a worker may live on after its socket has ended, in milliseconds.
 const SOCKETLESS_MS_MAX: u64 = 1_000;
 /// How much later than told a draining worker may end, in milliseconds.
-const DRAIN_GRACE_MS: u64 = 1_000;
+pub(super) const DRAIN_GRACE_MS: u64 = 1_000;
+/// How long a worker may take over the message that it is reading or writing when the host is handed over,
+/// in milliseconds.
+const HAND_OVER_MS_MAX: u64 = 1_000;
+/// How long a host that stops still answers clients with idle connections, in milliseconds, and never
+/// more than half of the drain: their requests may be on the way.
+const STOP_IDLE_MS_MAX: u64 = 1_000;
 /// The signal that nobody can catch.
 const SIGKILL: i32 = 9;
 
@@ -36,7 +46,7 @@ struct End {
 }
 
 /// Says, however the task ends, that the seat is empty for good.
-struct Leaving(Arc<Inner>);
+pub(super) struct Leaving(pub(super) Arc<Inner>);
 
 impl Drop for Leaving {
     fn drop(&mut self) {
@@ -50,15 +60,16 @@ pub(super) async fn keep(inner: Arc<Inner>, index: u32) {
     let mut backoff = Backoff::default();
     let mut phase = inner.phase.subscribe();
     loop {
-        let end = live(&inner, index, &mut phase).await;
+        let Some(end) = live(&inner, index, &mut phase).await else { return };
         let served = inner.seat(index, |seat| {
             seat.link = None;
             seat.pid = None;
             seat.serving_since.take().map(|since| since.elapsed())
         });
         let slot = inner.table.bury(index, monotonic_ns());
-        inner.runs_lost(index, *phase.borrow() != Phase::Running);
-        inner.probes_lost(index, slot, &end.cause);
+        let life = inner.seat(index, |seat| seat.life).unwrap_or_default();
+        inner.runs_lost(life, *phase.borrow() != Phase::Running);
+        inner.probes_lost(life, slot, &end.cause);
         if *phase.borrow() != Phase::Running {
             tracing::debug!(worker = index, cause = end.cause, "worker ended");
             return;
@@ -87,9 +98,8 @@ pub(super) async fn keep(inner: Arc<Inner>, index: u32) {
 }
 
 impl Inner {
-    /// The process of this seat is gone: so are the runs of jobs in it.
-    fn runs_lost(&self, index: u32, draining: bool) {
-        let life = self.seat(index, |seat| seat.life).unwrap_or_default();
+    /// The process of this life is gone: so are the runs of jobs in it.
+    pub(super) fn runs_lost(&self, life: u64, draining: bool) {
         for line in self.jobs.worker_gone(life, draining) {
             self.logs.push(&self.registry, line);
         }
@@ -98,18 +108,18 @@ impl Inner {
 
 impl Inner {
     /// … and so are the probes.
-    fn probes_lost(&self, index: u32, current: Option<u32>, cause: &str) {
-        let life = self.seat(index, |seat| seat.life).unwrap_or_default();
+    pub(super) fn probes_lost(&self, life: u64, current: Option<u32>, cause: &str) {
         self.probes.worker_gone(life, current, cause);
     }
 }
 
-/// One process, from its start to its end.
-async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>) -> End {
+/// One process, from its start to its end; none if it lives on and was handed over.
+async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>) -> Option<End> {
     let (mut child, socket) = match spawn::spawn(&inner.inheritance) {
         Ok(started) => started,
         Err(error) => {
-            return End { cause: format!("it could not be started: {error}"), from_outside: false };
+            let cause = format!("it could not be started: {error}");
+            return Some(End { cause, from_outside: false });
         }
     };
     let pid = child.id();
@@ -137,9 +147,14 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
     };
     let (from, to) = socket.into_split();
     let writing = tokio::spawn(link::write(to, config, snapshot, queued));
-    let mut reading = tokio::spawn(link::read(Arc::clone(inner), index, life, from));
+    let mut reading = tokio::spawn(link::read(Arc::clone(inner), Who::Seat(index), life, from));
     let watched = Watched { inner, index, outgoing, killed, phase };
-    let end = watched.until_it_ends(&mut child, &mut reading).await;
+    let Some(end) = watched.until_it_ends(&mut child, &mut reading).await else {
+        // The last sender: the writing task ends behind what is queued.
+        inner.seat(index, |seat| seat.link = None);
+        hand_over(inner, index, life, child, writing, reading).await;
+        return None;
+    };
     writing.abort();
     // The process is gone, so the socket ends: this takes the last lines of its guests.
     if !reading.is_finished()
@@ -147,7 +162,43 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
     {
         reading.abort();
     }
-    end
+    Some(end)
+}
+
+type Writing = tokio::task::JoinHandle<Result<OwnedWriteHalf, ChannelError>>;
+
+/// Leaves a worker to the supervisor that comes after, between two messages in either direction. One that is
+/// in the middle of a message for too long is of no use to that, and killed.
+async fn hand_over(
+    inner: &Inner,
+    index: u32,
+    life: u64,
+    mut child: Child,
+    writing: Writing,
+    reading: Reading,
+) {
+    let both = async { tokio::join!(writing, reading) };
+    let both = tokio::time::timeout(Duration::from_millis(HAND_OVER_MS_MAX), both).await;
+    let between = match both {
+        Ok((Ok(Ok(to)), Ok(Ok(())))) => {
+            let socket = to.as_ref().as_fd().try_clone_to_owned();
+            // Dropped, it would tell the worker that there is no supervisor any more.
+            to.forget();
+            socket.ok().zip(child.id())
+        }
+        _ => None,
+    };
+    match between {
+        Some((socket, pid)) => {
+            let handed = HandedWorker { index, pid, life, socket, child };
+            lock(&inner.handed).push(handed);
+        }
+        None => {
+            let _ = child.kill().await;
+            inner.table.bury(index, monotonic_ns());
+            inner.runs_lost(life, false);
+        }
+    }
 }
 
 /// What a living process is watched for.
@@ -162,7 +213,8 @@ struct Watched<'a> {
 type Reading = tokio::task::JoinHandle<Result<(), ChannelError>>;
 
 impl Watched<'_> {
-    async fn until_it_ends(mut self, child: &mut Child, reading: &mut Reading) -> End {
+    /// None once the host is handed over, if this worker can be.
+    async fn until_it_ends(mut self, child: &mut Child, reading: &mut Reading) -> Option<End> {
         let after = |ms| Instant::now() + Duration::from_millis(ms);
         let mut deadline = Some((after(START_MS_MAX), "did not begin to serve in time"));
         let mut by_us: Option<String> = None;
@@ -179,6 +231,10 @@ impl Watched<'_> {
                         let end = after(within_ms.saturating_add(DRAIN_GRACE_MS));
                         deadline = Some((end, "did not drain in time"));
                     }
+                    Phase::HandedOver if !socketless && self.serves() => return None,
+                    Phase::HandedOver => {
+                        deadline = Some((Instant::now(), "was not ready to be handed over"));
+                    }
                     Phase::Killing => deadline = Some((Instant::now(), "the host stops at once")),
                 }
             }
@@ -192,18 +248,22 @@ impl Watched<'_> {
                 }
             };
             tokio::select! {
-                status = child.wait() => return ended(status, by_us),
+                status = child.wait() => return Some(ended(status, by_us)),
                 Some(reason) = self.killed.recv() => kill(child, &mut by_us, reason),
                 why = late => {
                     deadline = None;
-                    let serving = self.inner.seat(self.index, |seat| seat.serving_since.is_some());
                     // It began to serve since the deadline for that was set.
-                    let stale = told == Phase::Running && serving == Some(true) && !socketless;
+                    let stale = told == Phase::Running && self.serves() && !socketless;
                     if !stale {
                         kill(child, &mut by_us, why.into());
                     }
                 }
                 end = &mut *reading, if !socketless => {
+                    if *self.phase.borrow() == Phase::HandedOver && matches!(end, Ok(Ok(()))) {
+                        // It stopped for that. `hand_over` looks at it again.
+                        *reading = tokio::spawn(std::future::ready(Ok(())));
+                        continue;
+                    }
                     socketless = true;
                     match end {
                         // It died with messages unread; the death is reported as such.
@@ -223,14 +283,23 @@ impl Watched<'_> {
         }
     }
 
+    fn serves(&self) -> bool {
+        self.inner.seat(self.index, |seat| seat.serving_since.is_some()).unwrap_or_default()
+    }
+
     fn drain(&self, within_ms: u64) {
         self.inner.seat(self.index, |seat| seat.state = WorkerState::Draining);
-        match encode(&ToWorker::Drain { within_ms }) {
+        match encode(&ToWorker::Drain { within_ms, idle_ms: stop_idle_ms(within_ms) }) {
             // Full or closed: it will not drain, and the deadline ends it.
             Ok(frame) => drop(self.outgoing.try_send(Bytes::from(frame))),
             Err(error) => tracing::error!(%error, "a worker could not be told to drain"),
         }
     }
+}
+
+/// What of a drain clients with idle connections have.
+fn stop_idle_ms(within_ms: u64) -> u64 {
+    STOP_IDLE_MS_MAX.min(within_ms / 2)
 }
 
 fn kill(child: &mut Child, by_us: &mut Option<String>, reason: String) {

@@ -18,6 +18,7 @@ mod schema;
 mod secrets;
 mod stopped;
 mod survey;
+mod trial;
 mod write;
 
 use crate::sync::lock;
@@ -39,6 +40,7 @@ pub(crate) use namespaces::Kept;
 pub(crate) use rollouts::{Begun, Ended};
 pub(crate) use runs::{Began, Begin, End};
 pub(crate) use survey::survey;
+pub(crate) use trial::COPY;
 pub(crate) use write::{NewRevision, Published};
 
 /// How long a statement waits for somebody who reads the file with another tool.

@@ -9,7 +9,7 @@ use crate::clock;
 use insula_model::TenantName;
 use insula_model::api::{JobCause, JobResult, JobRun, RUNS_KEPT_MAX};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A run that is about to start.
 #[derive(Debug, Clone)]
@@ -95,22 +95,59 @@ impl State {
     }
 
     /// At start-up: ends what the host's death cut off, and gives the newest run of every tenant that
-    /// had any. Blocks.
-    pub(crate) fn recover_runs(&self) -> Result<HashMap<TenantName, JobRun>, StateError> {
-        let connection = crate::sync::lock(&self.connection);
-        let ended = connection.execute(
-            "UPDATE job_runs SET ended_at = ?1, result = ?2 WHERE ended_at IS NULL",
-            params![clock::from_millis(clock::now_ms()), crate::jobs::HOST_DIED],
-        );
-        match ended.map_err(StateError::from) {
+    /// had any. Runs that `go_on`, in workers from before an upgrade, are left alone. Blocks.
+    pub(crate) fn recover_runs(
+        &self,
+        go_on: &HashSet<(TenantName, u64)>,
+    ) -> Result<HashMap<TenantName, JobRun>, StateError> {
+        let mut connection = crate::sync::lock(&self.connection);
+        match end_runs(&mut connection, go_on) {
             // What is not recorded now is at the next start; tenants can be served without.
             Err(error @ (StateError::Full(_) | StateError::Disk(_))) => {
                 tracing::warn!(%error, "runs that the host's end cut off stay without an end");
             }
-            other => drop(other.map_err(|error| super::located(error, &self.path))?),
+            other => other.map_err(|error| super::located(error, &self.path))?,
         }
         last_runs(&connection).map_err(|error| super::located(error, &self.path))
     }
+}
+
+/// Ends the runs that the host's death cut off.
+fn end_runs(
+    connection: &mut Connection,
+    go_on: &HashSet<(TenantName, u64)>,
+) -> Result<(), StateError> {
+    let open = open_runs(connection)?;
+    if open.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for (tenant, name, run) in open {
+        if !go_on.contains(&(parsed(&name, name.parse())?, run)) {
+            transaction.execute(
+                "UPDATE job_runs SET ended_at = ?1, result = ?2 WHERE tenant = ?3 AND run = ?4",
+                params![
+                    clock::from_millis(clock::now_ms()),
+                    crate::jobs::HOST_DIED,
+                    tenant,
+                    number(run)
+                ],
+            )?;
+        }
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Runs without an end: their tenants' ids and names, and their numbers.
+fn open_runs(connection: &Connection) -> Result<Vec<(i64, String, u64)>, StateError> {
+    let mut statement = connection.prepare(
+        "SELECT t.id, t.name, j.run FROM job_runs j JOIN tenants t ON t.id = j.tenant
+         WHERE j.ended_at IS NULL",
+    )?;
+    let open = statement.query_map([], |row| {
+        Ok((row.get(0)?, row.get(1)?, u64::try_from(row.get::<_, i64>(2)?).unwrap_or_default()))
+    })?;
+    Ok(open.collect::<Result<_, _>>()?)
 }
 
 fn last_runs(connection: &Connection) -> Result<HashMap<TenantName, JobRun>, StateError> {

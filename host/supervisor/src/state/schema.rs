@@ -107,17 +107,23 @@ pub(super) fn known() -> u32 {
     u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
 }
 
-/// Sets the connection up and applies the migrations that the file has not seen.
-pub(super) fn prepare(connection: &mut Connection) -> Result<(), StateError> {
-    // `journal_mode` answers with the mode it chose, so it is a query.
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+/// How many migrations a file lacks.
+pub(super) fn missing(connection: &Connection) -> Result<usize, StateError> {
     let known = known();
     let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
         return Err(StateError::Newer { found, known });
     }
-    for (number, migration) in (1u32..).zip(MIGRATIONS).skip(found as usize) {
+    Ok((known - found) as usize)
+}
+
+/// Sets the connection up and applies the migrations that the file has not seen.
+pub(super) fn prepare(connection: &mut Connection) -> Result<(), StateError> {
+    // `journal_mode` answers with the mode it chose, so it is a query.
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+    let applied = MIGRATIONS.len() - missing(connection)?;
+    for (number, migration) in (1u32..).zip(MIGRATIONS).skip(applied) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "user_version", number)?;

@@ -20,9 +20,10 @@ use crate::clock;
 use crate::processes::Workers;
 use crate::registry::Registry;
 use insula_model::api::{USAGE_DAYS_MAX, UsageBy, UsageRow};
-use insula_model::usage::Used;
+use insula_model::usage::{FIGURES, Used};
 use insula_model::{Namespace, TenantName};
 use ledger::Ledger;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,6 +79,15 @@ struct Book {
     forgot_at_ms: u64,
 }
 
+/// What was written of a slot's usage: for the supervisor that goes on from this one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Billed {
+    slot: u32,
+    tenant: TenantName,
+    namespace: Namespace,
+    figures: [u64; FIGURES],
+}
+
 /// What is to be added up.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Query {
@@ -99,9 +109,18 @@ impl Opened {
         Ledger::open(&data.join("usage.db")).map(Self)
     }
 
-    /// For the tenants of this registry in these workers.
-    pub(crate) fn of(self, registry: Arc<Registry>, workers: Workers) -> Usage {
-        Usage(Arc::new(Inner { ledger: self.0, registry, workers, book: Mutex::default() }))
+    /// For the tenants of this registry in these workers, of whose figures so much was written before.
+    pub(crate) fn of(
+        self,
+        registry: Arc<Registry>,
+        workers: Workers,
+        billed: Vec<Billed>,
+    ) -> Usage {
+        let seen = billed.into_iter().map(|Billed { slot, tenant, namespace, figures }| {
+            (slot, Seen { tenant, namespace, used: Used::from_figures(figures) })
+        });
+        let book = Mutex::new(Book { seen: seen.collect(), ..Book::default() });
+        Usage(Arc::new(Inner { ledger: self.0, registry, workers, book }))
     }
 }
 
@@ -219,6 +238,18 @@ impl Usage {
         if let Err(error) = self.0.ledger.close().await {
             tracing::warn!(%error, "the usage database keeps its log; nothing is lost");
         }
+    }
+
+    /// What was written of each slot.
+    pub(crate) async fn billed(&self) -> Vec<Billed> {
+        let book = self.0.book.lock().await;
+        let billed = |(slot, seen): (&u32, &Seen)| Billed {
+            slot: *slot,
+            tenant: seen.tenant.clone(),
+            namespace: seen.namespace.clone(),
+            figures: seen.used.figures(),
+        };
+        book.seen.iter().map(billed).collect()
     }
 
     async fn forget_old(&self, book: &mut Book) -> Result<(), LedgerError> {
