@@ -325,6 +325,8 @@ fn a_kill_in_the_middle_leaves_a_sound_host() {
         host.kill();
         host.ended();
         importing.kill();
+        // A compiler that was just being forked has the lock until it begins.
+        thread::sleep(Duration::from_millis(300));
         host.restart();
         host.eventually_serves();
         let there = host.tenants();
