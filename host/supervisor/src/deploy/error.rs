@@ -224,7 +224,7 @@ impl DeployError {
             Self::State(error) => state_advice(error),
             Self::Stores(_) => some(
                 ErrorCode::Storage,
-                "free some space on the disk of the data directory, or deploy under another name",
+                "free some space on the disk of the data directory; `insula doctor` says whether `tenants/keyvalue.db` is damaged",
             ),
             Self::StoresUnread(_) => (ErrorCode::Internal, None),
             Self::Archive(error) => archive_advice(error),
