@@ -87,7 +87,9 @@ fn who_did_what_to_which_revision() {
     // Who: this user, by that program.
     let actor = &deploys[0].event.actor;
     let uid = rustix::process::getuid().as_raw();
-    assert_eq!((actor.uid, actor.command.as_deref()), (Some(uid), Some("insula")), "{actor:?}");
+    let program = insula_tests::binary::insula();
+    let program = program.file_name().unwrap().to_str().unwrap();
+    assert_eq!((actor.uid, actor.command.as_deref()), (Some(uid), Some(program)), "{actor:?}");
     assert!(actor.pid.is_some() && actor.from == "control.sock", "{actor:?}");
     assert_eq!(of("secret-set")[0].event.target.as_deref(), Some("TOKEN"));
     for file in files(&host) {
@@ -95,7 +97,10 @@ fn who_did_what_to_which_revision() {
     }
     // For people.
     let page = host.must(["audit", "shop", "--action", "deploy,secret"]).stdout;
-    assert!(page.contains("→ 1") && page.contains("1 → 2") && page.contains("insula["), "{page}");
+    assert!(
+        page.contains("→ 1") && page.contains("1 → 2") && page.contains(&format!("{program}[")),
+        "{page}"
+    );
     assert!(page.contains("shop/TOKEN") && !page.contains("rollback"), "{page}");
     assert_eq!(actions(&host, &["--action", "namespace"]), ["namespace-set ok"]);
     assert_eq!(actions(&host, &["--action", "deploy", "-n", "1"]), ["deploy conflict"]);

@@ -7,6 +7,7 @@ use crate::trace_flags::TraceFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::ValueHint;
+use insula_model::access_log::Sample;
 use insula_model::config::ConfigFile;
 use insula_model::grants::mounts::is_clean_path;
 use insula_model::{ByteSize, DurationMs};
@@ -64,11 +65,16 @@ pub(crate) struct HostFlags {
     /// [default: info; `up`: warn]
     #[arg(long, value_name = "FILTER", env = "INSULA_LOG", value_parser = parse_log)]
     log: Option<String>,
+    /// Keep an access log of tenants that do not say so themselves: all requests, or a share such as 1%; see
+    /// `insula logs --access` [default: false]
+    #[arg(long, value_name = "SHARE", env = "INSULA_ACCESS_LOG")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    access_log: Option<Sample>,
     /// File with the key that secrets are encrypted with: 64 hexadecimal digits. INSULA_SECRETS_KEY
     /// holds the key itself [default: secrets.key in the data directory, made when needed]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secrets_key: Option<PathBuf>,
-    /// Configuration file (TOML): listen, data, workers, memory, drain, log, secrets_key, [metrics],
+    /// Configuration file (TOML): listen, data, workers, memory, drain, log, access_log, secrets_key, [metrics],
     /// [traces], [ceilings], [compiler], [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
@@ -219,6 +225,7 @@ impl HostFlags {
             memory_bytes: self.memory.or(file.memory).map(|memory| memory.0),
             drain_ms: drain.map_or(DRAIN_MS_DEFAULT, |drain| drain.0),
             log: log.unwrap_or_else(|| log_default.into()),
+            access_log: self.access_log.or(file.access_log).unwrap_or_default(),
             ceilings: file.ceilings,
             compiler: file.compiler,
             outbound_ca,

@@ -6,6 +6,7 @@ use crate::rollout_flags::RolloutFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use insula_model::access_log::Sample;
 use insula_model::manifest::{Manifest, RequestLimits, ReuseSpec};
 use insula_model::resources::RateSpec;
 use insula_model::{ByteSize, Count, DurationMs, Metering, MilliCpu, Route};
@@ -103,6 +104,11 @@ struct RequestFlags {
     /// How long a request waits for a place before it gets 503 [default: 1s]
     #[arg(long, value_name = "DURATION")]
     queue_wait: Option<DurationMs>,
+    /// Requests that the access log gets: all, or a share such as 1%; `--access-log=false` for none
+    /// [default: the host's]
+    #[arg(long, value_name = "SHARE")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    access_log: Option<Sample>,
     /// Largest request body [default: 10Mi]
     #[arg(long, value_name = "SIZE")]
     request_body: Option<ByteSize>,
@@ -151,6 +157,7 @@ impl TenantFlags {
             concurrency,
             queue,
             queue_wait,
+            access_log,
             request_body,
             request_header,
             response_body,
@@ -177,6 +184,7 @@ impl TenantFlags {
         manifest.concurrency = concurrency.or(manifest.concurrency);
         manifest.queue = queue.or(manifest.queue);
         manifest.queue_wait = queue_wait.or(manifest.queue_wait);
+        manifest.access_log = access_log.or(manifest.access_log);
         if request_body.is_some() || request_header.is_some() {
             let RequestLimits { body, header } = manifest.request.take().unwrap_or_default();
             let body = request_body.or(body);

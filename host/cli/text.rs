@@ -114,6 +114,22 @@ fn escaped(text: &str, stays: impl Fn(char) -> bool) -> String {
     shown
 }
 
+/// `text` as a value in a query (RFC 3986): all but the unreserved characters as `%XX`.
+pub(crate) fn encoded(text: &str) -> String {
+    let mut query = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                query.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(query, "%{byte:02X}");
+            }
+        }
+    }
+    query
+}
+
 /// `text` as one word of a POSIX shell, for commands that are printed to be copied.
 pub(crate) fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);

@@ -107,6 +107,10 @@ fn events_say_what_changes_and_nothing_else() {
 
     host.deploy("more", &repo::guest("hello"), &[]);
     let more = watching.until("a new tenant", |event| slot(event, "more"));
+    host.must(["stop", "more"]);
+    watching.until("it is stopped", |event| {
+        event.figures.iter().find(|f| f.slot == more && f.state == LiveState::Stopped).map(|_| ())
+    });
     host.must(["rm", "more"]);
     watching.until("its end", |event| event.gone.contains(&more).then_some(()));
     host.deploy("hello", &repo::guest("hello"), &["--memory", "32Mi"]);

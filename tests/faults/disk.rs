@@ -124,7 +124,7 @@ fn a_disk_that_fails_while_the_host_runs_stops_changes_and_no_request() {
     }
     for _ in 0..2 {
         let refused = deploy(&host, "settings", "shop", "env = { A = 'b' }");
-        refused.expect(1, &["disk", "read-only"]);
+        refused.expect(1, &["disk", "ead-only"]);
         set_secret(&host, "shop", "TOKEN", "x").expect(1, &["disk"]);
         let refused = host.cli(["deploy", "new", repo::guest("echo").to_str().unwrap()]);
         refused.expect(1, &["ead-only"]);

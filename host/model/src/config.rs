@@ -1,5 +1,6 @@
 //! The host's configuration file (`--config FILE`, TOML).
 
+use crate::access_log::Sample;
 use crate::{ByteSize, Ceilings, DurationMs};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ pub struct ConfigFile {
     pub drain: Option<DurationMs>,
     /// `--log`, `INSULA_LOG`: the host log's filter (`info`, `debug`, `insula_worker=trace` …).
     pub log: Option<String>,
+    /// `--access-log`, `INSULA_ACCESS_LOG`: requests that the access log gets of tenants that do not say so
+    /// themselves: true, false or a percentage. Default false.
+    pub access_log: Option<Sample>,
     /// `--secrets-key`: file with the key that secrets are encrypted with; `INSULA_SECRETS_KEY` holds the
     /// key itself. Default: `secrets.key` in the data directory, made when needed.
     pub secrets_key: Option<String>,

@@ -5,6 +5,7 @@
 //! wasmtime nor hyper, so every rule in here can be tested by calling a function.
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod api;
 pub mod breaker;
 pub mod ceilings;

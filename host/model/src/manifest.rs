@@ -4,6 +4,7 @@
 //! in), [`Manifest::resolve`] fills in defaults and holds the result against the host's
 //! [`Ceilings`].
 
+use crate::access_log::Sample;
 use crate::breaker::BreakerSpec;
 use crate::grants::mounts::{MountSpec, ScratchSpec};
 use crate::grants::outbound::OutboundSpec;
@@ -94,6 +95,10 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub max_age: Option<DurationMs>,
+    /// Requests that the access log gets: true, false or a percentage. Default: the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub access_log: Option<Sample>,
     /// Arguments after the program's name. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
@@ -196,6 +201,9 @@ pub struct Resolved {
     /// How it takes over from the revision before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// Which requests the access log gets; none leaves it to the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<Sample>,
 }
 
 /// Why a manifest was refused.
@@ -297,6 +305,7 @@ impl Manifest {
             response: None,
             reuse: None,
             max_age: None,
+            access_log: None,
             args: None,
             env: None,
             config: None,
@@ -406,6 +415,7 @@ impl Manifest {
             limits,
             grants,
             schedule: self.schedule.clone(),
+            access_log: self.access_log,
             probe: self.probe.as_ref().map(ProbeSpec::resolve).transpose()?,
             rollout: self.rollout.as_ref().map(|spec| spec.resolve(c)).transpose()?,
         })

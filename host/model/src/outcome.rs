@@ -17,6 +17,19 @@ pub enum Outcome {
     Shed(Fault),
 }
 
+impl Outcome {
+    /// Whose doing it was, as a word, and what went wrong.
+    pub fn in_words(self) -> (&'static str, Option<Fault>) {
+        match self {
+            Self::Response => ("response", None),
+            Self::ClientFault(fault) => ("client-fault", Some(fault)),
+            Self::GuestFault(fault) => ("guest-fault", Some(fault)),
+            Self::HostFault(fault) => ("host-fault", Some(fault)),
+            Self::Shed(fault) => ("shed", Some(fault)),
+        }
+    }
+}
+
 /// What exactly went wrong. Each has its own status, message and log entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fault {

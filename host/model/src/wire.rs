@@ -3,12 +3,14 @@
 //! `ipc` frames them: a length, then postcard. Both ends are the same binary, so the version is
 //! checked once, in [`ToWorker::Hello`], and a mismatch ends the worker.
 
+use crate::access_log::Sample;
 use crate::api::{GuestKind, JobResult, LogStream};
 use crate::grants::secrets::{SecretKey, SecretValue};
 use crate::rollout::{Percent, Sticky};
 use crate::trace::TraceRecord;
-use crate::{CodeId, Digest, Grants, Limits, Route, TenantName};
+use crate::{CodeId, Digest, Grants, Limits, Outcome, Route, TenantName, Usage};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 
 /// Changes with every change of these types.
 pub const WIRE_VERSION: u32 = 6;
@@ -26,6 +28,9 @@ pub const LOG_LINE_BYTES_MAX: usize = 4 << 10;
 pub const PROBE_LINES_MAX: usize = 20;
 /// The longest of those lines, in bytes; longer ones are cut.
 pub const PROBE_LINE_BYTES_MAX: usize = 500;
+
+/// Bytes of a path in the access log; the rest is cut.
+pub const ACCESS_PATH_BYTES_MAX: usize = 2 << 10;
 
 /// From the supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -110,6 +115,8 @@ pub enum FromWorker {
     },
     /// A line for a tenant's log.
     Log(LogLine),
+    /// A request for its access log.
+    Access(Box<AccessLine>),
     /// Compiled code is missing, foreign or damaged; please compile the artifact again. Requests for
     /// it get 503 until [`ToWorker::CodeReady`].
     CodeNeeded {
@@ -203,6 +210,8 @@ pub struct WorkerConfig {
     pub outbound_ca: String,
     /// Of a million traces that begin here, so many are recorded; none if nothing is.
     pub sampled_ppm: Option<u32>,
+    /// Which requests the access log gets of tenants that do not say so themselves.
+    pub access_log: Sample,
 }
 
 /// One tenant, as the data plane sees it: its active revision.
@@ -230,6 +239,8 @@ pub struct TenantEntry {
     pub job: bool,
     /// Whether it was stopped: nothing of it runs, and its requests are refused.
     pub stopped: bool,
+    /// Which of its requests the access log gets; none leaves it to the host.
+    pub access_log: Option<Sample>,
     /// If it is a canary: of whom. It then has no routes of its own.
     pub canary: Option<Box<CanaryOf>>,
 }
@@ -273,4 +284,37 @@ pub struct LogLine {
     pub trace: u128,
     /// At most [`LOG_LINE_BYTES_MAX`] bytes.
     pub text: String,
+}
+
+/// A request on its way to the access log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccessLine {
+    /// The tenant's slot.
+    pub slot: u32,
+    /// The tenant's name, since the slot may have a new owner when the line arrives.
+    pub name: TenantName,
+    /// The revision that it was for.
+    pub revision: u32,
+    /// When its head had come: Unix time in milliseconds.
+    pub at_ms: u64,
+    /// Its id.
+    pub request: String,
+    /// Its method.
+    pub method: String,
+    /// Its path without the query, at most [`ACCESS_PATH_BYTES_MAX`] bytes.
+    pub path: String,
+    /// `HTTP/1.1` …
+    pub protocol: String,
+    /// The client; none of a call from another tenant.
+    pub peer: Option<SocketAddr>,
+    /// What went out.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took, in microseconds.
+    pub duration_us: u64,
+    /// What it cost.
+    pub usage: Usage,
+    /// Lines before this one that were dropped for want of room.
+    pub dropped: u64,
 }

@@ -37,6 +37,7 @@ use crate::vault::{SecretsKey, Vault};
 use crate::{clock, data as data_dir, listen, logs, state, upkeep};
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::Table;
+use insula_model::access_log::Sample;
 use insula_model::api::{HostInfo, JobRun};
 use insula_model::config::CompilerLimits;
 use insula_model::{Ceilings, TenantName};
@@ -92,6 +93,8 @@ pub struct HostConfig {
     pub ceilings: Ceilings,
     /// How hard compilers may work.
     pub compiler: CompilerLimits,
+    /// Which requests the access log gets of tenants that do not say so themselves.
+    pub access_log: Sample,
     /// Certificates (PEM) that outbound TLS trusts beside the public ones; may be empty.
     pub outbound_ca: String,
     /// The key that secrets are sealed with; none for the host's own, `DATA/secrets.key`.
@@ -245,6 +248,7 @@ impl Host {
             code_key: store.code_key(),
             tenants_dir: data.join(TENANTS),
             outbound_ca: config.outbound_ca.clone(),
+            access_log: config.access_log,
         };
         let registry = Arc::new(registry);
         let jobs = Arc::new(Board::default());

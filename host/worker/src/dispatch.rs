@@ -1,5 +1,6 @@
 //! The way of one request, every stage in order.
 
+use crate::access;
 use crate::admission::admit;
 use crate::canary;
 use crate::codes::Unavailable;
@@ -102,19 +103,22 @@ async fn answer(
     // Known from here on to every line of the log, and to every call out.
     let traced = worker.tracer.begin(&mut parts.headers);
     let id = id.within(traced.context);
-    let refuse = |fault, detail: &dyn Fn() -> String| {
+    let access = access::begin(&worker, &tenant, &parts, &peer, id);
+    let took_us = || monotonic_ns().saturating_sub(received_ns) / 1_000;
+    let refuse = |access, fault, detail: &dyn Fn() -> String| {
+        access::refused(access, fault, took_us());
         answered(&worker, &tenant, refuse(&worker, &tenant, id, fault, detail))
     };
     let limits = &tenant.entry.limits;
     // What can be refused by looking at the head is refused before it takes a permit.
     if head > limits.request_header_bytes as usize {
         let detail = || format!("{head} bytes, more than {}", limits.request_header_bytes);
-        return Err(refuse(Fault::RequestHeaderTooLarge, &detail).into());
+        return Err(refuse(access, Fault::RequestHeaderTooLarge, &detail).into());
     }
     let declared = content_length(&parts.headers);
     if let Some(length) = declared.filter(|length| *length > limits.request_body_bytes) {
         let detail = || format!("{length} bytes declared, more than {}", limits.request_body_bytes);
-        return Err(refuse(Fault::RequestBodyTooLarge, &detail).into());
+        return Err(refuse(access, Fault::RequestBodyTooLarge, &detail).into());
     }
     // The permit before the code: loading is work, and admission bounds how much of it there is.
     let mut ticket = match admit(&worker, &tenant, peer.hops).await {
@@ -122,6 +126,7 @@ async fn answer(
         Err(fault) => {
             let retry_after_s = retry_after_s(&worker, &tenant, fault);
             let fault = answered(&worker, &tenant, shed(&worker, &tenant, id, fault));
+            access::refused(access, fault, took_us());
             // A client that asks again at once would keep the worker busy with refusing it.
             if tenant.is_flooded() {
                 tokio::time::sleep(FLOOD_PAUSE).await;
@@ -130,6 +135,7 @@ async fn answer(
         }
     };
     ticket.received(received_ns);
+    ticket.access = access;
     ticket.record(worker.tracer.record(&worker, &traced, id, &parts.method, received_ns));
     ticket.carry(id, Tracer::state(&traced, &parts.headers));
     ticket.ended(Stage::Admit);

@@ -10,6 +10,7 @@
 //! locks; only guests' futures and what they hold are `Send`.
 #![forbid(unsafe_code)]
 
+mod access;
 mod admission;
 mod breaker;
 mod canary;

@@ -132,8 +132,8 @@ async fn live(
     let stores = Database::new(&tenants_dir);
     let table = Arc::new(table);
     let long = Long::start(table, config.index, epoch, idle)?;
-    let worker =
-        Worker::new(long, codes, outbound, stores, sender, Tracer::new(config.sampled_ppm));
+    let tracer = Tracer::new(config.sampled_ppm);
+    let worker = Worker::new(long, codes, outbound, stores, sender, tracer, config.access_log);
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));

@@ -3,6 +3,7 @@
 //! A new revision is a new `Tenant`; requests keep the one they were routed to until they end, so
 //! each sees one revision from head to body.
 
+use crate::access::Access;
 use crate::breaker::Record;
 use crate::canary::Canary;
 use crate::outbound::Outbound;
@@ -14,6 +15,7 @@ use crate::tenant_log::TenantLog;
 use insula_ipc::breaker::Probe;
 use insula_ipc::table::Table;
 use insula_keyvalue::Database;
+use insula_model::access_log::Sample;
 use insula_model::wire::TenantEntry;
 use insula_model::{Grants, Outcome};
 use insula_sandbox::invoke::Budget;
@@ -36,6 +38,8 @@ pub(crate) struct Tenant {
     /// The loaded code, for as long as the cache keeps it.
     pub(crate) loaded: RefCell<Weak<Loaded>>,
     pub(crate) log: Arc<TenantLog>,
+    /// Its access log, if it has one.
+    pub(crate) access: Option<Access>,
     /// The same, as guests write to it; made once, shared by every instance.
     pub(crate) sink: LineSink,
     /// Everything that its instances may reach, shared by every instance. Made for the first one: most
@@ -73,6 +77,7 @@ impl Tenant {
         entry: TenantEntry,
         kin: Option<&Self>,
         log: TenantLog,
+        access_log: Sample,
         idle_total: Rc<Cell<u32>>,
     ) -> Self {
         let log = Arc::new(log);
@@ -92,6 +97,7 @@ impl Tenant {
             account,
             loaded: RefCell::new(Weak::new()),
             log,
+            access: Access::of(entry.access_log.unwrap_or(access_log)),
             sink,
             capabilities: OnceCell::new(),
             budget: OnceCell::new(),

@@ -3,6 +3,7 @@
 //! A ticket lives from admission until the response body has ended, is dropped with it, and then
 //! records how the request ended: if nobody said, the client went away.
 
+use crate::access::Draft;
 use crate::errand::{Back, BoxFuture, Errand};
 use crate::tenant::Tenant;
 use crate::tracer::Recording;
@@ -40,6 +41,8 @@ pub(crate) struct Ticket {
     carries: Option<RequestId>,
     /// What becomes of its trace, if that is recorded.
     recording: Option<Box<Recording>>,
+    /// The request's line of the access log, if it gets one.
+    pub(crate) access: Option<Box<Draft>>,
     cpu: Duration,
     outcome: Option<Outcome>,
     /// Whether the guest was on the second thread at any time, and whether from the start.
@@ -68,6 +71,7 @@ impl Ticket {
             status: None,
             answered_ns: None,
             carries: None,
+            access: None,
             recording: None,
             cpu: Duration::ZERO,
             outcome: None,
@@ -261,8 +265,12 @@ impl Drop for Ticket {
         let now_ns = monotonic_ns();
         if let Some(received_ns) = self.received_ns {
             let end_ns = self.answered_ns.unwrap_or(now_ns);
-            cell.took(end_ns.saturating_sub(received_ns) / 1_000);
+            let duration_us = end_ns.saturating_sub(received_ns) / 1_000;
+            cell.took(duration_us);
             let status = self.status.map(|status| status.as_u16());
+            if let Some(access) = self.access.take() {
+                access.end(status, outcome, usage, duration_us);
+            }
             if let Some(class) = status.and_then(StatusClass::of) {
                 cell.answered(class);
                 if (class, outcome) == (StatusClass::ServerError, Outcome::Response) {

@@ -17,6 +17,7 @@ use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
+use insula_model::access_log::Sample;
 use insula_model::wire::{CanaryOf, FromWorker, TenantEntry};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::{Epoch, monotonic_ns};
@@ -72,6 +73,8 @@ pub(crate) struct Worker {
     /// Told once when that starts.
     pub(crate) close: Notify,
     pub(crate) to_supervisor: mpsc::Sender<FromWorker>,
+    /// Which requests the access log gets of tenants that do not say so themselves.
+    access_log: Sample,
     pub(crate) tracer: Tracer,
     /// Idle instances of all tenants.
     idle_total: Rc<Cell<u32>>,
@@ -94,6 +97,7 @@ impl Worker {
         stores: Database,
         to_supervisor: mpsc::Sender<FromWorker>,
         tracer: Tracer,
+        access_log: Sample,
     ) -> Self {
         use std::hash::{BuildHasher, RandomState};
         Self {
@@ -122,6 +126,7 @@ impl Worker {
             closing: Cell::new(false),
             close: Notify::new(),
             to_supervisor,
+            access_log,
             tracer,
             idle_total: Rc::default(),
             with_idle: RefCell::default(),
@@ -154,7 +159,13 @@ impl Worker {
             return self.publish_canary(entry, &of, log);
         }
         let before = self.tenants.borrow().get(&slot).cloned();
-        let tenant = Rc::new(Tenant::new(entry, before.as_deref(), log, self.idle_total.clone()));
+        let tenant = Rc::new(Tenant::new(
+            entry,
+            before.as_deref(),
+            log,
+            self.access_log,
+            self.idle_total.clone(),
+        ));
         if let Some(before) = &before {
             let mut canary = before.canary.borrow_mut();
             // One that is promoted is what is published here.
@@ -208,7 +219,13 @@ impl Worker {
         // The supervisor never tells of a canary before its tenant, nor of one without.
         let Some(stable) = self.tenant(of.slot) else { return };
         let slot = entry.slot;
-        let tenant = Rc::new(Tenant::new(entry, Some(&stable), log, self.idle_total.clone()));
+        let tenant = Rc::new(Tenant::new(
+            entry,
+            Some(&stable),
+            log,
+            self.access_log,
+            self.idle_total.clone(),
+        ));
         let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
         *stable.canary.borrow_mut() = Some(Canary::new(tenant, of));
         if let Some(before) = before {
@@ -220,7 +237,7 @@ impl Worker {
     pub(crate) fn probed(&self, entry: TenantEntry, log: TenantLog) -> Rc<Tenant> {
         self.cell().know_slot(entry.slot);
         let kin = self.tenant_named(entry.name.as_str());
-        Rc::new(Tenant::new(entry, kin.as_deref(), log, self.idle_total.clone()))
+        Rc::new(Tenant::new(entry, kin.as_deref(), log, self.access_log, self.idle_total.clone()))
     }
 
     /// The tenant of this name.

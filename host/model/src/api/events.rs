@@ -126,6 +126,8 @@ pub enum LiveState {
     Failing,
     /// Its circuit breaker keeps requests away.
     Open,
+    /// Somebody has stopped it.
+    Stopped,
 }
 
 /// The host at this moment.

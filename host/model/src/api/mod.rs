@@ -23,10 +23,10 @@
 //! POST   /v1/tenants/{name}/start          StartResponse
 //! POST   /v1/tenants/{name}/runs           run a job now → 202 JobRun
 //! GET    /v1/tenants/{name}/runs           [JobRun], newest first
-//! GET    /v1/tenants/{name}/logs           LogRecord, one JSON object a line; ?tail=N&follow=true
 //! POST   /v1/repave                        RepaveRequest → RepaveResponse
 //! POST   /v1/export                        ExportRequest → an archive, as it is written
 //! POST   /v1/import                        an archive → ImportResponse; ?name=NEW&replace=true
+//! GET    /v1/tenants/{name}/logs           LogRecord (?access=true: AccessRecord), one JSON object a line; ?tail=N&follow=true&since=…
 //! GET    /v1/namespaces                    [NamespaceInfo], by name
 //! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
 //! GET    /v1/namespaces/{name}             NamespaceInfo
@@ -37,6 +37,7 @@
 //! ```
 //! Every answer of 400 or above carries an [`ErrorBody`].
 
+mod access;
 mod activity;
 mod audit;
 mod errors;
@@ -50,6 +51,7 @@ mod rollouts;
 mod upgrade;
 mod usage;
 
+pub use access::AccessRecord;
 pub use activity::{Activity, TenantActivity};
 pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};

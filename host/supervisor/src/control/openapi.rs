@@ -22,6 +22,7 @@ use utoipa::openapi::OpenApi as Schema;
         (name = "audit", description = "Who changed or read what through this API"),
         (name = "secrets", description = "Values that tenants are granted by name"),
     ),
+    components(schemas(insula_model::api::AccessRecord)),
     paths(
         super::system::healthz,
         super::system::readyz,

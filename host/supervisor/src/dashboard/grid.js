@@ -80,7 +80,13 @@ export class Grid {
     const of = Object.fromEntries(
       ["serving", "failing", "shedding", "open", "idle"].map((state) => [state, colour(state)]),
     );
-    this.ink = { ...of, text: colour("text"), muted: colour("muted"), surface: colour("surface") };
+    this.ink = {
+      ...of,
+      stopped: colour("muted"),
+      text: colour("text"),
+      muted: colour("muted"),
+      surface: colour("surface"),
+    };
     return this.ink;
   }
 

@@ -7,6 +7,7 @@ export const WORDS = {
   failing: "Failing",
   shedding: "Shedding",
   open: "Circuit open",
+  stopped: "Stopped",
   idle: "Idle",
 };
 
@@ -15,6 +16,7 @@ export const MEANINGS = {
   failing: "guest or host failed requests in the last seconds",
   shedding: "requests were refused in the last seconds",
   open: "its circuit breaker keeps requests away",
+  stopped: "somebody has stopped it; insula start lets it run again",
   idle: "no request for some seconds",
 };
 
@@ -24,6 +26,7 @@ const SHAPES = {
   failing: "M-.95-.55-.55-.95 0-.4.55-.95.95-.55.4 0 .95.55.55.95 0 .4-.55.95-.95.55-.4 0Z",
   shedding: "M-1-.85H1L0 .95Z",
   open: "M0-1A1 1 0 1 1 0 1 1 1 0 1 1 0-1ZM0-.45A.45.45 0 1 0 0 .45.45.45 0 1 0 0-.45Z",
+  stopped: "M-.8-.85H-.2V.85H-.8ZM.2-.85H.8V.85H.2Z",
   idle: "M-.55-.4Q-.55-.55-.4-.55H.4Q.55-.55.55-.4V.4Q.55.55.4.55H-.4Q-.55.55-.55.4Z",
 };
 

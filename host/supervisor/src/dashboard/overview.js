@@ -263,6 +263,8 @@ export function overview(store, { open, search }) {
       setText(amount, count(number[state]));
       button.setAttribute("aria-pressed", String(view.states.includes(state)));
       button.classList.toggle("none", number[state] === 0);
+      // Rare, and the row is full.
+      button.hidden = state === "stopped" && number[state] === 0 && !view.states.includes(state);
     }
     tiles.requests.set(`${short(host.requests)}/s`, `${count(host.running)} running`, past.requests.read());
     tiles.faults.set(percent(host.faults, host.requests), `${short(host.faults)}/s`, past.faults.read());

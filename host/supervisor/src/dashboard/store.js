@@ -9,7 +9,7 @@ const REMEMBERED_MAX = 10_000;
 /** Waits before connecting again, in milliseconds. */
 const AGAIN_MS = [500, 1000, 2000, 5000];
 
-export const STATES = ["open", "failing", "shedding", "serving", "idle"];
+export const STATES = ["open", "failing", "shedding", "serving", "stopped", "idle"];
 
 /** The newest values of one figure, oldest first when read. */
 export class Ring {

@@ -89,6 +89,7 @@ pub(super) fn entry(plan: &Plan, digest: Digest, kind: GuestKind, slot: u32) -> 
         secrets: Vec::new(),
         job: plan.schedule.is_some(),
         stopped: false,
+        access_log: plan.access_log,
         canary: None,
     }
 }

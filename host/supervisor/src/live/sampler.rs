@@ -93,7 +93,10 @@ impl Sampler {
             };
             let happened = known.seen.update(counters, &latency, self.look);
             let is_open = app.deployer.workers.breaker(slot) != BreakerState::Closed;
-            let now = known.seen.figures((slot, is_open), &happened, (self.look, elapsed_us));
+            let mut now = known.seen.figures((slot, is_open), &happened, (self.look, elapsed_us));
+            if known.tenant.stopped_at.is_some() {
+                now.state = LiveState::Stopped;
+            }
             total.add(&happened, &now);
             if now != known.told {
                 known.told = now;

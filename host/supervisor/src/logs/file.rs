@@ -1,9 +1,9 @@
 //! One tenant's log files: the current one and an older one.
 //!
-//! Invariant: the current file is at most [`LOG_FILE_BYTES_MAX`] bytes long and consists of whole
+//! Invariant: the current file is at most [`Kind::file_bytes_max`] bytes long and consists of whole
 //! lines, except that a crash may leave a last line cut short; the next append ends it.
 
-use super::LOG_FILE_BYTES_MAX;
+use super::Kind;
 use insula_model::TenantName;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,26 +11,31 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The current file. Tenant names have no dot, so no name of a file is another tenant's.
-pub(super) fn current(dir: &Path, name: &TenantName) -> PathBuf {
-    dir.join(format!("{name}.log"))
+pub(super) fn current(dir: &Path, name: &TenantName, kind: Kind) -> PathBuf {
+    dir.join(format!("{name}{}", kind.suffix()))
 }
 
 /// The file before.
-pub(super) fn older(dir: &Path, name: &TenantName) -> PathBuf {
-    dir.join(format!("{name}.log.1"))
+pub(super) fn older(dir: &Path, name: &TenantName, kind: Kind) -> PathBuf {
+    dir.join(format!("{name}{}.1", kind.suffix()))
 }
 
 /// Appends lines, each with its end; begins a new file where the next line does not fit.
-pub(super) fn append(dir: &Path, name: &TenantName, lines: &[String]) -> io::Result<()> {
-    let path = current(dir, name);
+pub(super) fn append(
+    dir: &Path,
+    name: &TenantName,
+    kind: Kind,
+    lines: &[String],
+) -> io::Result<()> {
+    let path = current(dir, name, kind);
     let (mut file, mut length) = open(&path)?;
     let mut pending = Vec::new();
     for line in lines {
         let bytes = (pending.len() + line.len()) as u64;
-        if length + bytes > LOG_FILE_BYTES_MAX && length + pending.len() as u64 > 0 {
+        if length + bytes > kind.file_bytes_max() && length + pending.len() as u64 > 0 {
             write_whole(&mut file, length, &pending)?;
             pending.clear();
-            fs::rename(&path, older(dir, name))?;
+            fs::rename(&path, older(dir, name, kind))?;
             (file, length) = open(&path)?;
         }
         pending.extend_from_slice(line.as_bytes());
@@ -61,9 +66,9 @@ fn write_whole(file: &mut File, length: u64, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Removes both files.
+/// Removes all files.
 pub(super) fn remove(dir: &Path, name: &TenantName) -> io::Result<()> {
-    for path in [current(dir, name), older(dir, name)] {
+    for path in Kind::ALL.map(|kind| [current(dir, name, kind), older(dir, name, kind)]).concat() {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -6,7 +6,7 @@
 //! what has been rotated away.
 
 use super::tail::{inode, open, tail};
-use super::{Logs, file};
+use super::{Filter, Kind, Logs, file};
 use crate::sync::lock;
 use insula_model::TenantName;
 use std::fs::File;
@@ -22,18 +22,30 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub(crate) struct Reading {
     dir: Arc<PathBuf>,
     name: TenantName,
+    kind: Kind,
+    filter: Option<Filter>,
+    /// The begin of a line that is to be looked at when it is whole; at most as long as a line.
+    part: Vec<u8>,
     first: Vec<u8>,
     file: Option<File>,
     wakes: Option<watch::Receiver<()>>,
 }
 
-/// Begins to read: the last `lines` lines (or all), then, with `follow`, what comes after.
-pub(crate) async fn read(
-    logs: &Logs,
-    name: TenantName,
-    lines: Option<usize>,
-    follow: bool,
-) -> io::Result<Reading> {
+/// What is to be read.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) kind: Kind,
+    /// So many of the last lines that pass; none for all.
+    pub(crate) lines: Option<usize>,
+    /// Then what comes after.
+    pub(crate) follow: bool,
+    pub(crate) filter: Filter,
+}
+
+/// Begins to read.
+pub(crate) async fn read(logs: &Logs, name: TenantName, asked: Asked) -> io::Result<Reading> {
+    let Asked { kind, lines, follow, filter } = asked;
+    let filter = Some(filter).filter(|filter| !filter.is_all());
     // Before the files are read, so that nothing falls in between.
     let wakes = follow.then(|| {
         let mut followed = lock(&logs.shared.followed);
@@ -41,13 +53,17 @@ pub(crate) async fn read(
     });
     let dir = Arc::clone(&logs.dir);
     blocking(move || {
-        let mut tail = tail(&dir, &name, lines)?;
+        let mut tail = tail(&dir, &name, kind, lines.filter(|_| filter.is_none()))?;
         if !follow {
             // A line that is being written at this moment is not there yet.
             let whole = tail.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
             tail.bytes.truncate(whole);
         }
-        Ok(Reading { dir, name, first: tail.bytes, file: tail.file, wakes })
+        let (first, part) = match &filter {
+            Some(filter) => filter.split(&tail.bytes, lines),
+            None => (tail.bytes, Vec::new()),
+        };
+        Ok(Reading { dir, name, kind, filter, part, first, file: tail.file, wakes })
     })
     .await
 }
@@ -86,13 +102,20 @@ impl Reading {
         loop {
             // Looked up before reading: a file that has lost its name by now is complete, so what is
             // read below is all there will be of it.
-            let named = open(&file::current(&self.dir, &self.name))?;
+            let named = open(&file::current(&self.dir, &self.name, self.kind))?;
             let mut chunk = Vec::new();
             if let Some(file) = &mut self.file {
                 file.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
             }
             if !chunk.is_empty() {
-                return Ok(chunk);
+                let Some(filter) = &self.filter else { return Ok(chunk) };
+                self.part.append(&mut chunk);
+                let (passing, part) = filter.split(&self.part, None);
+                self.part = part;
+                if !passing.is_empty() {
+                    return Ok(passing);
+                }
+                continue;
             }
             let Some(named) = named else { return Ok(chunk) };
             let same = match &self.file {

@@ -1,18 +1,20 @@
 //! Tenants' logs: guests' lines, on their way from workers to disk and to readers.
 //!
 //! ```text
-//! worker ──▶ push ──queue──▶ writer thread ──▶ DATA/logs/NAME.log (and NAME.log.1)
+//! worker ──▶ push ──queue──▶ writer thread ──▶ DATA/logs/NAME.log, NAME.access.log (and each with .1)
 //!                                   └─ wakes ─▶ followers, who read the files
 //! ```
 //! Owns the queue, the writing thread and the files. Bounded by [`QUEUE_LINES_MAX`] lines in the queue
 //! (what does not fit is dropped, counted, and the count is written to the tenant's log) and twice
-//! [`LOG_FILE_BYTES_MAX`] bytes of disk a tenant. The event loop never waits for the disk. Ends with
+//! [`Kind::file_bytes_max`] bytes of disk a tenant for each of the two logs. The access log takes at most half
+//! of the queue. The event loop never waits for the disk. Ends with
 //! [`Writing::close`], which writes what is queued.
 //!
 //! A guest's words are one JSON string on one line, whatever they hold, and the file is chosen by what
 //! the worker says: nobody can write a line that looks like somebody else's.
 
 mod file;
+mod filter;
 mod follow;
 mod tail;
 mod writer;
@@ -20,7 +22,7 @@ mod writer;
 use crate::registry::Registry;
 use crate::sync::lock;
 use insula_model::TenantName;
-use insula_model::wire::{LOG_LINE_BYTES_MAX, LogLine};
+use insula_model::wire::{ACCESS_PATH_BYTES_MAX, AccessLine, LOG_LINE_BYTES_MAX, LogLine};
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -30,10 +32,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use follow::{Reading, read};
+pub(crate) use filter::{Filter, pattern};
+pub(crate) use follow::{Asked, Reading, read};
 
 /// Bytes of one log file; beyond, it becomes the older one and the older one before it goes.
-pub(crate) const LOG_FILE_BYTES_MAX: u64 = 1 << 20;
+const LOG_FILE_BYTES_MAX: u64 = 1 << 20;
+/// The same of an access log.
+const ACCESS_FILE_BYTES_MAX: u64 = 8 << 20;
 /// Lines waiting to be written: 64 MiB at the very most, when every one is as long as it may be.
 const QUEUE_LINES_MAX: usize = 16_384;
 /// The longest request id that is kept, in bytes.
@@ -42,9 +47,39 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// How long the last lines may take to be written, in milliseconds.
 const CLOSE_MS_MAX: u64 = 2_000;
 
+/// One of a tenant's two logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// What its guests write, and what the host says.
+    Lines,
+    /// Its requests.
+    Access,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Lines, Self::Access];
+
+    /// Bytes of one file.
+    fn file_bytes_max(self) -> u64 {
+        match self {
+            Self::Lines => LOG_FILE_BYTES_MAX,
+            Self::Access => ACCESS_FILE_BYTES_MAX,
+        }
+    }
+
+    /// What follows the tenant's name.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Lines => ".log",
+            Self::Access => ".access.log",
+        }
+    }
+}
+
 /// What the writer is asked to do, in order.
 enum Entry {
     Line(LogLine),
+    Access(Box<AccessLine>),
     /// The tenant is gone: remove its files. No line of it is queued after this.
     Remove(TenantName),
     /// The host ends.
@@ -70,6 +105,8 @@ pub(crate) struct Logs {
 #[derive(Default)]
 struct Shared {
     dropped: Mutex<HashMap<TenantName, Dropped>>,
+    /// Requests that the access log had no room for.
+    dropped_access: Mutex<HashMap<TenantName, u64>>,
     /// Who is being followed. The value says nothing; its changes do.
     followed: Mutex<HashMap<TenantName, watch::Sender<()>>>,
 }
@@ -106,6 +143,25 @@ impl Logs {
             let mut dropped = lock(&self.shared.dropped);
             let new = Dropped { slot: line.slot, revision: line.revision, lines: 0 };
             dropped.entry(line.name).or_insert(new).lines += 1;
+        }
+    }
+
+    /// Queues a line of the access log; the same goes for it.
+    pub(crate) fn push_access(&self, registry: &Registry, mut line: Box<AccessLine>) {
+        let owner = registry.by_slot(line.slot);
+        if owner.is_none_or(|owner| owner.entry.name != line.name) {
+            return;
+        }
+        cut(&mut line.path, ACCESS_PATH_BYTES_MAX);
+        cut(&mut line.request, REQUEST_ID_BYTES_MAX);
+        cut(&mut line.method, REQUEST_ID_BYTES_MAX);
+        cut(&mut line.protocol, REQUEST_ID_BYTES_MAX);
+        let has_room = self.queue.capacity() > QUEUE_LINES_MAX / 2;
+        let name = line.name.clone();
+        let lost = line.dropped + 1;
+        if !has_room || self.queue.try_send(Entry::Access(line)).is_err() {
+            // Bounded by the deployed tenants.
+            *lock(&self.shared.dropped_access).entry(name).or_default() += lost;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The last lines of a log that is on disk. Blocks; reads at most both files.
 
-use super::{LOG_FILE_BYTES_MAX, file};
+use super::{Kind, file};
 use insula_model::TenantName;
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,21 +16,26 @@ pub(super) struct Tail {
 }
 
 /// The last `lines` lines, or all of them.
-pub(super) fn tail(dir: &Path, name: &TenantName, lines: Option<usize>) -> io::Result<Tail> {
+pub(super) fn tail(
+    dir: &Path,
+    name: &TenantName,
+    kind: Kind,
+    lines: Option<usize>,
+) -> io::Result<Tail> {
     // The current file first: if it is rotated in between, it is both, and the follower finds the new
     // one; the other way round, a whole file would be missed.
-    let mut current = open(&file::current(dir, name))?;
-    let older = open(&file::older(dir, name))?;
+    let mut current = open(&file::current(dir, name, kind))?;
+    let older = open(&file::older(dir, name, kind))?;
     let same = match (&current, &older) {
         (Some(a), Some(b)) => inode(a)? == inode(b)?,
         _ => false,
     };
     let mut bytes = Vec::new();
     if let (Some(older), false) = (older, same) {
-        older.take(LOG_FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        older.take(kind.file_bytes_max()).read_to_end(&mut bytes)?;
     }
     if let Some(current) = &mut current {
-        current.take(LOG_FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        current.take(kind.file_bytes_max()).read_to_end(&mut bytes)?;
     }
     if let Some(lines) = lines {
         let ends = bytes.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');

@@ -3,12 +3,13 @@
 //! It takes whatever is queued, up to [`BATCH_ENTRIES_MAX`], and writes each tenant's part with one
 //! open and one write. Ends when the queue is closed and empty.
 
-use super::{Dropped, Entry, Shared, file};
+use super::{Dropped, Entry, Kind, Shared, file};
 use crate::clock;
 use crate::sync::lock;
 use insula_model::TenantName;
-use insula_model::api::{LogRecord, LogStream};
-use insula_model::wire::LogLine;
+use insula_model::api::{AccessRecord, LogRecord, LogStream};
+use insula_model::wire::{AccessLine, LogLine};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,15 +35,21 @@ impl Writer {
     pub(super) fn run(mut self, mut entries: mpsc::Receiver<Entry>) {
         let mut batch = Vec::with_capacity(BATCH_ENTRIES_MAX);
         while entries.blocking_recv_many(&mut batch, BATCH_ENTRIES_MAX) > 0 {
-            let mut lines: BTreeMap<TenantName, Vec<String>> = BTreeMap::new();
+            let mut lines: BTreeMap<(TenantName, Kind), Vec<String>> = BTreeMap::new();
             for entry in batch.drain(..) {
                 match entry {
                     Entry::Line(line) => {
-                        let name = line.name.clone();
-                        lines.entry(name).or_default().extend(encoded(line));
+                        let of = (line.name.clone(), Kind::Lines);
+                        lines.entry(of).or_default().extend(encoded(line));
+                    }
+                    Entry::Access(line) => {
+                        let of = (line.name.clone(), Kind::Access);
+                        let dropped = lock(&self.shared.dropped_access).remove(&line.name);
+                        let line = encoded_access(*line, dropped.unwrap_or(0));
+                        lines.entry(of).or_default().extend(line);
                     }
                     Entry::Remove(name) => {
-                        lines.remove(&name);
+                        lines.retain(|(of, _), _| *of != name);
                         self.remove(&name);
                     }
                     Entry::Close => entries.close(),
@@ -51,7 +58,7 @@ impl Writer {
             let dropped = std::mem::take(&mut *lock(&self.shared.dropped));
             for (name, dropped) in dropped {
                 // Only of tenants with lines in this batch: others may have been removed.
-                if let Some(lines) = lines.get_mut(&name) {
+                if let Some(lines) = lines.get_mut(&(name.clone(), Kind::Lines)) {
                     lines.extend(encoded(confession(&name, dropped)));
                 } else {
                     let mut later = lock(&self.shared.dropped);
@@ -59,14 +66,14 @@ impl Writer {
                     entry.lines += dropped.lines;
                 }
             }
-            for (name, lines) in lines {
-                self.append(&name, &lines);
+            for ((name, kind), lines) in lines {
+                self.append(&name, kind, &lines);
             }
         }
     }
 
-    fn append(&mut self, name: &TenantName, lines: &[String]) {
-        match file::append(&self.dir, name, lines) {
+    fn append(&mut self, name: &TenantName, kind: Kind, lines: &[String]) {
+        match file::append(&self.dir, name, kind, lines) {
             Ok(()) => self.wake(name),
             Err(error) => {
                 let quiet = Duration::from_secs(COMPLAINT_S_MIN);
@@ -91,6 +98,7 @@ impl Writer {
 
     fn remove(&self, name: &TenantName) {
         lock(&self.shared.dropped).remove(name);
+        lock(&self.shared.dropped_access).remove(name);
         // Dropping the sender tells the followers.
         lock(&self.shared.followed).remove(name);
         if let Err(error) = file::remove(&self.dir, name) {
@@ -108,8 +116,36 @@ fn encoded(line: LogLine) -> Option<String> {
         trace: (line.trace != 0).then(|| format!("{:032x}", line.trace)),
         text: line.text,
     };
-    // Strings and a number: there is nothing in it that could fail.
-    let mut text = serde_json::to_string(&record).ok()?;
+    whole_line(&record)
+}
+
+fn encoded_access(line: AccessLine, dropped: u64) -> Option<String> {
+    let (outcome, fault) = line.outcome.in_words();
+    let record = AccessRecord {
+        at: clock::from_millis(line.at_ms),
+        request: line.request,
+        tenant: line.name.to_string(),
+        revision: line.revision,
+        method: line.method,
+        path: line.path,
+        status: line.status,
+        outcome: outcome.into(),
+        fault: fault.map(|fault| fault.code().to_owned()),
+        duration_us: line.duration_us,
+        bytes_in: line.usage.bytes_in,
+        bytes_out: line.usage.bytes_out,
+        fuel: line.usage.fuel,
+        cpu_us: line.usage.cpu_ns / 1_000,
+        peer: line.peer.map(|peer| peer.to_string()),
+        protocol: line.protocol,
+        dropped: line.dropped + dropped,
+    };
+    whole_line(&record)
+}
+
+fn whole_line(record: &impl Serialize) -> Option<String> {
+    // Strings and numbers: there is nothing in it that could fail.
+    let mut text = serde_json::to_string(record).ok()?;
     text.push('\n');
     Some(text)
 }

@@ -166,6 +166,7 @@ pub(super) async fn read(
             FromWorker::Ack { seq } => acknowledged(&inner, who, life, seq, Retired::default()),
             FromWorker::Repaved { seq, retired } => acknowledged(&inner, who, life, seq, retired),
             FromWorker::Log(line) => inner.logs.push(&inner.registry, line),
+            FromWorker::Access(line) => inner.logs.push_access(&inner.registry, line),
             FromWorker::Traces { records, dropped } => inner.traces.take(records, dropped),
             FromWorker::CodeNeeded { code, reason } => {
                 // Its reader never waits for anything, so this does not hold up the acknowledgements

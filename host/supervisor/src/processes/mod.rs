@@ -42,6 +42,7 @@ use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
+use insula_model::access_log::Sample;
 use insula_model::api::{
     Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
 };
@@ -107,6 +108,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) tenants_dir: std::path::PathBuf,
     /// Certificates (PEM) that outbound TLS trusts beside the public ones.
     pub(crate) outbound_ca: String,
+    /// Which requests the access log gets of tenants that do not say so themselves.
+    pub(crate) access_log: Sample,
 }
 
 /// All workers of this host; clones share them.
@@ -119,6 +122,7 @@ struct Inner {
     code_key: [u8; 32],
     tenants_dir: String,
     outbound_ca: String,
+    access_log: Sample,
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     traces: Traces,
@@ -194,6 +198,7 @@ impl Workers {
             code_key: setup.code_key,
             tenants_dir: path_text(&setup.tenants_dir),
             outbound_ca: setup.outbound_ca,
+            access_log: setup.access_log,
             registry,
             jobs,
             probes: probes::Probes::default(),
@@ -461,12 +466,6 @@ impl Seat {
 }
 
 impl Inner {
-    /// Does something with the link of every worker that lives, old ones among them.
-    fn each_link(&self, mut each: impl FnMut(&mut link::Link)) {
-        lock(&self.seats).iter_mut().filter_map(|seat| seat.link.as_mut()).for_each(&mut each);
-        lock(&self.old).links().for_each(each);
-    }
-
     /// Changes one seat and tells whoever waits for changes.
     fn seat<T>(&self, index: u32, change: impl FnOnce(&mut Seat) -> T) -> Option<T> {
         let changed = lock(&self.seats).get_mut(index as usize).map(change);

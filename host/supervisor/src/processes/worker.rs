@@ -142,6 +142,7 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
         code_key: inner.code_key,
         tenants_dir: inner.tenants_dir.clone(),
         outbound_ca: inner.outbound_ca.clone(),
+        access_log: inner.access_log,
         sampled_ppm: inner.traces.sampled_ppm(),
     };
     let (from, to) = socket.into_split();

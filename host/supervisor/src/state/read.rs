@@ -52,6 +52,7 @@ fn bare_tenant_from(row: &Row<'_>) -> Result<Tenant, StateError> {
             limits: resolved.limits,
             job: resolved.schedule.is_some(),
             stopped: stopped_at.is_some(),
+            access_log: resolved.access_log,
             canary: None,
             grants: (!resolved.grants.is_empty()).then(|| Box::new(resolved.grants)),
             secrets: Vec::new(),
