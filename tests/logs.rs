@@ -105,8 +105,8 @@ fn requests_are_logged_however_they_end() {
     let host = Host::start();
     let hello = repo::guest("hello");
     host.deploy("shop", &hello, &["--access-log"]);
-    let answer = host.get("shop", "/cart/%1b[31m?token=secret").expect_ok();
-    let id = answer.request_id().to_owned();
+    let answer = host.get("shop", "/cart/%1b[31m?token=secret");
+    let id = answer.expect_ok().request_id().to_owned();
     let record = eventually_access(&host, "shop", 1).pop().unwrap();
     assert_eq!((record.method.as_str(), record.path.as_str()), ("GET", "/cart/%1b[31m"));
     assert_eq!(

@@ -67,6 +67,11 @@ impl Reserved {
         self.slot
     }
 
+    /// What happens in the slot is a probe, and nobody's.
+    pub(crate) fn for_probe(&self) {
+        lock(&self.registry.0).probes.insert(self.slot);
+    }
+
     /// The slot, from here on the caller's to [`Registry::free`].
     pub(crate) fn take(mut self) -> u32 {
         self.taken = true;
@@ -81,6 +86,7 @@ impl Drop for Reserved {
         }
         let mut inner = lock(&self.registry.0);
         if inner.by_slot.get(self.slot as usize).is_some_and(Option::is_none) {
+            inner.probes.remove(&self.slot);
             inner.free.insert(self.slot);
         }
     }
@@ -95,8 +101,10 @@ struct Inner {
     by_name: BTreeMap<TenantName, Arc<Tenant>>,
     /// Those that run, by the name of their tenants. They are in `by_slot`, too.
     canaries: BTreeMap<TenantName, Arc<Canary>>,
-    /// Slots of canaries that have ended, and whose they were, until [`Registry::free`].
-    ending: BTreeMap<u32, TenantName>,
+    /// Slots of canaries, and those of the tenants that they are part of, until [`Registry::free`].
+    parts: BTreeMap<u32, u32>,
+    /// Slots of probes: what happens there is nobody's.
+    probes: BTreeSet<u32>,
     by_slot: Vec<Option<Arc<Tenant>>>,
     free: BTreeSet<u32>,
     /// Of every namespace that has tenants.
@@ -115,6 +123,9 @@ impl Inner {
     fn insert_canary(&mut self, canary: Canary) {
         let entry = &canary.tenant.entry;
         self.by_slot[entry.slot as usize] = Some(Arc::clone(&canary.tenant));
+        if let Some(of) = &entry.canary {
+            self.parts.insert(entry.slot, of.slot);
+        }
         self.canaries.insert(entry.name.clone(), Arc::new(canary));
     }
 
@@ -126,9 +137,8 @@ impl Inner {
         }
     }
 
-    fn ending_of<'a>(&'a self, name: &'a TenantName) -> impl Iterator<Item = u32> + 'a {
-        let ending = self.ending.iter().filter(move |(_, of)| *of == name);
-        ending.map(|(slot, _)| *slot)
+    fn parts_of(&self, slot: u32) -> Vec<u32> {
+        self.parts.iter().filter(|(_, own)| **own == slot).map(|(part, _)| *part).collect()
     }
 
     fn clear_place(&mut self, slot: u32) {
@@ -193,10 +203,7 @@ impl Registry {
 
     /// Ends a canary; its slot is quarantined until [`Registry::free`], and its tenant's until then.
     pub(crate) fn end_canary(&self, name: &TenantName) -> Option<Arc<Canary>> {
-        let mut inner = lock(&self.0);
-        let canary = inner.canaries.remove(name)?;
-        inner.ending.insert(canary.tenant.entry.slot, name.clone());
-        Some(canary)
+        lock(&self.0).canaries.remove(name)
     }
 
     /// Takes a tenant out, with its canary; the slots are quarantined until [`Registry::free`].
@@ -204,11 +211,9 @@ impl Registry {
         let mut inner = lock(&self.0);
         let tenant = inner.take(name)?;
         let canary = inner.canaries.remove(name);
-        let ended: Vec<u32> = inner.ending_of(name).collect();
-        let running = canary.iter().map(|canary| canary.tenant.entry.slot);
-        for slot in running.chain([tenant.entry.slot]).chain(ended) {
+        let slot = tenant.entry.slot;
+        for slot in inner.parts_of(slot).into_iter().chain([slot]) {
             inner.clear_place(slot);
-            inner.ending.remove(&slot);
         }
         Some((tenant, canary))
     }
@@ -216,15 +221,25 @@ impl Registry {
     /// Ends a slot's quarantine.
     pub(crate) fn free(&self, slot: u32) {
         let mut inner = lock(&self.0);
-        inner.ending.remove(&slot);
+        inner.parts.remove(&slot);
+        inner.probes.remove(&slot);
         inner.clear_place(slot);
         inner.free.insert(slot);
     }
 
-    /// Whose the canary was that ended in this slot, if its tenant is still there.
-    pub(crate) fn ended_in(&self, slot: u32) -> Option<Arc<Tenant>> {
-        let inner = lock(&self.0);
-        inner.by_name.get(inner.ending.get(&slot)?).cloned()
+    /// The slot of the tenant that the canary in this slot is, or was, part of.
+    pub(crate) fn part_of(&self, slot: u32) -> Option<u32> {
+        lock(&self.0).parts.get(&slot).copied()
+    }
+
+    /// The slots of a tenant's canaries, those included that have ended and whose requests have not.
+    pub(crate) fn parts(&self, slot: u32) -> Vec<u32> {
+        lock(&self.0).parts_of(slot)
+    }
+
+    /// Whether what happens in this slot is a probe.
+    pub(crate) fn is_probe(&self, slot: u32) -> bool {
+        lock(&self.0).probes.contains(&slot)
     }
 
     /// The canary of the tenant of this name.
@@ -237,21 +252,9 @@ impl Registry {
         lock(&self.0).canaries.values().cloned().collect()
     }
 
-    /// The slots in which a tenant's requests are counted: its own first, then those of canaries.
-    pub(crate) fn slots(&self, tenant: &Tenant) -> Vec<u32> {
-        let inner = lock(&self.0);
-        let name = &tenant.entry.name;
-        let canary = inner.canaries.get(name).map(|canary| canary.tenant.entry.slot);
-        [tenant.entry.slot].into_iter().chain(canary).chain(inner.ending_of(name)).collect()
-    }
-
     /// The slot of the tenant that this slot's figures are part of: another one for a canary's.
     pub(crate) fn counted_in(&self, slot: u32) -> u32 {
-        let inner = lock(&self.0);
-        let canary = inner.by_slot.get(slot as usize).and_then(Option::as_ref);
-        let name = canary.map(|tenant| &tenant.entry.name).or_else(|| inner.ending.get(&slot));
-        let tenant = name.and_then(|name| inner.by_name.get(name));
-        tenant.map_or(slot, |tenant| tenant.entry.slot)
+        self.part_of(slot).unwrap_or(slot)
     }
 
     /// The tenant of this name.

@@ -29,7 +29,7 @@ use crate::passed::Passed;
 use crate::processes::{WorkerSetup, Workers};
 use crate::registry::Registry;
 use crate::rollouts;
-use crate::state::{State, StateError};
+use crate::state::State;
 use crate::traces::{TraceOptions, Traces};
 use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};
 use crate::usage;

@@ -114,7 +114,8 @@ impl Worker {
         let entry = before.entry.clone();
         let name = entry.name.clone();
         let log = TenantLog::new(slot, name, entry.revision, self.to_supervisor.clone());
-        let tenant = Rc::new(Tenant::new(entry, Some(&before), log, self.idle_total()));
+        let tenant =
+            Rc::new(Tenant::new(entry, Some(&before), log, self.access_log, self.idle_total()));
         *tenant.canary.borrow_mut() = before.canary.take();
         self.supplant(&before, &tenant);
         let idle = before.pool.close();

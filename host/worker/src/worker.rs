@@ -74,7 +74,7 @@ pub(crate) struct Worker {
     pub(crate) close: Notify,
     pub(crate) to_supervisor: mpsc::Sender<FromWorker>,
     /// Which requests the access log gets of tenants that do not say so themselves.
-    access_log: Sample,
+    pub(crate) access_log: Sample,
     pub(crate) tracer: Tracer,
     /// Idle instances of all tenants.
     idle_total: Rc<Cell<u32>>,

@@ -86,7 +86,7 @@ impl Rollout {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn rule(max_latency_ms: Option<u64>) -> Rollout {

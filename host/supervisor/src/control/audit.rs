@@ -28,11 +28,12 @@ use tokio::sync::watch;
 use utoipa::IntoParams;
 
 /// What changes are called. Another one gets the last word of its path, and how: `stop`, `widget-set`.
-const CHANGES: [(&str, &str); 9] = [
+const CHANGES: [(&str, &str); 10] = [
     ("PUT /v1/artifacts/{digest}", "upload"),
     ("PUT /v1/tenants/{name}", "deploy"),
     ("DELETE /v1/tenants/{name}", "remove"),
     ("POST /v1/tenants/{name}/rollback", "rollback"),
+    ("POST /v1/tenants/{name}/promote", "promote"),
     ("POST /v1/tenants/{name}/runs", "trigger"),
     ("PUT /v1/tenants/{name}/secrets/{key}", "secret-set"),
     ("DELETE /v1/tenants/{name}/secrets/{key}", "secret-remove"),

@@ -205,8 +205,11 @@ pub(super) async fn revisions(
 pub(super) async fn promote(
     State(app): State<Arc<App>>,
     Named(name): Named<TenantName>,
+    Extension(note): Extension<Arc<Note>>,
 ) -> Result<Json<DeployResponse>, ApiError> {
-    Ok(Json(Arc::clone(&app.deployer).promote(name).await?))
+    let promoted = Arc::clone(&app.deployer).promote(name).await?;
+    note.revision(promoted.revision);
+    Ok(Json(promoted))
 }
 
 /// Puts an older revision in force, or ends the canary, if there is one. When this answers, every worker

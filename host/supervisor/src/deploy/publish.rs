@@ -133,12 +133,12 @@ impl Deployer {
         if let Some((tenant, canary)) = self.registry.remove(&name) {
             let slot = tenant.entry.slot;
             self.jobs.remove(slot, &name);
-            self.usage.leaving(slot, &name, &tenant.namespace).await;
-            // The tenant first: it takes its canary along.
-            let canary = canary.map(|canary| canary.tenant.entry.slot);
-            if let Some(slot) = canary {
+            // The tenant first: it takes its canary along, which has ended by then or ends now.
+            let parts = self.registry.parts(slot);
+            for slot in [slot].into_iter().chain(parts) {
                 self.usage.leaving(slot, &name, &tenant.namespace).await;
             }
+            let canary = canary.map(|canary| canary.tenant.entry.slot);
             let slots: Vec<u32> = [slot].into_iter().chain(canary).collect();
             self.workers.publish(Vec::new(), slots.clone()).await?;
             slots.into_iter().for_each(|slot| self.quarantine(slot));
@@ -193,16 +193,14 @@ impl Deployer {
             loop {
                 let counters = workers.counters(slot);
                 let in_use = counters.running > 0 || counters.memory_bytes > 0;
-                if !in_use && !jobs.runs_in(slot) {
+                // A tenant's slot is needed until its canaries' figures have been added to it.
+                if !in_use && !jobs.runs_in(slot) && registry.parts(slot).is_empty() {
                     break;
                 }
                 tokio::time::sleep(SLOT_RECHECK).await;
             }
-            match registry.ended_in(slot) {
-                Some(tenant) => {
-                    let owner = (&tenant.entry.name, &tenant.namespace);
-                    usage.fold_slot(slot, tenant.entry.slot, owner).await;
-                }
+            match registry.part_of(slot) {
+                Some(own) => usage.moves(slot, own, || workers.fold_slot(slot, own)).await,
                 None => {
                     usage.left(slot).await;
                     workers.clear_slot(slot);

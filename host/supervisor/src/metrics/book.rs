@@ -74,25 +74,26 @@ impl Book {
     }
 
     /// All series as they are now. `counted_in` tells of which slot's figures a slot's are part (another one's
-    /// for a canary), `named` who has a slot.
+    /// for a canary, nobody's for a probe), `named` who has a slot.
     pub(super) fn series(
         &mut self,
         table: &Table,
-        counted_in: impl Fn(u32) -> u32,
+        counted_in: impl Fn(u32) -> Option<u32>,
         named: impl Fn(u32) -> Option<(TenantName, Namespace)>,
     ) -> Vec<Series> {
         match self.by {
             MetricsBy::Tenant => {
                 let mut rows: BTreeMap<u32, Figures> = BTreeMap::new();
                 for slot in table.active() {
-                    rows.entry(counted_in(slot)).or_default().add(&Figures::of(table, slot));
+                    let Some(own) = counted_in(slot) else { continue };
+                    rows.entry(own).or_default().add(&Figures::of(table, slot));
                 }
                 self.by_tenant(rows.into_iter().map(|(slot, sum)| (slot, named(slot), sum)))
             }
             // Each slot by itself: removed with its tenant, a canary's is nobody's but still the namespace's.
             MetricsBy::Namespace => {
-                let of = |slot| (slot, named(counted_in(slot)), Figures::of(table, slot));
-                self.by_namespace(table.active().map(of))
+                let of = |slot| Some((slot, named(counted_in(slot)?), Figures::of(table, slot)));
+                self.by_namespace(table.active().filter_map(of))
             }
         }
     }

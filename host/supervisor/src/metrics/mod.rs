@@ -62,6 +62,12 @@ impl Metrics {
         self.table.fold_slot(from, to);
     }
 
+    /// The slot of a probe is given up: nobody's figures were in it.
+    pub(crate) fn drop_slot(&self, slot: u32) {
+        let _book = lock(&self.book);
+        self.table.clear_slot(slot);
+    }
+
     /// The page. Takes some 10 µs for each series, and reads /proc: not for an event loop.
     pub(crate) fn page(&self, workers: &Workers, registry: &Registry) -> String {
         self.events.scrapes.fetch_add(1, Relaxed);
@@ -69,7 +75,8 @@ impl Metrics {
             let tenant = registry.by_slot(slot)?;
             Some((tenant.entry.name.clone(), tenant.namespace.clone()))
         };
-        let series = lock(&self.book).series(&self.table, |slot| registry.counted_in(slot), named);
+        let counted_in = |slot| (!registry.is_probe(slot)).then(|| registry.counted_in(slot));
+        let series = lock(&self.book).series(&self.table, counted_in, named);
         let mut page = text::Page::default();
         let infos = workers.infos();
         let host = host::Host {

@@ -194,7 +194,7 @@ mod tests {
         let mut sizes = Vec::new();
         for _ in 0..2 {
             let since = Instant::now();
-            let series = book.series(&table, |slot| slot, named);
+            let series = book.series(&table, Some, named);
             assert_eq!(series.len(), SERIES + 1);
             let mut page = Page::default();
             write(&mut page, &series);

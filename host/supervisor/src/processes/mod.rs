@@ -21,6 +21,7 @@
 //! twice is harmless.
 
 mod backoff;
+mod figures;
 mod link;
 mod old;
 mod probes;
@@ -33,23 +34,18 @@ use crate::clock;
 use crate::jobs::{Board, Place};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::registry::{Registry, Tenant};
+use crate::registry::Registry;
 use crate::sync::lock;
 use crate::traces::Traces;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use insula_ipc::breaker::State;
 use insula_ipc::channel::{ChannelError, encode};
 use insula_ipc::memory::Resident;
 use insula_ipc::table::Table;
+use insula_model::CodeId;
 use insula_model::access_log::Sample;
-use insula_model::api::{
-    Counters, HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState,
-};
-use insula_model::breaker::BreakerState;
-use insula_model::usage::Used;
+use insula_model::api::{HostMemory, MemoryPressure, WorkerDeath, WorkerInfo, WorkerState};
 use insula_model::wire::{Retired, TenantEntry, ToWorker};
-use insula_model::{CodeId, Latency};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -332,72 +328,6 @@ impl Workers {
         let seat = seats.iter().find(|seat| seat.life == life && seat.takes_runs());
         let link = seat.and_then(|seat| seat.link.as_ref());
         link.map(|link| link.send(frame)).is_some()
-    }
-
-    /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
-    pub(crate) fn clear_slot(&self, slot: u32) {
-        if let Some(before) = self.0.old_table() {
-            before.clear_slot(slot);
-        }
-        self.0.metrics.clear_slot(slot);
-    }
-
-    /// Adds the figures of a slot to those of another one, and clears it. Nothing may run in it any more.
-    pub(crate) fn fold_slot(&self, from: u32, to: u32) {
-        self.0.metrics.fold_slot(from, to);
-    }
-
-    /// What was counted in a slot, over all workers.
-    pub(crate) fn counters(&self, slot: u32) -> Counters {
-        self.0.table.counters(slot)
-    }
-
-    /// The slots of all tenants that had a request.
-    pub(crate) fn active(&self) -> Vec<u32> {
-        self.0.table.active().collect()
-    }
-
-    /// What a tenant has done, its canary included.
-    pub(crate) fn counters_of(&self, tenant: &Tenant) -> Counters {
-        let slots = self.0.registry.slots(tenant);
-        let all = slots.into_iter().map(|slot| self.counters(slot));
-        all.reduce(Counters::with).unwrap_or_default()
-    }
-
-    /// How long the requests of a slot took since it is in use.
-    pub(crate) fn latency(&self, slot: u32) -> Latency {
-        self.0.table.latency(slot)
-    }
-
-    /// Everything that a tenant has used, over all workers.
-    pub(crate) fn used(&self, slot: u32) -> Used {
-        self.0.catch_up_slot(slot);
-        self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
-    }
-
-    /// How long a tenant's requests took since the host started, those of its canary included.
-    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
-        let mut all = Latency::default();
-        for slot in self.0.registry.slots(tenant) {
-            all.add(&self.latency(slot));
-        }
-        all
-    }
-
-    /// What a tenant's circuit breaker says.
-    pub(crate) fn breaker(&self, slot: u32) -> BreakerState {
-        // What had no request has no faults either, and looking would cost memory.
-        if !self.0.table.is_active(slot) {
-            return BreakerState::Closed;
-        }
-        let now_ms = insula_sandbox::epoch::monotonic_ns() / 1_000_000;
-        match self.0.table.breaker(slot).state() {
-            State::Closed => BreakerState::Closed,
-            State::Open(until_ms) => {
-                BreakerState::Open { retry_ms: until_ms.saturating_sub(now_ms) }
-            }
-            State::HalfOpen(_) => BreakerState::HalfOpen,
-        }
     }
 
     /// What all workers hold now, and may hold.

@@ -207,20 +207,16 @@ impl Usage {
         book.seen.remove(&slot);
     }
 
-    /// Nothing runs in an ended canary's slot any more: what was counted there becomes part of its tenant's
-    /// own slot, where nothing of it is new.
-    pub(crate) async fn fold_slot(&self, from: u32, to: u32, owner: (&TenantName, &Namespace)) {
+    /// What was counted in a slot is added to another one of the same tenant by `fold`, which clears the
+    /// slot: a canary's to its tenant's. What was written of it already is not written again.
+    pub(crate) async fn moves(&self, from: u32, to: u32, fold: impl FnOnce()) {
         let mut book = self.0.book.lock().await;
-        if let Some((key, _, more)) = self.look(&mut book, from, clock::now_ms() / HOUR_MS) {
-            add(&mut book.rest, key, &more);
+        fold();
+        if let Some(Seen { tenant, namespace, used }) = book.seen.remove(&from) {
+            let new = Seen { tenant, namespace, used: Used::default() };
+            let seen = book.seen.entry(to).or_insert(new);
+            seen.used = seen.used.plus(&used);
         }
-        let moved = self.0.workers.used(from);
-        self.0.workers.fold_slot(from, to);
-        book.seen.remove(&from);
-        let (tenant, namespace) = (owner.0.clone(), owner.1.clone());
-        let seen = Seen { tenant, namespace, used: Used::default() };
-        let seen = book.seen.entry(to).or_insert(seen);
-        seen.used = seen.used.plus(&moved);
     }
 
     /// What was used, up to this moment.

@@ -1,0 +1,81 @@
+//! What was counted in the slots of the shared table: a tenant's are its own and those of its canaries.
+
+use super::Workers;
+use crate::registry::Tenant;
+use insula_ipc::breaker::State;
+use insula_model::Latency;
+use insula_model::api::Counters;
+use insula_model::breaker::BreakerState;
+use insula_model::usage::Used;
+
+impl Workers {
+    /// Clears the figures of a slot. Every worker must have acknowledged that its tenant is gone.
+    pub(crate) fn clear_slot(&self, slot: u32) {
+        if let Some(before) = self.0.old_table() {
+            before.clear_slot(slot);
+        }
+        match self.0.registry.is_probe(slot) {
+            true => self.0.metrics.drop_slot(slot),
+            false => self.0.metrics.clear_slot(slot),
+        }
+    }
+
+    /// Adds the figures of a slot to those of another one, and clears it. Nothing may run in it any more.
+    pub(crate) fn fold_slot(&self, from: u32, to: u32) {
+        self.0.metrics.fold_slot(from, to);
+    }
+
+    /// What was counted in a slot, over all workers.
+    pub(crate) fn counters(&self, slot: u32) -> Counters {
+        self.0.table.counters(slot)
+    }
+
+    /// What a tenant has done, its canary included.
+    pub(crate) fn counters_of(&self, tenant: &Tenant) -> Counters {
+        let slot = tenant.entry.slot;
+        let parts = self.0.registry.parts(slot).into_iter();
+        parts.fold(self.counters(slot), |sum, part| sum.with(self.counters(part)))
+    }
+
+    /// The slots that had a request.
+    pub(crate) fn active(&self) -> Vec<u32> {
+        self.0.table.active().collect()
+    }
+
+    /// How long the requests of a slot took since it is in use.
+    pub(crate) fn latency(&self, slot: u32) -> Latency {
+        self.0.table.latency(slot)
+    }
+
+    /// How long a tenant's requests took since the host started, those of its canary included.
+    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
+        let slot = tenant.entry.slot;
+        let mut all = self.latency(slot);
+        for part in self.0.registry.parts(slot) {
+            all.add(&self.latency(part));
+        }
+        all
+    }
+
+    /// Everything that a tenant has used, over all workers.
+    pub(crate) fn used(&self, slot: u32) -> Used {
+        self.0.catch_up_slot(slot);
+        self.0.table.used(slot, insula_sandbox::epoch::monotonic_ns())
+    }
+
+    /// What a tenant's circuit breaker says.
+    pub(crate) fn breaker(&self, slot: u32) -> BreakerState {
+        // What had no request has no faults either, and looking would cost memory.
+        if !self.0.table.is_active(slot) {
+            return BreakerState::Closed;
+        }
+        let now_ms = insula_sandbox::epoch::monotonic_ns() / 1_000_000;
+        match self.0.table.breaker(slot).state() {
+            State::Closed => BreakerState::Closed,
+            State::Open(until_ms) => {
+                BreakerState::Open { retry_ms: until_ms.saturating_sub(now_ms) }
+            }
+            State::HalfOpen(_) => BreakerState::HalfOpen,
+        }
+    }
+}
