@@ -396,12 +396,6 @@ impl Seat {
 }
 
 impl Inner {
-    /// Does something with the link of every worker that lives, old ones among them.
-    fn each_link(&self, mut each: impl FnMut(&mut link::Link)) {
-        lock(&self.seats).iter_mut().filter_map(|seat| seat.link.as_mut()).for_each(&mut each);
-        lock(&self.old).links().for_each(each);
-    }
-
     /// Changes one seat and tells whoever waits for changes.
     fn seat<T>(&self, index: u32, change: impl FnOnce(&mut Seat) -> T) -> Option<T> {
         let changed = lock(&self.seats).get_mut(index as usize).map(change);

@@ -163,6 +163,12 @@ impl Workers {
 }
 
 impl Inner {
+    /// Does something with the link of every worker that lives, old ones among them.
+    pub(super) fn each_link(&self, mut each: impl FnMut(&mut Link)) {
+        lock(&self.seats).iter_mut().filter_map(|seat| seat.link.as_mut()).for_each(&mut each);
+        lock(&self.old).links().for_each(each);
+    }
+
     pub(super) fn old_table(&self) -> Option<Arc<Table>> {
         lock(&self.old).table.clone()
     }
