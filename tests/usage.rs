@@ -43,7 +43,7 @@ fn every_request_is_counted_once_over_restarts_and_deaths() {
     let first_24 = counted(&host, "hello", 24);
     assert_eq!(first.bytes_out, 23 * length);
     assert_eq!((first_24.responses, first_24.bytes_out), (24, 24 * length));
-    assert!(first.fuel > 0 && first.fuel % 23 == 0, "{first:?}");
+    assert!(first.fuel > 0 && first.fuel.is_multiple_of(23), "{first:?}");
     assert!(first.cpu_us > 0, "{first:?}");
     // A worker that dies takes nothing along.
     insula_tests::process::signal(host.worker_pids()[0], Signal::KILL);

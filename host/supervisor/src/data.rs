@@ -7,17 +7,19 @@
 
 use rustix::fs::FlockOperation;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The longest content of a lock file that is read, in bytes: a process id.
-const LOCK_BYTES_MAX: u64 = 32;
+const LOCK_BYTES_MAX: usize = 32;
 /// What a clean end leaves in it: as long as the longest process id, and a line end.
 const BLANK: &str = "           ";
 /// How long a look at the lock takes at most, on any machine.
 const LOOK_MAX: Duration = Duration::from_millis(20);
+/// Looks at a lock that nobody alive should have: a second.
+const LOOKS_MAX: u32 = 50;
 /// Bytes that are kept in reserve, so that a host can start on a full disk: the logs and indexes of three
 /// SQLite databases, and a change or two.
 const RESERVE_BYTES: usize = 512 << 10;
@@ -103,27 +105,28 @@ impl DataDir {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(path.join("lock")).map_err(io)?;
-        let mut written = String::new();
-        let holder = |lock: &File, written: &mut String| {
-            // Unreadable content is only a worse message, not a reason to fail.
-            let _ = lock.take(LOCK_BYTES_MAX).read_to_string(written);
-            written.trim().parse::<u32>().ok()
-        };
         let taken = || rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
-        let locked = taken().or_else(|_| {
-            // Whoever only looks ([`holder`]) has it for an instant.
+        let mut locked = taken();
+        for look in 0..LOOKS_MAX {
+            // Whoever only looks ([`holder`]) has it for an instant; and a host that was killed while it
+            // started a child leaves it to that child, until the child is another program.
+            let is_held = locked == Err(rustix::io::Errno::WOULDBLOCK);
+            let by_a_host = || written_in(&lock).is_some_and(is_alive);
+            if !is_held || (look > 0 && by_a_host()) {
+                break;
+            }
             std::thread::sleep(LOOK_MAX);
-            taken()
-        });
+            locked = taken();
+        }
         match locked {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let pid = holder(&lock, &mut written).unwrap_or(0);
+                let pid = written_in(&lock).unwrap_or(0);
                 return Err(DataError::InUse { dir: path.clone(), pid });
             }
             Err(errno) => return Err(io(errno.into())),
         }
-        let before = holder(&lock, &mut written);
+        let before = written_in(&lock);
         lock.write_all_at(padded(std::process::id()).as_bytes(), 0).map_err(io)?;
         Ok(Self { path: path.clone(), lock, before })
     }
@@ -174,6 +177,17 @@ impl DataDir {
     }
 }
 
+/// The process id that a lock file holds. Unreadable content is only a worse message, not a reason to fail.
+fn written_in(lock: &File) -> Option<u32> {
+    let mut bytes = [0; LOCK_BYTES_MAX];
+    let read = lock.read_at(&mut bytes, 0).ok()?;
+    std::str::from_utf8(&bytes[..read]).ok()?.trim().parse().ok()
+}
+
+fn is_alive(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
 fn padded(pid: u32) -> String {
     format!("{pid:<width$}\n", width = BLANK.len())
 }
@@ -214,11 +228,7 @@ pub fn holder(data: &Path) -> io::Result<Option<u32>> {
     };
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(None),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut written = String::new();
-            let _ = (&lock).take(LOCK_BYTES_MAX).read_to_string(&mut written);
-            Ok(Some(written.trim().parse().unwrap_or(0)))
-        }
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(written_in(&lock).unwrap_or(0))),
         Err(errno) => Err(errno.into()),
     }
 }
