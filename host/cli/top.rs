@@ -122,7 +122,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 
 /// What the loop hears of.
 enum Heard {
-    Activity(Result<Activity>),
+    Activity(Result<Box<Activity>>),
     Detail(Result<Box<Detail>>),
 }
 
@@ -161,7 +161,7 @@ async fn live(
                 None => return Ok(()),
             },
             heard = heard.recv() => match heard {
-                Some(Heard::Activity(activity)) => view.update(activity),
+                Some(Heard::Activity(activity)) => view.update(activity.map(|activity| *activity)),
                 Some(Heard::Detail(detail)) => view.detail(detail),
                 None => return Ok(()),
             },
@@ -198,7 +198,7 @@ async fn fetch(
             Ok(answer) => answer.read(),
             Err(error) => Err(error),
         };
-        if to.send(Heard::Activity(activity)).await.is_err() {
+        if to.send(Heard::Activity(activity.map(Box::new))).await.is_err() {
             return;
         }
     }
