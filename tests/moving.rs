@@ -50,7 +50,8 @@ fn whole(host: &Host, names: &[&str]) -> Vec<serde_json::Value> {
     let of = |name: &&str| {
         let mut detail = host.must(["inspect", name, "--json"]).json();
         let revisions = host.must(["revisions", name, "--json"]).json();
-        for gone in ["counters", "breaker", "urls", "code_bytes", "latency", "durations", "canary"] {
+        for gone in ["counters", "breaker", "urls", "code_bytes", "latency", "durations", "canary"]
+        {
             detail.as_object_mut().unwrap().remove(gone);
         }
         serde_json::json!({"detail": detail, "revisions": revisions})
