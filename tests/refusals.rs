@@ -276,7 +276,7 @@ fn the_control_api_has_one_shape_of_error() {
     deep["nonsense"] = json!(1);
     for (method, path, body, status, code) in [
         ("GET", "/v1/nothing", None, 404, "not-found"),
-        ("GET", "/", None, 404, "not-found"),
+        ("GET", "/dashboard/nothing", None, 404, "not-found"),
         ("POST", "/v1/tenants", None, 405, "bad-request"),
         ("GET", "/v1/tenants/nobody", None, 404, "not-found"),
         ("DELETE", "/v1/tenants/nobody", None, 404, "not-found"),

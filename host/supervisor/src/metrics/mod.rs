@@ -2,7 +2,7 @@
 //!
 //! Owns which tenants have series of their own ([`book`]) and what the supervisor counts itself ([`events`]);
 //! everything else is read from the shared table and from /proc when it is asked for. Bounded by
-//! [`Options::most`] series in each family. Nothing is read of tenants that never had a request.
+//! [`MetricsOptions::series_max`] series in each family. Nothing is read of tenants that never had a request.
 
 mod book;
 mod events;

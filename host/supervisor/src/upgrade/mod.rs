@@ -15,7 +15,7 @@
 //! and [`taking`]. Whatever fails before the `exec` leaves the host as it was; whatever fails after it, until
 //! the new workers serve, brings the old binary back, by the descriptor that is kept of it, and the reason
 //! stands in the log and in `insula ps --workers`. A new version that ends or hangs cannot do that itself; a
-//! process of the old one watches over it ([`guard`]).
+//! process of the old one watches over it ([`guard()`]).
 
 mod guard;
 mod handover;
