@@ -129,6 +129,11 @@ impl Codes {
         self.forget_if(code, |entry| entry.since.elapsed() >= max_age)
     }
 
+    /// The same for code that nobody runs.
+    pub(crate) fn forget_unused(&self, code: &CodeId) -> bool {
+        self.forget_if(code, |entry| Arc::strong_count(&entry.loaded) == 1)
+    }
+
     fn forget_if(&self, code: &CodeId, is_old: impl Fn(&Entry) -> bool) -> bool {
         let mut all = self.loaded.borrow_mut();
         let old = all.get(code).is_some_and(is_old);

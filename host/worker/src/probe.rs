@@ -55,7 +55,8 @@ pub(crate) async fn run(worker: Rc<Worker>, mut entry: TenantEntry, asked: Asked
     limits.timeout_ms = limits.timeout_ms.min(timeout_ms);
     let lines = Kept::default();
     let log = TenantLog::kept(entry.slot, entry.name.clone(), entry.revision, lines.clone());
-    let tenant = worker.probed(entry, log);
+    let (code, tenant) = (entry.code(), worker.probed(entry, log));
+    let was_loaded = worker.codes.has(&code);
     let end = {
         let trying = async {
             match path {
@@ -66,6 +67,10 @@ pub(crate) async fn run(worker: Rc<Worker>, mut entry: TenantEntry, asked: Asked
         tokio::time::timeout(Duration::from_millis(timeout_ms) + GRACE, trying).await
     };
     tenant.close();
+    // A tenant that is deployed and not asked costs no loaded code.
+    if !was_loaded && worker.codes.forget_unused(&code) {
+        worker.cell().set_loaded(worker.codes.count(), worker.codes.loads());
+    }
     let mut lines = std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner));
     let mut end = end.unwrap_or_else(|_| failed(Fault::Deadline, ""));
     // The host's own last word says best why; said once.
