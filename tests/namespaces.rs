@@ -58,8 +58,8 @@ fn a_deploy_beyond_a_quota_is_refused_with_the_sums() {
     // Everything that is wrong is told at once.
     refused(&["--cpu-limit", "401m"], &["= 1001m", "= 1152Mi"]);
     // What fills it to the brim fits, and then there are as many as there may be.
-    accepted(&HOST, "sums-b", "sums", &["--cpu-limit", "300m", "--memory-limit", "127Mi"]);
-    accepted(&HOST, "sums-c", "sums", &["--cpu-limit", "0.1", "--memory-limit", "1Mi"]);
+    accepted(&HOST, "sums-b", "sums", &["--cpu-limit", "300m", "--memory-limit", "126Mi"]);
+    accepted(&HOST, "sums-c", "sums", &["--cpu-limit", "0.1", "--memory-limit", "2Mi"]);
     refused(
         &["--cpu-limit", "1m", "--memory-limit", "64Ki"],
         &["tenants: 3 used by others + 1 asked = 4, above the quota of 3", "= 1001m"],
@@ -162,7 +162,7 @@ fn a_quota_below_what_is_there_refuses_only_what_adds() {
     // Set again without them, there is no bound.
     let set = HOST.must(["namespace", "set", "less"]);
     assert_eq!((set.stdout.trim(), set.stderr.as_str()), ("set less: no quota", ""));
-    accepted(&HOST, "less-b", "less", &new);
+    accepted(&HOST, "less-b", "less", &["--cpu-limit", "1m", "--memory-limit", "2Mi"]);
 }
 
 #[test]
