@@ -41,7 +41,10 @@ fn dev_rebuilds_on_save_keeps_what_ran_and_shows_the_log() {
     let dir = project(home.path(), "dev", &repo::guest("hello"));
     let mut host = Setup::new().dev(&dir).start();
     eventually("the first build is served", || is_hello(&host, "dev"));
-    assert!(host.printed().contains("http://dev.localhost:"), "{}", host.printed());
+    // Served a moment before it is said.
+    eventually("its URL is shown", || {
+        host.printed().contains("http://dev.localhost:").then_some(())
+    });
 
     write_source(&dir, &repo::guest("hostile-flood").to_string_lossy());
     eventually("the second build is served", || {
