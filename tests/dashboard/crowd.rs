@@ -58,7 +58,7 @@ pub(crate) fn deploy(host: &Host, tenants: usize) {
                     let name = name(number);
                     let mut manifest = json!({
                         "name": name, "namespace": namespace(number),
-                        "cpu": {"request": "50m", "limit": if number % 3 == 0 { "500m" } else { "1" }},
+                        "cpu": {"request": "50m", "limit": if number.is_multiple_of(3) { "500m" } else { "1" }},
                         "memory": {"instance": "16Mi", "limit": "128Mi"},
                     });
                     if sheds(number) {

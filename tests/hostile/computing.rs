@@ -28,16 +28,11 @@ fn computes(name: &str, bytes: &[u8], words: &[&'static str]) {
 }
 
 #[test]
-fn loops_of_code_of_calls_and_in_start_functions() {
+fn loops_of_code_and_of_calls() {
     let _alone = alone();
     for guest in ["hostile-spin", "hostile-hostcalls"] {
         computes(guest, &std::fs::read(repo::guest(guest)).unwrap(), &["deadline"]);
     }
-    let start = wasm::handler(
-        r#"(func $spin (loop $again (br $again))) (start $spin)
-        (func (export "handle") (param i32 i32))"#,
-    );
-    computes("spin-in-start", &start, &["deadline"]);
 }
 
 /// The subscription to a clock that `poll_oneoff` reads at 0, due at once.
@@ -166,17 +161,7 @@ fn failing_as_fast_as_possible() {
     let _alone = alone();
     for (name, module, word) in [
         ("fails-at-once", r#"(func (export "handle") (param i32 i32) unreachable)"#, "trap"),
-        (
-            "fails-in-start",
-            r#"(func $s unreachable) (start $s) (func (export "handle") (param i32 i32))"#,
-            "trap",
-        ),
         ("says-nothing", r#"(func (export "handle") (param i32 i32))"#, "no-response"),
-        (
-            "too-large-at-once",
-            r#"(memory 500) (func (export "handle") (param i32 i32))"#,
-            "out-of-memory",
-        ),
         (
             "dirties-much",
             r#"(memory 120) (func (export "handle") (param i32 i32)
