@@ -8,7 +8,7 @@ use insula_tests::respond::{Canned, responder};
 use insula_tests::wait::eventually;
 use insula_tests::{Host, Output, repo};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
