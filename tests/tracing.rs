@@ -121,7 +121,10 @@ fn without_a_collector_a_trace_passes_through() {
     // A call out carries it although the guest has not said so.
     ask(&host, "prowler", &format!("/?url={authority}"), &fields).expect_ok();
     let heads = upstream.heads();
-    assert_eq!(heads.iter().filter_map(|head| parent(head)).collect::<Vec<_>>(), [given.clone()]);
+    assert_eq!(
+        heads.iter().filter_map(|head| parent(head)).collect::<Vec<_>>(),
+        std::slice::from_ref(&given)
+    );
     assert!(heads.iter().any(|head| head.to_lowercase().contains("tracestate: vendor=1")));
     ask(&host, "prowler", &format!("/?url={authority}"), &[]).expect_ok();
     assert_eq!(upstream.heads().iter().filter_map(|head| parent(head)).count(), 1);
