@@ -15,7 +15,6 @@ use crate::shed::{answered, refuse, retry_after_s, shed};
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::tracer::Tracer;
-use crate::turns::Turns;
 use crate::worker::Worker;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -139,7 +138,6 @@ async fn answer(
     ticket.record(worker.tracer.record(&worker, &traced, id, &parts.method, received_ns));
     ticket.carry(id, Tracer::state(&traced, &parts.headers));
     ticket.ended(Stage::Admit);
-    Turns::wait(&worker, &tenant.account).await;
     let loaded = match load(&worker, &tenant).await {
         Ok(loaded) => loaded,
         Err(unavailable) => {

@@ -38,8 +38,6 @@ const EXILE_NS: u64 = 30_000_000_000;
 const BURST_NS: u64 = 4_000_000;
 /// What each may be ahead at least: a request or two.
 const BURST_MIN_NS: u64 = 200_000;
-/// Ahead by more than this, a request lets others go before it: about one short request.
-const TURN_NS: u64 = 50_000;
 /// Time of first slices that were not enough, of tenants whose requests are not known yet: so much at once, and
 /// a part in [`GIFT_PARTS`] of all time.
 const GIFT_NS: u64 = 4_000_000;
@@ -263,13 +261,6 @@ impl Fair {
         let used_ns = used_ns.saturating_sub(now_ns.saturating_sub(then_ns) / GIFT_PARTS);
         self.gifts_ns.set((used_ns, now_ns));
         used_ns < GIFT_NS
-    }
-
-    /// Whether others are active and it has had more than its part.
-    pub(crate) fn is_ahead(&self, account: &Account) -> bool {
-        let weight = account.weight();
-        self.weights.get() > weight
-            && (account.used.get() - self.clock.get()) * weight as f64 > TURN_NS as f64
     }
 
     /// Whether the tenant's next slice is free.

@@ -13,7 +13,6 @@ use crate::share::Fair;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
 use crate::tracer::Tracer;
-use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
@@ -45,8 +44,6 @@ pub(crate) struct Worker {
     pub(crate) pressure: Arc<Pressure>,
     /// Whose slices are free.
     pub(crate) fair: Fair,
-    /// In which order short requests of busy tenants begin.
-    pub(crate) turns: Turns,
     /// Tenants' key-value stores.
     stores: Database,
     pub(crate) router: RefCell<Router>,
@@ -108,7 +105,6 @@ impl Worker {
             hand: Cell::new(false),
             pressure: long.pressure(),
             fair: Fair::new(long.idle()),
-            turns: Turns::default(),
             long,
             stores,
             router: RefCell::default(),
