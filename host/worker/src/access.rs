@@ -91,13 +91,6 @@ pub(crate) fn refused(draft: Option<Box<Draft>>, fault: Fault, duration_us: u64)
             }
             return;
         }
-        if draft.tenant.is_flooded() {
-            // Refusing must not cost more than it does.
-            if let Some(access) = &draft.tenant.access {
-                access.dropped.set(access.dropped.get() + 1);
-            }
-            return;
-        }
         let status = Some(respond::status(fault).as_u16());
         draft.end(status, respond::outcome(fault), Usage::default(), duration_us);
     }

@@ -27,11 +27,7 @@ use insula_model::grants::secrets::SecretKey;
 use insula_model::quota::Quota;
 use insula_model::{Digest, Manifest, Namespace, TenantName};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The first member.
 pub(crate) const PREFACE: &str = "insula.json";
@@ -178,16 +174,4 @@ pub(crate) fn artifact(digest: &Digest) -> String {
 /// Where a file of a tenant's is.
 pub(crate) fn of_tenant(name: &TenantName, file: &str) -> String {
     format!("tenants/{name}/{file}")
-}
-
-/// A file without a name, gone with its last handle however this process ends.
-pub(crate) fn anonymous(dir: &Path) -> io::Result<File> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let path = dir.join(format!("moving-{}-{number}.tmp", std::process::id()));
-    let mut options = OpenOptions::new();
-    let file =
-        options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }

@@ -4,7 +4,6 @@ use super::App;
 use super::body::{Asked, Bounded, Sent};
 use super::error::ApiError;
 use super::operate::chosen;
-use crate::archive::anonymous;
 use crate::deploy::Importing;
 use axum::Json;
 use axum::body::Body;
@@ -133,7 +132,7 @@ fn passphrase(headers: &HeaderMap) -> Result<Option<SecretValue>, ApiError> {
 async fn spool(app: &App, body: &mut Bounded) -> Result<File, ApiError> {
     app.deployer.open()?;
     let dir = app.deployer.tenants_dir.clone();
-    let made = move || std::fs::create_dir_all(&dir).and_then(|()| anonymous(&dir));
+    let made = move || std::fs::create_dir_all(&dir).and_then(|()| tempfile::tempfile_in(&dir));
     let mut file = blocking(made).await?;
     let mut buffer = Vec::with_capacity(BUFFER_BYTES);
     while let Some(chunk) = body.next("the archive").await? {

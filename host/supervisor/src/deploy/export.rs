@@ -8,7 +8,7 @@
 use super::{Chosen, DeployError, Deployer};
 use crate::archive::{
     ArchiveError, NAMESPACES, NamespaceFile, Preface, Sealing, SealingKey, SecretFile, TenantFile,
-    Writer, anonymous, artifact, of_tenant,
+    Writer, artifact, of_tenant,
 };
 use crate::registry::Tenant;
 use bytes::Bytes;
@@ -242,7 +242,9 @@ impl Export {
 
     fn anonymous(&self) -> Result<File, DeployError> {
         let dir = &self.deployer.tenants_dir;
-        Ok(std::fs::create_dir_all(dir).and_then(|()| anonymous(dir)).map_err(reading)?)
+        Ok(std::fs::create_dir_all(dir)
+            .and_then(|()| tempfile::tempfile_in(dir))
+            .map_err(reading)?)
     }
 }
 
