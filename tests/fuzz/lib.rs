@@ -78,6 +78,7 @@ fn reaches_a_worker(resolved: &Resolved) {
         secrets: Vec::new(),
         stopped: false,
         job: resolved.schedule.is_some(),
+        access_log: resolved.access_log,
         canary: None,
     };
     let sent = postcard::to_stdvec(&entry).expect("what resolves can be sent");
