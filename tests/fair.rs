@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+#[path = "fair/neighbours.rs"]
+mod neighbours;
+
 /// How long tenants compute against each other.
 const SPAN: Duration = Duration::from_secs(4);
 /// One in five: other tests compute on the same cores, and `benches/` measures closer.
@@ -204,85 +207,6 @@ fn a_quota_holds_over_all_workers_and_parks_without_killing() {
     burn(&host, "bounded", &file, &[]);
     let used = cores_used(&host, &["bounded"], 6)[0];
     assert!(used > 0.3, "{used} cores");
-}
-
-#[test]
-fn neighbours_that_compute_delay_nobody() {
-    let _alone = alone();
-    let host = Host::start();
-    host.deploy("hello", &repo::guest("hello"), &["--cpu-request", "500m"]);
-    let spin = repo::guest("hostile-spin");
-    let tell = host.file("teller.wasm", teller());
-    burn(&host, "spin", &spin, &[]);
-    // Several, so that somebody waits while another is in the middle of an operation.
-    let names = ["spin", "tell-1", "tell-2"];
-    for name in &names[1..] {
-        burn(&host, name, &tell, &["--memory", "1Gi", "--memory-limit", "4Gi"]);
-    }
-    let mut connection = host.connect();
-    let mut took: Vec<Duration> = busy(&host, &names, 2, || {
-        let ask = || {
-            let since = Instant::now();
-            connection.get("hello.localhost", "/").expect_ok();
-            std::thread::sleep(Duration::from_millis(5));
-            since.elapsed()
-        };
-        std::iter::repeat_with(ask).take(300).collect()
-    });
-    took.sort();
-    // Each takes tens of milliseconds; taking turns with them would cost that every time.
-    assert!(took[270] < Duration::from_millis(25), "p50 {:?}, p90 {:?}", took[150], took[270]);
-    let counters = host.counters("hello");
-    assert_eq!((counters.guest_faults, counters.host_faults, counters.shed), (0, 0, 0));
-}
-
-/// Nobody knows of a new tenant that it has long operations, so its first slice is on the event loop.
-#[test]
-fn new_tenants_that_fill_their_memory_at_once_stop_nobody() {
-    const TENANTS: usize = 30;
-    let _alone = alone();
-    let host = Host::start();
-    host.deploy("hello", &repo::guest("hello"), &[]);
-    let file = host.file("filler.wasm", filler(64 << 20));
-    let names: Vec<String> = (0..TENANTS).map(|number| format!("new-{number}")).collect();
-    for name in &names {
-        host.deploy(name, &file, &["--memory", "80Mi", "--fuel", "1T", "--timeout", "3s"]);
-    }
-    let mut asking: Vec<Connection> = (0..4).map(|_| host.connect()).collect();
-    for connection in &mut asking {
-        connection.get("hello.localhost", "/").expect_ok();
-    }
-    let over = AtomicBool::new(false);
-    let answered: u32 = std::thread::scope(|scope| {
-        let asked: Vec<_> = names
-            .iter()
-            .map(|name| scope.spawn(|| assert_eq!(host.get(name, "/").fault(), Some("deadline"))))
-            .collect();
-        let innocent: Vec<_> = asking
-            .into_iter()
-            .map(|mut connection| {
-                let over = &over;
-                scope.spawn(move || {
-                    let mut answered = 0;
-                    while !over.load(Relaxed) {
-                        connection.get("hello.localhost", "/").expect_ok();
-                        answered += 1;
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    answered
-                })
-            })
-            .collect();
-        let _over = Over(&over);
-        for asked in asked {
-            asked.join().unwrap();
-        }
-        over.store(true, Relaxed);
-        innocent.into_iter().map(|innocent| innocent.join().unwrap()).sum()
-    });
-    // A fill on new pages takes a tenth of a second: one after the other, all are the whole time. Two
-    // thousand could be answered; the machine may have others to serve as well.
-    assert!(answered > 200, "{answered} innocent requests were answered");
 }
 
 #[test]

@@ -11,7 +11,9 @@ use crate::dispatch::dispatch;
 use crate::headers;
 use crate::paced::Paced;
 use crate::request_body::ClientBody;
+use crate::share::Account;
 use crate::tenant::Tenant;
+use crate::turns::Turn;
 use crate::worker::Worker;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, Version};
@@ -20,7 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use insula_ipc::table::balance::EXPECTED_MAX;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -61,6 +63,10 @@ pub(crate) struct Peer {
     /// Whose guest has computed for long: slot and weight.
     pub(crate) went_long: Cell<Option<(u32, u32)>>,
     requests: Cell<u64>,
+    /// Whose its last request was.
+    pub(crate) account: RefCell<Option<Rc<Account>>>,
+    /// Whether its next one waits for others'.
+    pub(crate) turn: Cell<Turn>,
     last_end: Cell<Instant>,
 }
 
@@ -89,6 +95,8 @@ impl Peer {
             is_http2: Cell::new(false),
             went_long: Cell::new(None),
             requests: Cell::new(0),
+            account: RefCell::default(),
+            turn: Cell::default(),
             last_end: Cell::new(Instant::now()),
         }
     }
@@ -124,6 +132,20 @@ impl Peer {
         }
     }
 
+    /// The request that begins is this tenant's.
+    pub(crate) fn asks(&self, account: &Rc<Account>) {
+        let mut last = self.account.borrow_mut();
+        if !last.as_ref().is_some_and(|last| Rc::ptr_eq(last, account)) {
+            *last = Some(account.clone());
+        }
+    }
+
+    /// Whether what there is to read may begin a request, and others' may come first.
+    pub(crate) fn waits_for_turns(&self, worker: &Worker) -> bool {
+        self.turn.get() != Turn::None
+            || self.requests.get() == 0 && worker.fair.is_shared(self.account.borrow().as_deref())
+    }
+
     /// A request begins on this connection.
     pub(crate) fn begin(self: &Rc<Self>) -> Busy {
         self.requests.set(self.requests.get() + 1);
@@ -143,6 +165,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
     // Small answers must not wait for the client's acknowledgements.
     let _ = stream.set_nodelay(true);
     let peer = Rc::new(Peer { from: Some(from), ..Peer::new(headers::forwarded(from), None, 0) });
+    let stream = Paced { stream, worker: worker.clone(), peer: peer.clone() };
     let service = {
         let (worker, peer) = (worker.clone(), peer.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -163,7 +186,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEAD_BYTES_MAX as u32);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Paced(stream)), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let (mut draining, mut closing) = (worker.draining.get(), worker.closing.get());
     if closing {
         connection.as_mut().graceful_shutdown();

@@ -98,6 +98,7 @@ async fn answer(
     };
     let tenant = worker.in_time(canary::chosen(tenant, &parts.headers));
     worker.table.set_active(tenant.entry.slot);
+    peer.asks(&tenant.account);
     let head = head_bytes(&parts);
     // Known from here on to every line of the log, and to every call out.
     let traced = worker.tracer.begin(&mut parts.headers);

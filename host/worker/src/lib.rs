@@ -43,6 +43,7 @@ mod tenant;
 mod tenant_log;
 mod ticket;
 mod tracer;
+mod turns;
 mod worker;
 
 pub use outbound::{CaError, check_ca};

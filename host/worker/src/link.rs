@@ -13,6 +13,7 @@ use crate::outbound::{self, LOOKUPS_MAX, Outbound};
 use crate::share::Idle;
 use crate::tenant_log::LINES_QUEUED_MAX;
 use crate::tracer::Tracer;
+use crate::turns::Turns;
 use crate::worker::Worker;
 use crate::{job, listener, probe};
 use insula_ipc::channel::{self, ChannelError};
@@ -34,7 +35,6 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 
 /// How long an orphaned worker lets its requests finish, in milliseconds.
 const ORPHAN_DRAIN_MS: u64 = 10_000;
@@ -82,8 +82,8 @@ pub(crate) fn run() -> Result<(), WorkerError> {
         // needed.
         .max_blocking_threads(BLOCKING_THREADS_MAX + LOOKUPS_MAX)
         .thread_keep_alive(Duration::from_secs(5))
-        .build()?;
-    LocalSet::new().block_on(&runtime, live(inherited.socket, inherited.listener, table, idle))
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(live(inherited.socket, inherited.listener, table, idle))
 }
 
 /// For people and for the kernel: a name in `ps` and `top`, and the word that, when memory runs out,
@@ -137,6 +137,7 @@ async fn live(
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
+    tokio::task::spawn_local(Turns::give(worker.clone()));
     let (last, is_last) = oneshot::channel();
     let writing = tokio::task::spawn_local(write(to, outgoing, is_last));
     let mut listener = Some(listener);

@@ -3,9 +3,14 @@
 //! One poll of a connection handles whatever has arrived, up to what the runtime lets a task do at once: 128
 //! reads. Frames of HTTP/2 that carry nothing (PING, SETTINGS, PRIORITY, empty DATA) are some ten bytes each,
 //! so a flood of them would hold the event loop for tens of milliseconds. Here a read counts as many.
+//!
+//! What begins a request waits for its turn among other tenants' ([`crate::turns`]).
 
+use crate::connection::Peer;
+use crate::worker::Worker;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -14,7 +19,11 @@ use tokio::task::coop::consume_budget;
 /// Units of the runtime's budget that a read costs beside its own.
 const READ_COSTS: u32 = 15;
 
-pub(crate) struct Paced(pub(crate) TcpStream);
+pub(crate) struct Paced {
+    pub(crate) stream: TcpStream,
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) peer: Rc<Peer>,
+}
 
 impl AsyncRead for Paced {
     fn poll_read(
@@ -22,8 +31,12 @@ impl AsyncRead for Paced {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.peer.waits_for_turns(&self.worker) {
+            ready!(self.stream.poll_read_ready(cx))?;
+            ready!(self.worker.turns.poll(cx, &self.worker, &self.peer));
+        }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.0).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
             for _ in 0..READ_COSTS {
                 // Used up: the next read waits for another turn, and this one's bytes do not.
@@ -42,15 +55,15 @@ impl AsyncWrite for Paced {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -58,10 +71,10 @@ impl AsyncWrite for Paced {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }

@@ -6,11 +6,13 @@
 //! A request's first slice is free: it runs at once, on the event loop. It is not free for a tenant that
 //! (a) has used up its quota, (b) spends its time in slices longer than any may be ([`OVERRUN_NS`]), which
 //! only operations that cannot be interrupted do, or, while others are active, (c) is ahead of its fair
-//! part by more than its part of [`BURST_NS`] and the worker was never idle meanwhile, (d) has had requests lately
+//! part by more than its part of [`BURST_NS`], the worker was never idle meanwhile, and its requests take longer than
+//! a turn or keep guests on the second thread waiting, (d) has had requests lately
 //! that outlived their first slices, so this one gains nothing by it, or (e) is not known yet, at a time when
 //! newcomers have used up [`GIFT_NS`] with such requests. Such requests run on the second thread from their
 //! first instruction; see [`crate::long`].
 
+use crate::turns::TURN_NS;
 use insula_ipc::table::Table;
 use insula_model::{Qos, Resources};
 use std::cell::{Cell, RefCell};
@@ -38,6 +40,12 @@ const EXILE_NS: u64 = 30_000_000_000;
 const BURST_NS: u64 = 4_000_000;
 /// What each may be ahead at least: a request or two.
 const BURST_MIN_NS: u64 = 200_000;
+/// Over how many slices, roughly, the typical one is taken.
+const TYPICAL_OF: u64 = 8;
+/// What a short request takes, roughly: it decides among tenants that are level.
+const REQUEST_NS: u64 = 40_000;
+/// Of a tenant that asks for no CPU, as of a cgroup.
+const WEIGHT_MIN: u64 = 2;
 /// Time of first slices that were not enough, of tenants whose requests are not known yet: so much at once, and
 /// a part in [`GIFT_PARTS`] of all time.
 const GIFT_NS: u64 = 4_000_000;
@@ -141,6 +149,8 @@ pub(crate) struct Account {
     suspect_until_ns: Cell<u64>,
     /// The part of its last requests that outlived a first slice, the later the more they count; none yet.
     outlived: Cell<Option<f32>>,
+    /// What its last slices on the event loop took, the later the more they count.
+    typical_ns: Cell<u64>,
 }
 
 impl Account {
@@ -161,6 +171,7 @@ impl Account {
             active: Cell::new(false),
             suspect_until_ns: Cell::new(0),
             outlived: Cell::new(None),
+            typical_ns: Cell::new(0),
         }
     }
 
@@ -263,6 +274,21 @@ impl Fair {
         used_ns < GIFT_NS
     }
 
+    /// Whether others than this tenant are active; none is a tenant that is not known yet.
+    pub(crate) fn is_shared(&self, account: Option<&Account>) -> bool {
+        let own = account.filter(|account| account.active.get()).map_or(0, Account::weight);
+        self.weights.get() > own
+    }
+
+    /// On the clock: where a short request of the tenant's would leave it.
+    pub(crate) fn place(&self, account: Option<&Account>) -> f64 {
+        let level = self.clock.get();
+        let (used, weight) = account.map_or((level, WEIGHT_MIN), |account| {
+            (account.used.get().max(level - self.burst()), account.weight().max(1))
+        });
+        used + REQUEST_NS as f64 / weight as f64
+    }
+
     /// Whether the tenant's next slice is free.
     pub(crate) fn is_free(&self, account: &Rc<Account>, table: &Table, now_ns: u64) -> bool {
         let idles = self.idle.moments.load(Relaxed);
@@ -279,11 +305,14 @@ impl Fair {
         }
         let ahead = (account.used.get() - self.clock.get()) * f64::from(share.weight);
         let burst = self.burst() * f64::from(share.weight);
+        // Others' requests wait no longer for such a one than for its turn ([`crate::turns`]), and sending it to
+        // the second thread would cost about as much as it takes; but there, guests wait for their parts.
+        let in_turn = self.idle.long.load(Relaxed) == 0 && account.typical_ns.get() <= TURN_NS;
         let likely_short = match account.outlived.get() {
             None => self.has_gifts(now_ns),
             Some(_) => !account.is_often_long(),
         };
-        likely_short && ahead <= burst.max(BURST_MIN_NS as f64)
+        likely_short && (in_turn || ahead <= burst.max(BURST_MIN_NS as f64))
     }
 
     /// Charges a slice on the event loop; `cpu_ns` is known of a tenant under suspicion.
@@ -295,6 +324,8 @@ impl Fair {
         ticks: u64,
         now_ns: u64,
     ) {
+        let typical_ns = account.typical_ns.get();
+        account.typical_ns.set(typical_ns - typical_ns / TYPICAL_OF + wall_ns / TYPICAL_OF);
         // Of a slice that was not measured, what is longer than any may be is not the guest's for certain.
         self.add(account, cpu_ns.unwrap_or(wall_ns.min(OVERRUN_NS)));
         if wall_ns > OVERRUN_NS {

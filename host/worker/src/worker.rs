@@ -13,6 +13,7 @@ use crate::share::Fair;
 use crate::tenant::Tenant;
 use crate::tenant_log::TenantLog;
 use crate::tracer::Tracer;
+use crate::turns::Turns;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
@@ -44,6 +45,8 @@ pub(crate) struct Worker {
     pub(crate) pressure: Arc<Pressure>,
     /// Whose slices are free.
     pub(crate) fair: Fair,
+    /// In which order requests begin.
+    pub(crate) turns: Turns,
     /// Tenants' key-value stores.
     stores: Database,
     pub(crate) router: RefCell<Router>,
@@ -105,6 +108,7 @@ impl Worker {
             hand: Cell::new(false),
             pressure: long.pressure(),
             fair: Fair::new(long.idle()),
+            turns: Turns::default(),
             long,
             stores,
             router: RefCell::default(),
