@@ -1,6 +1,8 @@
 //! The dashboard: the gate in front of it, the events behind it, and the page in a real browser.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "dashboard/acts.rs"]
+mod acts;
 #[path = "dashboard/crowd.rs"]
 mod crowd;
 #[path = "dashboard/events.rs"]

@@ -149,10 +149,16 @@ fn a_canary_gets_its_part_of_the_requests_exactly() {
     });
     assert_eq!((shown.revision, shown.errors, shown.verdict.as_str()), (2, 0, "well"));
     assert_eq!(shown.rollout.share.to_string(), "5%");
+    let beside = eventually("what went to the active revision is counted", || {
+        let beside = canary(host, "share").active;
+        (beside.requests == 2_000 - expected).then_some(beside)
+    });
+    assert_eq!((beside.revision, beside.errors), (1, 0));
+    assert!(beside.latency.p99_ms.is_some(), "{beside:?}");
     assert_eq!(host.tenant("share").summary.revision, 1);
     eventually("all are the tenant's", || (host.counters("share").requests == 2_000).then_some(()));
     let page = host.must(["inspect", "share"]).stdout;
-    for words in ["canary", "5% of the tenant's", "well", "by `insula promote`"] {
+    for words in ["canary", "5% of the tenant's", "well", "by `insula promote`", "meanwhile"] {
         assert!(page.contains(words), "{words}: {page}");
     }
     let table = host.must(["ps"]).stdout;

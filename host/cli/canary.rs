@@ -2,7 +2,7 @@
 
 use crate::text;
 use insula_model::DurationMs;
-use insula_model::api::{CanaryStatus, RolloutInfo, RolloutState};
+use insula_model::api::{ActiveStatus, CanaryStatus, RolloutInfo, RolloutState};
 
 /// `r5: 5%`.
 pub(crate) fn short(canary: &CanaryStatus) -> String {
@@ -22,6 +22,7 @@ pub(crate) fn about(canary: &CanaryStatus) -> Vec<(&'static str, String)> {
     let bound = rule.max_latency_ms.map(DurationMs);
     let bound = bound.map(|bound| format!("; more than {bound} rolls it back"));
     lines.push(("99% within", p99 + &bound.unwrap_or_default()));
+    lines.push(("meanwhile", meanwhile(&canary.active)));
     if let Some(sticky) = &rule.sticky {
         lines.push(("sticky", sticky.to_string()));
     }
@@ -31,6 +32,14 @@ pub(crate) fn about(canary: &CanaryStatus) -> Vec<(&'static str, String)> {
     lines.push(("promoted", promoted));
     lines.push(("verdict", text::printable(&canary.verdict)));
     lines
+}
+
+/// What the active revision did since it began.
+fn meanwhile(active: &ActiveStatus) -> String {
+    let ActiveStatus { revision, requests, errors, latency } = active;
+    let p99 = latency.p99_ms.map(|ms| format!(", 99% within {ms:.1} ms")).unwrap_or_default();
+    let (of, failed) = (text::plural(*requests, "request"), text::plural(*errors, "error"));
+    format!("revision {revision}: {requests} {of}, {errors} {failed}{p99}")
 }
 
 /// What became of a revision as a canary.

@@ -201,7 +201,9 @@ fn is_offered(method: &Method, path: &str) -> bool {
             let all = ["/v1/host", "/v1/events", "/v1/tenants", "/v1/namespaces", "/v1/usage"];
             all.contains(&path)
         }
-        (&Method::POST, Some(Some((_, act)))) => ["rollback", "runs"].contains(&act),
+        (&Method::POST, Some(Some((_, act)))) => {
+            ["rollback", "promote", "stop", "start", "runs"].contains(&act)
+        }
         _ => false,
     }
 }

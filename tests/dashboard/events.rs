@@ -118,6 +118,16 @@ fn events_say_what_changes_and_nothing_else() {
         event.tenants.iter().find(|tenant| tenant.slot == hello).map(|tenant| tenant.revision)
     });
     assert_eq!(revision, 2);
+    // A canary is told of when it begins and when it ends, and in between to those who come.
+    let canary = ["--memory", "16Mi", "--canary", "5%"];
+    host.deploy("hello", &repo::guest("hello"), &canary);
+    let told = watching.until("a canary", |event| event.canaries.clone());
+    let told = told.first().map(|canary| (canary.slot, canary.revision, canary.share.to_string()));
+    assert_eq!(told, Some((hello, 3, "5%".to_owned())));
+    let (_, later) = Watching::begin(&host).next();
+    assert_eq!(later.canaries.map(|all| all.len()), Some(1));
+    host.must(["rollback", "hello"]);
+    watching.until("its end", |event| event.canaries.clone().filter(Vec::is_empty));
 }
 
 #[test]

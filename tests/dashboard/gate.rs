@@ -93,6 +93,12 @@ fn only_the_page_itself_gets_through_the_gate() {
     }
     let refused = page.ask("POST", "/v1/tenants/hello/rollback", &[]);
     assert_eq!(refused.status(), 404, "the host itself says so: {}", refused.text());
+    let refused = page.ask("POST", "/v1/tenants/hello/promote", &[]);
+    assert_eq!(refused.status(), 409, "{}", refused.text());
+    host.get("hello", "/").expect_ok();
+    assert_eq!(page.ask("POST", "/v1/tenants/hello/stop", &[]).status(), 200);
+    host.get("hello", "/").expect_fault("tenant-stopped");
+    assert_eq!(page.ask("POST", "/v1/tenants/hello/start", &[]).status(), 200);
     host.get("hello", "/").expect_ok();
 }
 

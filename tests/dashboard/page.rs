@@ -54,7 +54,7 @@ const UNREADABLE: &str = r"(() => {
 
 /// What is shown can be read, used by keyboard and screen reader, and has raised no complaint.
 #[track_caller]
-fn is_sound(browser: &Browser, page: &Page) {
+pub(crate) fn is_sound(browser: &Browser, page: &Page) {
     let tree = page.accessible();
     let named = tree.iter().filter(|(role, _)| CONTROLS.contains(&role.as_str()));
     assert!(named.clone().count() > 8, "{tree:?}");
@@ -204,7 +204,7 @@ fn moving(page: &Page) {
 }
 
 /// Both themes, and a narrow window.
-fn pictures(page: &Page, name: &str) {
+pub(crate) fn pictures(page: &Page, name: &str) {
     let mut all = Vec::new();
     for (suffix, scheme, width, height) in
         [("dark", "dark", 1280, 800), ("narrow", "light", 480, 900), ("light", "light", 1280, 800)]

@@ -14,9 +14,10 @@ use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
 use insula_model::grants::schedule::Schedule;
 use insula_model::quota::{Share, Sums};
+use insula_model::api::Counters;
 use insula_model::rollout::Rollout;
 use insula_model::wire::TenantEntry;
-use insula_model::{Namespace, TenantName};
+use insula_model::{Latency, Namespace, TenantName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -51,6 +52,36 @@ pub(crate) struct Canary {
     pub(crate) rollout: Rollout,
     /// Since when (RFC 3339).
     pub(crate) since: String,
+    /// What its tenant had done by then, as far as this start of the host knows.
+    pub(crate) before: Done,
+}
+
+/// What was done, as far as canaries are judged by it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Done {
+    /// Requests that ended, but for those that were refused before anything ran.
+    pub(crate) requests: u64,
+    /// Of those, what ended by the guest's fault or with a status of 500 or above.
+    pub(crate) errors: u64,
+    /// How long they took.
+    pub(crate) latency: Latency,
+}
+
+impl Done {
+    /// What these figures say.
+    pub(crate) fn of(counters: &Counters, latency: Latency) -> Self {
+        let errors = counters.guest_faults + counters.responses_5xx;
+        Self { requests: counters.requests, errors, latency }
+    }
+
+    /// The rest of it. Figures that are read one after another may be off by what ends in between.
+    pub(crate) fn without(self, part: &Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(part.requests),
+            errors: self.errors.saturating_sub(part.errors),
+            latency: self.latency.since(&part.latency),
+        }
+    }
 }
 
 /// A slot that nobody has yet: free again when this is dropped, unless something was put into it.

@@ -4,6 +4,7 @@
 //! most of what is sent.
 
 use super::{HostMemory, WorkerInfo};
+use crate::rollout::Percent;
 use crate::{LatencyQuantiles, Namespace, Qos, TenantName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -24,6 +25,11 @@ pub struct Event {
     /// stayed within or null]. A tenant without any is idle.
     #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     pub figures: Vec<EventFigures>,
+    /// Every canary that runs: [slot of its tenant, revision, part of the requests]. Left out while they are
+    /// the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<serde_json::Value>>>)]
+    pub canaries: Option<Vec<EventCanary>>,
     /// Slots whose tenants are gone.
     pub gone: Vec<u32>,
     /// The host as a whole.
@@ -62,6 +68,32 @@ impl From<TenantArray> for EventTenant {
     fn from(array: TenantArray) -> Self {
         let (slot, name, namespace, revision, qos, memory_limit_bytes, cpu_limit_m) = array;
         Self { slot, name, namespace, revision, qos, memory_limit_bytes, cpu_limit_m }
+    }
+}
+
+/// A revision that gets a part of its tenant's requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "CanaryArray", from = "CanaryArray")]
+pub struct EventCanary {
+    /// The tenant.
+    pub slot: u32,
+    /// The canary's revision.
+    pub revision: u32,
+    /// Its part of the requests.
+    pub share: Percent,
+}
+
+type CanaryArray = (u32, u32, Percent);
+
+impl From<EventCanary> for CanaryArray {
+    fn from(EventCanary { slot, revision, share }: EventCanary) -> Self {
+        (slot, revision, share)
+    }
+}
+
+impl From<CanaryArray> for EventCanary {
+    fn from((slot, revision, share): CanaryArray) -> Self {
+        Self { slot, revision, share }
     }
 }
 

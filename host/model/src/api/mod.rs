@@ -55,7 +55,9 @@ pub use access::AccessRecord;
 pub use activity::{Activity, TenantActivity};
 pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
 pub use errors::{ErrorBody, ErrorCode};
-pub use events::{Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds};
+pub use events::{
+    Event, EventCanary, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds,
+};
 pub use jobs::{JobCause, JobResult, JobRun, JobStatus};
 pub use memory::{HostMemory, MemoryPressure};
 pub use moving::{
@@ -68,7 +70,7 @@ pub use operate::{
     DRAIN_MS_DEFAULT, DRAIN_MS_MAX, RepaveRequest, RepaveResponse, StartResponse, StopRequest,
     StopResponse,
 };
-pub use rollouts::{CanaryChange, CanaryStatus, RolloutInfo, RolloutState};
+pub use rollouts::{ActiveStatus, CanaryChange, CanaryStatus, RolloutInfo, RolloutState};
 pub use upgrade::{UpgradeInfo, UpgradePlan, UpgradeRequest};
 pub use usage::{USAGE_DAYS_MAX, UsageBy, UsageReport, UsageRow};
 

@@ -26,8 +26,27 @@ pub struct CanaryStatus {
     pub errors: u64,
     /// How long they took.
     pub latency: LatencyQuantiles,
+    /// Requests that it must have had before anything is decided by their figures.
+    #[serde(default)]
+    pub requests_min: u64,
     /// How it does, in words.
     pub verdict: String,
+    /// What it is held beside.
+    #[serde(default)]
+    pub active: ActiveStatus,
+}
+
+/// What the active revision did since its canary began; after a restart or an upgrade of the host, since then.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ActiveStatus {
+    /// The active revision.
+    pub revision: u32,
+    /// Requests that ended.
+    pub requests: u64,
+    /// Of those, what ended by the guest's fault or with a status of 500 or above.
+    pub errors: u64,
+    /// How long they took.
+    pub latency: LatencyQuantiles,
 }
 
 /// What a deploy began or a rollback ended.

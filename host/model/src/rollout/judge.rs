@@ -42,7 +42,7 @@ pub enum Verdict {
 
 impl Rollout {
     /// Requests that must be seen before anything is decided by their figures.
-    fn requests_min(&self) -> u64 {
+    pub fn requests_min(&self) -> u64 {
         if self.max_latency_ms.is_some() { LATENCY_REQUESTS_MIN } else { REQUESTS_MIN }
     }
 

@@ -47,7 +47,7 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
             .deployer
             .registry
             .canary(&tenant.entry.name)
-            .map(|canary| canary.status(&app.deployer.workers)),
+            .map(|canary| canary.status(&app.deployer.workers, tenant)),
     }
 }
 

@@ -56,7 +56,7 @@ export function tenantLink(name) {
 export function dialog(label, fillIn) {
   const element = h("dialog", { "aria-label": label });
   const close = () => element.close();
-  element.append(...fillIn(close));
+  fill(element, null, fillIn(close));
   element.addEventListener("close", () => element.remove());
   element.addEventListener("click", (event) => {
     if (event.target === element) close();

@@ -83,6 +83,7 @@ export class Grid {
     this.ink = {
       ...of,
       stopped: colour("muted"),
+      canary: colour("accent"),
       text: colour("text"),
       muted: colour("muted"),
       surface: colour("surface"),
@@ -157,7 +158,24 @@ export class Grid {
         ctx.fillStyle = ink[tenant.state];
         ctx.globalAlpha = tenant.state === "serving" ? 0.52 + (0.48 * Math.ceil(load * DEPTHS)) / DEPTHS : 1;
         ctx.fill(path(tenant.state), "evenodd");
+        if (tenant.canary) this.dot(ctx, x, y, ratio, ink);
       }
+    }
+  }
+
+  /** A canary's dot, at the upper right of its tenant's cell and set off from it. */
+  dot(ctx, x, y, ratio, ink) {
+    const radius = Math.max(1.8, this.pitch * 0.15);
+    ctx.setTransform(ratio, 0, 0, ratio, (x + this.pitch * 0.33) * ratio, (y - this.pitch * 0.33) * ratio);
+    ctx.globalAlpha = 1;
+    for (const [more, tone] of [
+      [Math.max(1, this.pitch * 0.05), ink.surface],
+      [0, ink.canary],
+    ]) {
+      ctx.beginPath();
+      ctx.arc(0, 0, radius + more, 0, 2 * Math.PI);
+      ctx.fillStyle = tone;
+      ctx.fill();
     }
   }
 
@@ -296,6 +314,7 @@ export class Grid {
       Number.isFinite(tenant.p99) && row("Latency p99", latency(tenant.p99)),
       row("CPU", cores(tenant.cpu)),
       row("Memory", bytes(tenant.memory)),
+      tenant.canary && row("Canary", `${tenant.canary.share}, revision ${tenant.canary.revision}`),
     ];
     this.tip.replaceChildren(
       h("div", { class: "tip-title" }, mark(tenant.state), tenant.name),
@@ -335,6 +354,7 @@ export function described(tenant) {
   ];
   if (tenant.faults > 0) parts.push(`${short(tenant.faults)} faults a second`);
   if (tenant.shed > 0) parts.push(`${short(tenant.shed)} refused a second`);
+  if (tenant.canary) parts.push(`a canary of revision ${tenant.canary.revision} gets ${tenant.canary.share}`);
   return parts.join(", ");
 }
 

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { plot } from "./chart.js";
 import { h, setText } from "./dom.js";
 import { age, bytes, cores, count, plural, short } from "./format.js";
-import { meter, panel } from "./tenant.js";
+import { meter, panel } from "./panels.js";
 
 const KINDS = [
   ["workers", "Workers", "instances, loaded code's data, connections", "accent"],

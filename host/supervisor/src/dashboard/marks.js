@@ -20,6 +20,12 @@ export const MEANINGS = {
   idle: "no request for some seconds",
 };
 
+/** What a tenant has beside its state, as a filter of its own. */
+export const CANARY = {
+  word: "Canary",
+  meaning: "another revision gets a part of the requests; the dot at the corner of a cell",
+};
+
 /** The shapes, in a square of side 2 around the origin. */
 const SHAPES = {
   serving: "M-.9-.6Q-.9-.9-.6-.9H.6Q.9-.9.9-.6V.6Q.9.9.6.9H-.6Q-.9.9-.9.6Z",
@@ -28,6 +34,8 @@ const SHAPES = {
   open: "M0-1A1 1 0 1 1 0 1 1 1 0 1 1 0-1ZM0-.45A.45.45 0 1 0 0 .45.45.45 0 1 0 0-.45Z",
   stopped: "M-.8-.85H-.2V.85H-.8ZM.2-.85H.8V.85H.2Z",
   idle: "M-.55-.4Q-.55-.55-.4-.55H.4Q.55-.55.55-.4V.4Q.55.55.4.55H-.4Q-.55.55-.55.4Z",
+  // No state: a cell with a dot at its corner, as the grid has it.
+  canary: "M-.95-.1H.1V.95H-.95ZM.5-.95A.45.45 0 1 0 .5-.05 .45.45 0 1 0 .5-.95Z",
 };
 
 const paths = new Map(Object.entries(SHAPES).map(([state, shape]) => [state, new Path2D(shape)]));

@@ -4,7 +4,7 @@ import { spark } from "./chart.js";
 import { h, say, setText } from "./dom.js";
 import { bytes, cores, count, latency, percent, plural, short } from "./format.js";
 import { Grid, MEASURES } from "./grid.js";
-import { mark, MEANINGS, WORDS } from "./marks.js";
+import { CANARY, mark, MEANINGS, WORDS } from "./marks.js";
 import { STATES } from "./store.js";
 import { Table } from "./table.js";
 
@@ -14,7 +14,7 @@ const SORT_MS = 4000;
 const kept = JSON.parse(sessionStorage.getItem("insula-view") ?? "{}");
 
 /** What the user has chosen, while the tab is open. */
-const view = { as: "grid", group: true, measure: "requests", sort: "name", states: [], ...kept };
+const view = { as: "grid", group: true, measure: "requests", sort: "name", states: [], canary: false, ...kept };
 
 function keep() {
   sessionStorage.setItem("insula-view", JSON.stringify(view));
@@ -51,6 +51,34 @@ function tile(label, tone) {
   };
 }
 
+/** A part of the legend: a mark, what it means, how many there are; pressed to see no others. */
+function chip(state, word, meaning, press) {
+  const amount = h("b", {}, "0");
+  const button = h(
+    "button",
+    {
+      type: "button",
+      class: "chip",
+      "aria-pressed": "false",
+      title: `${word}: ${meaning}`,
+      on: { click: press },
+    },
+    mark(state),
+    h("span", {}, word),
+    amount,
+  );
+  return {
+    button,
+    set: (number, pressed, isRare) => {
+      setText(amount, count(number));
+      button.setAttribute("aria-pressed", String(pressed));
+      button.classList.toggle("none", number === 0);
+      // The row is full.
+      button.hidden = isRare && number === 0 && !pressed;
+    },
+  };
+}
+
 export function overview(store, { open, search }) {
   const tiles = {
     requests: tile("Requests", "serving"),
@@ -71,24 +99,14 @@ export function overview(store, { open, search }) {
     },
   });
   const chips = new Map(
-    STATES.map((state) => {
-      const amount = h("b", {}, "0");
-      const button = h(
-        "button",
-        {
-          type: "button",
-          class: "chip",
-          "aria-pressed": "false",
-          title: `${WORDS[state]}: ${MEANINGS[state]}`,
-          on: { click: () => toggle(state) },
-        },
-        mark(state),
-        h("span", {}, WORDS[state]),
-        amount,
-      );
-      return [state, { button, amount }];
-    }),
+    STATES.map((state) => [state, chip(state, WORDS[state], MEANINGS[state], () => toggle(state))]),
   );
+  const canaries = chip("canary", CANARY.word, CANARY.meaning, () => {
+    view.canary = !view.canary;
+    keep();
+    refresh(true);
+    tick();
+  });
   const asGrid = h("button", { type: "button", on: { click: () => switchTo("grid") } }, "Grid");
   const asTable = h("button", { type: "button", on: { click: () => switchTo("table") } }, "Table");
   const [measuring] = choice(
@@ -157,6 +175,7 @@ export function overview(store, { open, search }) {
           "div",
           { class: "chips", role: "group", "aria-label": "Legend, and which states are shown" },
           STATES.toReversed().map((state) => chips.get(state).button),
+          canaries.button,
         ),
         shown,
         h(
@@ -202,6 +221,7 @@ export function overview(store, { open, search }) {
       : [...view.states, state];
     keep();
     refresh(true);
+    tick();
   }
 
   function chosen() {
@@ -210,8 +230,8 @@ export function overview(store, { open, search }) {
       words.every((word) => tenant.name.includes(word) || tenant.namespace.includes(word));
     const found = [];
     for (const tenant of store.tenants.values()) {
-      if ((view.states.length === 0 || view.states.includes(tenant.state)) && matches(tenant))
-        found.push(tenant);
+      const wanted = view.states.length === 0 || view.states.includes(tenant.state);
+      if (wanted && (tenant.canary || !view.canary) && matches(tenant)) found.push(tenant);
     }
     const byName = (a, b) => (a.name < b.name ? -1 : 1);
     const by =
@@ -259,13 +279,9 @@ export function overview(store, { open, search }) {
     if (!host || !element.isConnected) return;
     const number = Object.fromEntries(STATES.map((state) => [state, 0]));
     for (const tenant of store.tenants.values()) number[tenant.state] = (number[tenant.state] ?? 0) + 1;
-    for (const [state, { button, amount }] of chips) {
-      setText(amount, count(number[state]));
-      button.setAttribute("aria-pressed", String(view.states.includes(state)));
-      button.classList.toggle("none", number[state] === 0);
-      // Rare, and the row is full.
-      button.hidden = state === "stopped" && number[state] === 0 && !view.states.includes(state);
-    }
+    for (const [state, chip] of chips)
+      chip.set(number[state], view.states.includes(state), state === "stopped");
+    canaries.set(store.canaries, view.canary, true);
     tiles.requests.set(`${short(host.requests)}/s`, `${count(host.running)} running`, past.requests.read());
     tiles.faults.set(percent(host.faults, host.requests), `${short(host.faults)}/s`, past.faults.read());
     tiles.shed.set(`${short(host.shed)}/s`, percent(host.shed, host.requests + host.shed), past.shed.read());

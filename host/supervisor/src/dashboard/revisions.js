@@ -1,8 +1,9 @@
 // A tenant's history: what changed between any two revisions, and the way back.
 
+import { confirm } from "./acts.js";
 import { get, post } from "./api.js";
 import { diff } from "./diff.js";
-import { dialog, h, say } from "./dom.js";
+import { h, say } from "./dom.js";
 import { age, plural } from "./format.js";
 
 /** The history of `name`; `load` reads it anew. */
@@ -30,12 +31,20 @@ export function revisions(name, changed) {
       all.filter((one) => one.revision < active.revision)[0] ?? all.find((one) => one !== active) ?? active;
     for (const select of [from, to])
       select.replaceChildren(
-        ...all.map(({ revision, active: is }) =>
-          h("option", { value: revision }, `${revision}${is ? " (active)" : ""}`),
-        ),
+        ...all.map((one) => h("option", { value: one.revision }, `${one.revision}${role(one)}`)),
       );
-    from.value = String(before.revision);
-    to.value = String(active.revision);
+    const canary = all.find(isCanary);
+    from.value = String((canary ? active : before).revision);
+    to.value = String((canary ?? active).revision);
+    compare();
+  }
+
+  /** Shows what is different between a revision and the active one; what is to come stands on the right. */
+  function compareWithActive(one) {
+    const active = all.find((other) => other.active) ?? one;
+    const [left, right] = isCanary(one) ? [active, one] : [one, active];
+    from.value = String(left.revision);
+    to.value = String(right.revision);
     compare();
   }
 
@@ -52,9 +61,11 @@ export function revisions(name, changed) {
           "div",
           {},
           one.active ? h("span", { class: "badge" }, "active") : null,
+          isCanary(one) ? h("span", { class: "badge badge-canary" }, `canary ${one.rollout.share}`) : null,
           h("time", { datetime: one.created_at, title: one.created_at }, age(one.created_at)),
         ),
         h("code", { title: one.artifact }, digest),
+        ended(one),
       ),
       h(
         "button",
@@ -62,16 +73,11 @@ export function revisions(name, changed) {
           type: "button",
           class: "quiet",
           "aria-label": `Compare revision ${one.revision} with the active one`,
-          on: {
-            click: () => {
-              from.value = String(one.revision);
-              compare();
-            },
-          },
+          on: { click: () => compareWithActive(one) },
         },
         "Compare",
       ),
-      one.active
+      one.active || isCanary(one)
         ? null
         : h(
             "button",
@@ -104,56 +110,56 @@ export function revisions(name, changed) {
     outcome.replaceChildren(...shown(between()));
   }
 
+  /** What is different in revision `after`, for a dialog; nothing while the history is being read. */
+  function change(before, after) {
+    const of = (number) => all.find(({ revision }) => revision === number);
+    if (!of(before) || !of(after)) return null;
+    return h("div", { class: "diff" }, shown(diff(of(before), of(after))));
+  }
+
   function ask(one) {
     const active = all.find((other) => other.active);
-    const failed = h("p", { class: "failed", role: "alert", hidden: true });
-    dialog(`Roll back ${name}`, (close) => {
-      const go = h(
-        "button",
-        {
-          type: "button",
-          class: "danger",
-          "data-confirm": true,
-          on: { click: () => act(one, go, failed, close) },
-        },
-        `Roll back to ${one.revision}`,
-      );
-      return [
-        h("h2", {}, "Roll back ", h("em", {}, name), "?"),
+    const canary = all.find(isCanary);
+    confirm({
+      label: `Roll back ${name}`,
+      title: ["Roll back ", h("em", {}, name), "?"],
+      more: [
         h(
           "p",
           {},
           `Revision ${one.revision} takes the place of ${active?.revision ?? "none"} on every worker. `,
           "Requests that run finish on the revision they began on.",
+          canary ? ` The canary, revision ${canary.revision}, ends first.` : "",
         ),
-        h("div", { class: "diff" }, shown(diff(active, one))),
-        failed,
-        h(
-          "div",
-          { class: "dialog-end" },
-          h("button", { type: "button", on: { click: close } }, "Cancel"),
-          go,
-        ),
-      ];
+        change(active?.revision, one.revision),
+      ],
+      word: `Roll back to ${one.revision}`,
+      tone: "danger",
+      act: async () => {
+        await post(`/v1/tenants/${encodeURIComponent(name)}/rollback`, { revision: one.revision });
+        say(`${name} serves revision ${one.revision}`);
+        await load();
+        changed();
+      },
     });
   }
 
-  async function act(one, button, failed, close) {
-    button.disabled = true;
-    try {
-      await post(`/v1/tenants/${encodeURIComponent(name)}/rollback`, { revision: one.revision });
-      close();
-      say(`${name} serves revision ${one.revision}`);
-      await load();
-      changed();
-    } catch (error) {
-      failed.hidden = false;
-      failed.textContent = [error.message, error.hint].filter(Boolean).join(". ");
-      button.disabled = false;
-    }
-  }
+  return { element, load, change };
+}
 
-  return { element, load };
+function role(one) {
+  return one.active ? " (active)" : isCanary(one) ? " (canary)" : "";
+}
+
+function isCanary({ rollout }) {
+  return rollout?.state === "running";
+}
+
+/** How a revision ended as a canary, and why. */
+function ended({ rollout }) {
+  if (!rollout?.reason) return null;
+  const word = rollout.state === "promoted" ? "Promoted" : "Rolled back";
+  return h("div", { class: "ended" }, `${word} as a canary: ${rollout.reason}`);
 }
 
 function shown({ rows, same }) {

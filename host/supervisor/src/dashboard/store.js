@@ -66,6 +66,10 @@ export class Store extends EventTarget {
   forget() {
     this.tenants = new Map();
     this.names = new Map();
+    /** How many of them have a canary. */
+    this.canaries = 0;
+    /** How far the host's clock is ahead of this one, in milliseconds. */
+    this.ahead_ms = 0;
     this.remembered = 0;
     this.host = null;
     this.past = Object.fromEntries(HOST_FIGURES.map((name) => [name, new Ring()]));
@@ -128,6 +132,7 @@ export class Store extends EventTarget {
         memoryLimit,
         cpuLimit,
         ...IDLE,
+        canary: null,
         past: null,
       };
       this.tenants.set(slot, tenant);
@@ -135,6 +140,8 @@ export class Store extends EventTarget {
       this.edition += 1;
     }
     this.remove(event.gone);
+    if (event.canaries) this.takeCanaries(event.canaries);
+    this.ahead_ms = event.at_ms - Date.now();
     for (const [slot, state, requests, faults, shed, cpu, memory, running, p50, p99] of event.figures) {
       const tenant = this.tenants.get(slot);
       if (!tenant) continue;
@@ -168,6 +175,24 @@ export class Store extends EventTarget {
     for (const figure of HOST_FIGURES) this.past[figure].push(figures[figure]);
     this.is("live");
     this.dispatchEvent(new Event("tick"));
+  }
+
+  /** All that run; a tenant that is not among them has none. */
+  takeCanaries(all) {
+    if (this.canaries > 0) for (const tenant of this.tenants.values()) tenant.canary = null;
+    this.canaries = 0;
+    for (const [slot, revision, share] of all) {
+      const tenant = this.tenants.get(slot);
+      if (!tenant) continue;
+      tenant.canary = { revision, share };
+      this.canaries += 1;
+    }
+    this.edition += 1;
+  }
+
+  /** The host's time, in Unix milliseconds. */
+  now() {
+    return Date.now() + this.ahead_ms;
   }
 
   remove(slots) {

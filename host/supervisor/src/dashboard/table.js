@@ -101,9 +101,12 @@ export class Table {
       link.setAttribute("href", tenantLink(tenant.name));
     }
     setText(namespace, tenant.namespace);
-    if (row.state !== tenant.state) {
-      row.state = tenant.state;
+    const shown = tenant.canary ? `${tenant.state} ${tenant.canary.share}` : tenant.state;
+    if (row.shown !== shown) {
+      row.shown = shown;
       state.replaceChildren(mark(tenant.state), WORDS[tenant.state]);
+      if (tenant.canary)
+        state.append(h("span", { class: "badge badge-canary" }, `canary ${tenant.canary.share}`));
     }
     COLUMNS.forEach(({ write }, column) => {
       if (write) setText(row.children[column], write(tenant));

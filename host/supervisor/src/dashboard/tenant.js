@@ -1,61 +1,24 @@
 // One tenant: how it fares now and in the last minutes, what it may use and uses, its history and its log.
 
-import { get, getIfThere, Refused } from "./api.js";
+import { complaint, confirm } from "./acts.js";
+import { get, getIfThere, post, Refused } from "./api.js";
+import { canaryPanel, canaryPill } from "./canary.js";
 import { bars, plot } from "./chart.js";
-import { h, setText } from "./dom.js";
-import { age, bytes, cores, count, duration, latency, percent, short } from "./format.js";
+import { h, say, setText } from "./dom.js";
+import { age, bytes, cores, count, duration, latency, percent, plural, short } from "./format.js";
 import { logs } from "./logs.js";
 import { mark, WORDS } from "./marks.js";
+import { meter, panel } from "./panels.js";
 import { revisions } from "./revisions.js";
 
 /** Time between two readings of totals, in milliseconds. */
 const READ_MS = 2000;
 /** Time between two readings of what was used, in milliseconds. */
 const USAGE_MS = 30_000;
+/** How long a stop waits for running requests, in milliseconds. */
+const DRAIN_MS = 10_000;
 /** What counts as the last day. */
 const DAY_MS = 86_400_000;
-
-/** A bar that fills. */
-export function meter(label) {
-  const value = h("span", { class: "meter-value" });
-  const fill = h("i", {});
-  const bar = h(
-    "div",
-    { class: "meter-bar", role: "meter", "aria-label": label, "aria-valuemin": "0" },
-    fill,
-  );
-  const element = h(
-    "div",
-    { class: "meter" },
-    h("div", { class: "meter-head" }, h("span", {}, label), value),
-    bar,
-  );
-  function set(used, most, write, note = "") {
-    const text = most > 0 ? `${write(used)} of ${write(most)}${note}` : `${write(used)}${note}`;
-    const part = most > 0 ? Math.min(used / most, 1) : 0;
-    setText(value, text);
-    fill.style.width = `${(part * 100).toFixed(1)}%`;
-    bar.classList.toggle("is-near", part >= 0.8 && part < 0.95);
-    bar.classList.toggle("is-full", part >= 0.95);
-    bar.setAttribute("aria-valuenow", String(Math.round(used)));
-    bar.setAttribute("aria-valuemax", String(Math.round(Math.max(most, used))));
-    bar.setAttribute("aria-valuetext", text);
-  }
-  return { element, set };
-}
-
-export function panel(title, ...children) {
-  const { side, ...rest } = typeof title === "string" ? { title } : title;
-  return h(
-    "section",
-    {
-      class: `panel${rest.wide ? " wide" : ""}${rest.class ? ` ${rest.class}` : ""}`,
-      "aria-label": rest.title,
-    },
-    h("div", { class: "panel-head" }, h("h2", {}, rest.title), side),
-    children,
-  );
-}
 
 const OUTCOMES = [
   ["responses", "Answered", "serving"],
@@ -66,6 +29,7 @@ const OUTCOMES = [
 ];
 
 export function tenantPage(store, name) {
+  const path = `/v1/tenants/${encodeURIComponent(name)}`;
   const state = h("span", { class: "pill" });
   const chips = h("ul", { class: "facts" });
   const requests = plot({
@@ -115,6 +79,17 @@ export function tenantPage(store, name) {
   const used = h("dl", { class: "limits" });
   const routes = h("ul", { class: "routes" });
   const history = revisions(name, () => read());
+  const canary = canaryPanel(name, {
+    change: history.change,
+    now: () => store.now(),
+    changed: () => acted(),
+  });
+  const tried = canaryPill();
+  const act = h("button", { type: "button", "data-act": "stop", disabled: true }, "Stop");
+  act.addEventListener("click", () => (detail.stopped_at ? start() : askToStop()));
+  const failed = complaint();
+  const stopped = h("p", { class: "notice", hidden: true });
+  const title = h("h1", { tabindex: "-1" }, name);
   const log = logs(name);
   const element = h(
     "article",
@@ -126,7 +101,10 @@ export function tenantPage(store, name) {
       h("span", { "aria-hidden": "true" }, "/"),
       h("span", { "aria-current": "page" }, name),
     ),
-    h("header", { class: "page-head" }, h("h1", {}, name), state, chips),
+    h("header", { class: "page-head" }, title, state, tried.element, chips, h("div", { class: "acts" }, act)),
+    failed.element,
+    stopped,
+    canary.element,
     h(
       "div",
       { class: "columns" },
@@ -159,7 +137,63 @@ export function tenantPage(store, name) {
     panel({ title: "Log" }, log.element),
   );
   const stop = new AbortController();
-  let revision = null;
+  let known = null;
+
+  /** What an act has changed is shown at once. The button that began it may be gone: the focus is not. */
+  async function acted(next = title) {
+    await read();
+    const { activeElement: at, body } = document;
+    if (at === body || !at.checkVisibility()) next.focus();
+  }
+
+  function askToStop() {
+    confirm({
+      label: `Stop ${name}`,
+      title: ["Stop ", h("em", {}, name), "?"],
+      more: h(
+        "p",
+        {},
+        "Its requests get 503 (tenant-stopped) and its schedule does not run, over restarts of the host ",
+        `too, until it is started. What runs may finish: this waits ${duration(DRAIN_MS)} for it. `,
+        "State, routes, revisions, secrets and log stay",
+        detail.canary ? "; so does the canary, which is stopped with it." : ".",
+      ),
+      word: "Stop",
+      tone: "danger",
+      act: async () => {
+        const { running } = await post(`${path}/stop`, { drain_ms: DRAIN_MS });
+        say(`${name} is stopped${running > 0 ? `; ${plural(running, "request")} still to end` : ""}`);
+        await acted();
+      },
+    });
+  }
+
+  async function start() {
+    act.disabled = true;
+    failed.clear();
+    try {
+      await post(`${path}/start`, {});
+      say(`${name} is started`);
+    } catch (error) {
+      failed.show(error);
+    }
+    await acted(act);
+  }
+
+  function halted({ stopped_at: since, counters, job }) {
+    stopped.hidden = !since;
+    act.dataset.act = since ? "start" : "stop";
+    act.classList.toggle("primary", Boolean(since));
+    setText(act, since ? "Start" : "Stop");
+    act.setAttribute("aria-label", `${since ? "Start" : "Stop"} ${name}`);
+    if (!since) return;
+    const left = counters.running > 0 ? ` ${plural(counters.running, "request")} still to end.` : "";
+    const words =
+      `${job ? "Its schedule does not run, and requests" : "Requests"} get 503 (tenant-stopped) until it is ` +
+      `started; a deploy or rollback meanwhile leaves it stopped.${left}`;
+    const when = h("b", {}, `Stopped ${age(since, store.now())}.`);
+    stopped.replaceChildren(mark("stopped"), h("span", {}, when, " ", words));
+  }
 
   function facts(detail) {
     const fact = (label, value) => h("li", {}, h("span", {}, label), " ", h("b", {}, value));
@@ -250,7 +284,9 @@ export function tenantPage(store, name) {
     cpu.update([past.cpu]);
     memory.update([past.memory]);
     if (detail) use(tenant, detail.limits, detail.counters);
-    if (revision !== null && tenant.revision !== revision) read();
+    // The events are quicker than the next reading.
+    const told = version(tenant.revision, tenant.canary, tenant.state === "stopped");
+    if (known !== null && told !== known) read();
   }
 
   function use(tenant, l, counters) {
@@ -270,7 +306,7 @@ export function tenantPage(store, name) {
 
   async function read() {
     try {
-      detail = await get(`/v1/tenants/${encodeURIComponent(name)}`, stop.signal);
+      detail = await get(path, stop.signal);
     } catch (error) {
       // 400: it is not even a name.
       if (error instanceof Refused && [400, 404].includes(error.status)) gone();
@@ -279,16 +315,20 @@ export function tenantPage(store, name) {
     facts(detail);
     totals(detail);
     took(detail);
-    const before = revision;
-    revision = detail.revision;
-    if (before !== revision) await history.load().catch(() => {});
+    halted(detail);
+    act.disabled = false;
+    canary.update(detail.canary);
+    tried.update(detail.canary);
+    const before = known;
+    known = version(detail.revision, detail.canary, Boolean(detail.stopped_at));
+    if (before !== known) await history.load().catch(() => {});
     tick();
   }
 
   async function readUsage() {
     const since = new Date(Date.now() - DAY_MS).toISOString();
-    const path = `/v1/usage?tenant=${encodeURIComponent(name)}&since=${since}`;
-    const report = await getIfThere(path, stop.signal);
+    const asked = `/v1/usage?tenant=${encodeURIComponent(name)}&since=${since}`;
+    const report = await getIfThere(asked, stop.signal);
     const sum = (field) => report.rows.reduce((all, row) => all + row[field], 0);
     const rows = [
       ["Requests", count(sum("requests"))],
@@ -329,6 +369,11 @@ export function tenantPage(store, name) {
   log.run();
   tick();
   return { element, title: name, close, focus: () => element.querySelector("h1")?.focus() };
+}
+
+/** What has to be the same for the page to be up to date. */
+function version(revision, canary, isStopped) {
+  return `${revision} ${canary?.revision ?? ""} ${isStopped}`;
 }
 
 /** A route as a link, if it is one that can be followed. */

@@ -9,7 +9,7 @@ use crate::processes::Workers;
 use crate::registry::{Canary, Tenant};
 use crate::state::{Begun, Ended, NewRevision, StateError};
 use insula_model::TenantName;
-use insula_model::api::{CanaryChange, CanaryStatus, DeployResponse, LogStream};
+use insula_model::api::{ActiveStatus, CanaryChange, CanaryStatus, DeployResponse, LogStream};
 use insula_model::breaker::BreakerState;
 use insula_model::grants::secrets::SecretKey;
 use insula_model::rollout::{Rollout, Seen, Verdict};
@@ -20,22 +20,27 @@ impl Canary {
     /// What was seen of it so far.
     pub(crate) fn seen(&self, workers: &Workers) -> Seen {
         let slot = self.tenant.entry.slot;
-        let counters = workers.counters(slot);
+        let done = workers.done(slot);
         let since_ms = clock::to_millis(&self.since).unwrap_or_default();
         Seen {
-            requests: counters.requests,
-            errors: counters.guest_faults + counters.responses_5xx,
+            requests: done.requests,
+            errors: done.errors,
             slow: self
                 .rollout
                 .max_latency_ms
-                .map_or(0, |max_ms| workers.latency(slot).above(max_ms.saturating_mul(1_000))),
+                .map_or(0, |max_ms| done.latency.above(max_ms.saturating_mul(1_000))),
             age_ms: clock::now_ms().saturating_sub(since_ms),
             circuit_open: workers.breaker(slot) != BreakerState::Closed,
         }
     }
 
-    /// How the API shows it.
-    pub(crate) fn status(&self, workers: &Workers) -> CanaryStatus {
+    /// How the API shows it, beside its tenant's active revision.
+    pub(crate) fn status(&self, workers: &Workers, active: &Tenant) -> CanaryStatus {
+        let slot = self.tenant.entry.slot;
+        let latency = workers.latency(slot);
+        // Not what stands in the active revision's own slot: an earlier canary's last requests are added to
+        // that once they have ended.
+        let rest = workers.done_by(active).without(&workers.done(slot)).without(&self.before);
         let seen = self.seen(workers);
         let verdict = match self.rollout.judge(&seen) {
             Verdict::TooFew(needed) => {
@@ -50,11 +55,18 @@ impl Canary {
             artifact: self.tenant.entry.digest,
             rollout: self.rollout.clone(),
             since: self.since.clone(),
-            running: workers.counters(self.tenant.entry.slot).running,
+            running: workers.counters(slot).running,
             requests: seen.requests,
             errors: seen.errors,
-            latency: workers.latency(self.tenant.entry.slot).quantiles(),
+            latency: latency.quantiles(),
+            requests_min: self.rollout.requests_min(),
             verdict,
+            active: ActiveStatus {
+                revision: active.entry.revision,
+                requests: rest.requests,
+                errors: rest.errors,
+                latency: rest.latency.quantiles(),
+            },
         }
     }
 
@@ -88,7 +100,7 @@ impl Deployer {
         let begun = self.state.begin_canary(new, rollout).await?;
         let stable = self.registry.get(name).ok_or(DeployError::Lost)?;
         let mut active = Active::of(&stable, false);
-        let (canary, forgotten) = match begun {
+        let (mut canary, forgotten) = match begun {
             Begun::Active => return Ok(active),
             Begun::Unchanged => {
                 active.canary = self.registry.canary(name).map(|canary| canary.change(true));
@@ -101,6 +113,7 @@ impl Deployer {
         let Rollout { share, .. } = canary.rollout;
         tracing::info!(tenant = %name, revision = entry.revision, %share, "canary begun");
         let (revision, before) = (entry.revision, active.revision);
+        canary.before = self.workers.done_by(&stable);
         self.registry.put_canary(*canary);
         self.tell(&stable, revision, format!(
             "revision {revision} is a canary: it gets {share} of the requests, revision {before} the others"
@@ -226,7 +239,8 @@ impl Deployer {
         if !running.tenant.entry.secrets.iter().any(|(granted, _)| granted == key) {
             return Ok(());
         }
-        let canary = self.state.canary(name.clone()).await?.ok_or(DeployError::Lost)?;
+        let mut canary = self.state.canary(name.clone()).await?.ok_or(DeployError::Lost)?;
+        canary.before = running.before;
         let entry = canary.tenant.entry.clone();
         self.registry.put_canary(canary);
         Ok(self.workers.publish(vec![entry], Vec::new()).await?)

@@ -3,10 +3,12 @@
 use super::rates::{Happened, Seen, per_second};
 use crate::clock;
 use crate::control::App;
-use crate::registry::Tenant;
+use crate::registry::{Canary, Tenant};
 use bytes::Bytes;
 use insula_ipc::memory::Kinds;
-use insula_model::api::{Event, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds};
+use insula_model::api::{
+    Event, EventCanary, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds,
+};
 use insula_model::breaker::BreakerState;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +24,7 @@ struct Known {
 pub(super) struct Sampler {
     /// By slot.
     known: Vec<Option<Known>>,
+    canaries: Vec<EventCanary>,
     look: u64,
     looked: Instant,
     host: EventHost,
@@ -40,7 +43,8 @@ impl Sampler {
     /// The tenants as they are now; rates start at nothing.
     pub(super) fn start(app: &App) -> Self {
         let host = host(app, &Total::default(), 1);
-        let mut sampler = Self { known: Vec::new(), look: 0, looked: Instant::now(), host };
+        let looked = Instant::now();
+        let mut sampler = Self { known: Vec::new(), canaries: Vec::new(), look: 0, looked, host };
         sampler.look(app);
         sampler
     }
@@ -55,6 +59,7 @@ impl Sampler {
                 at_ms: clock::now_ms(),
                 tenants: known().map(|known| introduced(&known.tenant)).collect(),
                 figures: told.filter(|told| *told != idle(told.slot)).collect(),
+                canaries: Some(self.canaries.clone()),
                 gone: Vec::new(),
                 host: self.host.clone(),
             },
@@ -109,8 +114,21 @@ impl Sampler {
         }
         // A slot that another tenant has got meanwhile was introduced again above.
         let gone = before.into_iter().flatten().map(|known| known.tenant.entry.slot).collect();
+        // After the tenants: a canary is of one that has been introduced.
+        let canaries = self.changed_canaries(app);
         self.host = host(app, &total, elapsed_us);
-        Event { at_ms: clock::now_ms(), tenants, figures, gone, host: self.host.clone() }
+        Event { at_ms: clock::now_ms(), tenants, figures, canaries, gone, host: self.host.clone() }
+    }
+
+    /// All canaries, if they are others than at the last look.
+    fn changed_canaries(&mut self, app: &App) -> Option<Vec<EventCanary>> {
+        let running = app.deployer.registry.canaries();
+        let now: Vec<EventCanary> = running.iter().filter_map(|canary| introduced_canary(canary)).collect();
+        if now == self.canaries {
+            return None;
+        }
+        self.canaries.clone_from(&now);
+        Some(now)
     }
 }
 
@@ -125,6 +143,12 @@ impl Total {
         self.live += u64::from(now.memory_bytes > 0);
         self.instances_bytes += now.memory_bytes;
     }
+}
+
+fn introduced_canary(canary: &Canary) -> Option<EventCanary> {
+    let entry = &canary.tenant.entry;
+    let slot = entry.canary.as_ref()?.slot;
+    Some(EventCanary { slot, revision: entry.revision, share: canary.rollout.share })
 }
 
 fn idle(slot: u32) -> EventFigures {

@@ -1,7 +1,7 @@
 //! What was counted in the slots of the shared table: a tenant's are its own and those of its canaries.
 
 use super::Workers;
-use crate::registry::Tenant;
+use crate::registry::{Done, Tenant};
 use insula_ipc::breaker::State;
 use insula_model::Latency;
 use insula_model::api::Counters;
@@ -55,6 +55,16 @@ impl Workers {
             all.add(&self.latency(part));
         }
         all
+    }
+
+    /// What was done in a slot.
+    pub(crate) fn done(&self, slot: u32) -> Done {
+        Done::of(&self.counters(slot), self.latency(slot))
+    }
+
+    /// What a tenant has done since the host started, its canary included.
+    pub(crate) fn done_by(&self, tenant: &Tenant) -> Done {
+        Done::of(&self.counters_of(tenant), self.latency_of(tenant))
     }
 
     /// Everything that a tenant has used, over all workers.

@@ -7,7 +7,7 @@ use super::read::{COLUMNS, head, parsed, tenant_from};
 use super::write::{Written, active, forget_revisions, insert_revision, is_revision, take_routes};
 use super::{NewRevision, State, StateError};
 use crate::clock;
-use crate::registry::{Canary, Tenant};
+use crate::registry::{Canary, Done, Tenant};
 use crate::vault::Vault;
 use insula_model::api::{RolloutInfo, RolloutState};
 use insula_model::rollout::Rollout;
@@ -77,7 +77,7 @@ fn canary_from(
     tenant.entry.slot = row.get(first)?;
     tenant.entry.canary = Some(Box::new(of));
     tenant.deployed_at.clone_from(&since);
-    Ok(Canary { tenant: Arc::new(tenant), rollout, since })
+    Ok(Canary { tenant: Arc::new(tenant), rollout, since, before: Done::default() })
 }
 
 /// The canary of a tenant, as the database has it now.
