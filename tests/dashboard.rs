@@ -9,6 +9,8 @@ mod crowd;
 mod events;
 #[path = "dashboard/gate.rs"]
 mod gate;
+#[path = "dashboard/many.rs"]
+mod many;
 #[path = "dashboard/page.rs"]
 mod page;
 

@@ -268,6 +268,11 @@ impl Registry {
         lock(&self.0).parts_of(slot)
     }
 
+    /// The slots of the tenants that have such.
+    pub(crate) fn parted(&self) -> BTreeSet<u32> {
+        lock(&self.0).parts.values().copied().collect()
+    }
+
     /// Whether what happens in this slot is a probe.
     pub(crate) fn is_probe(&self, slot: u32) -> bool {
         lock(&self.0).probes.contains(&slot)

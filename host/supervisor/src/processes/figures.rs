@@ -42,6 +42,11 @@ impl Workers {
         self.0.table.active().collect()
     }
 
+    /// Whether a slot had a request.
+    pub(crate) fn is_active(&self, slot: u32) -> bool {
+        self.0.table.is_active(slot)
+    }
+
     /// How long the requests of a slot took since it is in use.
     pub(crate) fn latency(&self, slot: u32) -> Latency {
         self.0.table.latency(slot)
