@@ -284,9 +284,14 @@ export function tenantPage(store, name) {
     cpu.update([past.cpu]);
     memory.update([past.memory]);
     if (detail) use(tenant, detail.limits, detail.counters);
-    // The events are quicker than the next reading.
-    const told = version(tenant.revision, tenant.canary, tenant.state === "stopped");
-    if (known !== null && told !== known) read();
+  }
+
+  /** The events are quicker than the next reading. Not called by `read`, which may be quicker than they are. */
+  function told() {
+    tick();
+    const tenant = store.names.get(name);
+    if (!tenant || known === null) return;
+    if (version(tenant.revision, tenant.canary, tenant.state === "stopped") !== known) read();
   }
 
   function use(tenant, l, counters) {
@@ -356,11 +361,11 @@ export function tenantPage(store, name) {
   // Without it the rest of the page is as good.
   const usage = () => !document.hidden && readUsage().catch(() => {});
   const summing = setInterval(usage, USAGE_MS);
-  store.addEventListener("tick", tick);
+  store.addEventListener("tick", told);
   function close() {
     clearInterval(reading);
     clearInterval(summing);
-    store.removeEventListener("tick", tick);
+    store.removeEventListener("tick", told);
     stop.abort();
     log.stop();
   }
