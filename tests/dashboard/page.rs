@@ -248,7 +248,7 @@ fn a_tenant_in_a_browser() {
     page.eventually("document.querySelector('.used dd')?.textContent");
     page.eventually("document.querySelector('.pill').dataset.state === 'serving'");
     page.eventually(
-        "document.querySelector('.meter-bar').getAttribute('aria-valuetext').includes('of')",
+        "document.querySelector('.column-side .meter-bar').getAttribute('aria-valuetext').includes('of')",
     );
     is_sound(&browser, &page);
     pictures(&page, "tenant");
