@@ -28,6 +28,7 @@ export function complaint() {
  */
 export function confirm({ label, title, more, word, tone, act }) {
   const failed = complaint();
+  const before = document.activeElement;
   dialog(label, (close) => {
     const go = h("button", { type: "button", class: tone, "data-confirm": true }, word);
     go.addEventListener("click", async () => {
@@ -36,6 +37,9 @@ export function confirm({ label, title, more, word, tone, act }) {
       try {
         await act();
         close();
+        // What was pressed may be gone; the keyboard goes on from the top of the page then.
+        const next = before?.isConnected && before.checkVisibility() ? before : document.querySelector("h1");
+        next?.focus();
       } catch (error) {
         failed.show(error);
         go.disabled = false;

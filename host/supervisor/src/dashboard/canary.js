@@ -15,7 +15,7 @@ function hundredths(text) {
 const ROWS = [
   ["Requests", ({ requests }) => count(requests)],
   ["Errors", ({ errors }) => count(errors)],
-  ["… of the requests", ({ errors, requests }) => (requests > 0 ? percent(errors, requests) : "–")],
+  ["Error rate", ({ errors, requests }) => (requests > 0 ? percent(errors, requests) : "–")],
   ["Latency p50", ({ latency: { p50_ms: ms } }) => latency(ms)],
   ["Latency p99", ({ latency: { p99_ms: ms } }) => latency(ms)],
 ];
@@ -54,7 +54,8 @@ export function canaryPanel(name, { change, now, changed }) {
       rows.map((row) => row.element),
     ),
   );
-  const verdict = h("p", { class: "verdict" });
+  const words = h("b", {});
+  const verdict = h("p", { class: "verdict" }, "Verdict: ", words);
   const meters = {
     requests: meter("Requests that are needed to tell", true),
     errors: meter("Errors"),
@@ -115,7 +116,7 @@ export function canaryPanel(name, { change, now, changed }) {
   /** What the host waits for before it promotes, and what it rolls back for. */
   function waits(canary) {
     const { requests, errors, max_latency_ms: slowest, for_ms: lasts } = canary;
-    setText(verdict, canary.verdict.slice(0, 1).toUpperCase() + canary.verdict.slice(1));
+    setText(words, canary.verdict);
     verdict.classList.toggle("is-well", canary.verdict.startsWith("well"));
     verdict.classList.toggle("is-ill", canary.verdict.startsWith("about to be rolled"));
     meters.requests.set(Math.min(requests, canary.requests_min), canary.requests_min, count);
@@ -168,7 +169,7 @@ export function canaryPanel(name, { change, now, changed }) {
         await stillRuns(asked);
         await post(`${path}/promote`, {});
         say(`${name} serves revision ${asked.revision}`);
-        changed();
+        await changed();
       },
     });
   }
@@ -192,7 +193,7 @@ export function canaryPanel(name, { change, now, changed }) {
         // By its number: had the canary ended just now, none but this one would be meant.
         await post(`${path}/rollback`, { revision: asked.active.revision });
         say(`${name} serves revision ${asked.active.revision}`);
-        changed();
+        await changed();
       },
     });
   }

@@ -139,7 +139,7 @@ export function revisions(name, changed) {
         await post(`/v1/tenants/${encodeURIComponent(name)}/rollback`, { revision: one.revision });
         say(`${name} serves revision ${one.revision}`);
         await load();
-        changed();
+        await changed();
       },
     });
   }

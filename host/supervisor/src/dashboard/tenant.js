@@ -82,7 +82,7 @@ export function tenantPage(store, name) {
   const canary = canaryPanel(name, {
     change: history.change,
     now: () => store.now(),
-    changed: () => acted(),
+    changed: () => read(),
   });
   const tried = canaryPill();
   const act = h("button", { type: "button", "data-act": "stop", disabled: true }, "Stop");
@@ -139,13 +139,6 @@ export function tenantPage(store, name) {
   const stop = new AbortController();
   let known = null;
 
-  /** What an act has changed is shown at once. The button that began it may be gone: the focus is not. */
-  async function acted(next = title) {
-    await read();
-    const { activeElement: at, body } = document;
-    if (at === body || !at.checkVisibility()) next.focus();
-  }
-
   function askToStop() {
     confirm({
       label: `Stop ${name}`,
@@ -163,7 +156,7 @@ export function tenantPage(store, name) {
       act: async () => {
         const { running } = await post(`${path}/stop`, { drain_ms: DRAIN_MS });
         say(`${name} is stopped${running > 0 ? `; ${plural(running, "request")} still to end` : ""}`);
-        await acted();
+        await read();
       },
     });
   }
@@ -177,7 +170,9 @@ export function tenantPage(store, name) {
     } catch (error) {
       failed.show(error);
     }
-    await acted(act);
+    await read();
+    // A button that cannot be pressed loses the focus.
+    if (document.activeElement === document.body) act.focus();
   }
 
   function halted({ stopped_at: since, counters, job }) {
