@@ -3,10 +3,10 @@
 use super::Dashboard;
 use super::page::{is_sound, pictures};
 use insula_model::api::RolloutState;
+use insula_tests::Host;
 use insula_tests::browser::{Browser, Page};
 use insula_tests::respond::{Canned, responder};
 use insula_tests::wait::eventually;
-use insula_tests::Host;
 use serde_json::json;
 
 /// Deploys a guest that answers with this word.
@@ -97,7 +97,9 @@ fn a_canary_is_shown_promoted_and_rolled_back() {
     page.eventually("document.querySelector('.canary').hidden");
     assert_eq!(host.tenant("shop").summary.canary, None);
     assert_eq!(said(&host, "shop", 40, "a"), 40);
-    page.eventually("document.querySelector('.revisions').innerText.includes('Rolled back as a canary')");
+    page.eventually(
+        "document.querySelector('.revisions').innerText.includes('Rolled back as a canary')",
+    );
 
     // And promoted.
     deploy(&host, "shop", "c", &["--canary", "25%"]);
@@ -134,7 +136,8 @@ fn a_canary_is_shown_promoted_and_rolled_back() {
 fn marked(page: &Page) {
     page.press("Escape");
     page.eventually("document.querySelector('.grid')");
-    let chip = "[...document.querySelectorAll('.chip')].find((chip) => chip.innerText.includes('Canary'))";
+    let chip =
+        "[...document.querySelectorAll('.chip')].find((chip) => chip.innerText.includes('Canary'))";
     page.eventually(&format!("{chip}.checkVisibility()"));
     assert_eq!(page.value(&format!("{chip}.querySelector('b').textContent")), json!("1"));
     let cell = page.value("document.getElementById('grid-cell').getAttribute('aria-label')");
@@ -164,7 +167,9 @@ fn marked(page: &Page) {
     assert_eq!(page.text(".shown"), "1 of 2 tenants");
     page.value(&format!("{chip}.click()"));
     page.value("location.hash = '#/tenant/shop'");
-    page.eventually("document.querySelector('.canary') && !document.querySelector('.canary').hidden");
+    page.eventually(
+        "document.querySelector('.canary') && !document.querySelector('.canary').hidden",
+    );
 }
 
 #[test]
@@ -193,7 +198,9 @@ fn a_tenant_is_stopped_and_started() {
     page.eventually("document.querySelector('.pill').dataset.state === 'stopped'");
     assert!(page.text(".notice").contains("Stopped"), "{}", page.text(".notice"));
     assert_eq!(
-        page.value("document.activeElement.ariaLabel ?? document.activeElement.outerHTML.slice(0, 200)"),
+        page.value(
+            "document.activeElement.ariaLabel ?? document.activeElement.outerHTML.slice(0, 200)"
+        ),
         json!("Start hello"),
         "the keyboard is where it was"
     );

@@ -12,9 +12,9 @@
 
 use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
+use insula_model::api::Counters;
 use insula_model::grants::schedule::Schedule;
 use insula_model::quota::{Share, Sums};
-use insula_model::api::Counters;
 use insula_model::rollout::Rollout;
 use insula_model::wire::TenantEntry;
 use insula_model::{Latency, Namespace, TenantName};

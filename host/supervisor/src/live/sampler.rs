@@ -134,7 +134,8 @@ impl Sampler {
     /// All canaries, if they are others than at the last look.
     fn changed_canaries(&mut self, app: &App) -> Option<Vec<EventCanary>> {
         let running = app.deployer.registry.canaries();
-        let now: Vec<EventCanary> = running.iter().filter_map(|canary| introduced_canary(canary)).collect();
+        let now: Vec<EventCanary> =
+            running.iter().filter_map(|canary| introduced_canary(canary)).collect();
         if now == self.canaries {
             return None;
         }
