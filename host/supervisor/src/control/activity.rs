@@ -46,8 +46,8 @@ pub(super) async fn activity(
             namespace: tenant.namespace.clone(),
             revision: tenant.entry.revision,
             memory_limit_bytes: tenant.entry.limits.resources.memory_limit_bytes,
-            counters: workers.counters_of(&tenant),
-            latency: workers.latency_of(&tenant),
+            counters: workers.counters_of(tenant.entry.slot),
+            latency: workers.latency_of(tenant.entry.slot),
             breaker: workers.breaker(slot),
         })
     };

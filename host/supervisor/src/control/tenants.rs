@@ -39,8 +39,8 @@ fn summary(app: &App, tenant: &Tenant) -> TenantSummary {
         routes: tenant.entry.routes.clone(),
         deployed_at: tenant.deployed_at.clone(),
         stopped_at: tenant.stopped_at.clone(),
-        counters: app.deployer.workers.counters_of(tenant),
-        latency: app.deployer.workers.latency_of(tenant).quantiles(),
+        counters: app.deployer.workers.counters_of(tenant.entry.slot),
+        latency: app.deployer.workers.latency_of(tenant.entry.slot).quantiles(),
         breaker: app.deployer.workers.breaker(tenant.entry.slot),
         job: app.deployer.jobs.status(tenant.entry.slot),
         canary: app
@@ -70,9 +70,10 @@ pub(super) async fn list(
         // A name that was mistyped is not a namespace without tenants.
         app.deployer.namespace(namespace.clone()).await?;
     }
-    let mut tenants = app.deployer.registry.all();
-    tenants.retain(|tenant| query.namespace.as_ref().is_none_or(|one| tenant.namespace == *one));
-    Ok(Json(tenants.iter().map(|tenant| summary(&app, tenant)).collect()))
+    let tenants = app.deployer.registry.all();
+    let tenants = tenants
+        .filter(|tenant| query.namespace.as_ref().is_none_or(|one| tenant.namespace == *one));
+    Ok(Json(tenants.map(|tenant| summary(&app, &tenant)).collect()))
 }
 
 /// Deploys a tenant, or a new revision of it, which it probes first. When this answers, every worker

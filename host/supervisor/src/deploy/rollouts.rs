@@ -40,7 +40,8 @@ impl Canary {
         let latency = workers.latency(slot);
         // Not what stands in the active revision's own slot: an earlier canary's last requests are added to
         // that once they have ended.
-        let rest = workers.done_by(active).without(&workers.done(slot)).without(&self.before);
+        let rest =
+            workers.done_by(active.entry.slot).without(&workers.done(slot)).without(&self.before);
         let seen = self.seen(workers);
         let verdict = match self.rollout.judge(&seen) {
             Verdict::TooFew(needed) => {
@@ -113,7 +114,7 @@ impl Deployer {
         let Rollout { share, .. } = canary.rollout;
         tracing::info!(tenant = %name, revision = entry.revision, %share, "canary begun");
         let (revision, before) = (entry.revision, active.revision);
-        canary.before = self.workers.done_by(&stable);
+        canary.before = self.workers.done_by(stable.entry.slot);
         self.registry.put_canary(*canary);
         self.tell(&stable, revision, format!(
             "revision {revision} is a canary: it gets {share} of the requests, revision {before} the others"

@@ -3,6 +3,7 @@
 use super::rates::{Happened, Seen, per_second};
 use crate::clock;
 use crate::control::App;
+use crate::processes::Workers;
 use crate::registry::{Canary, Tenant};
 use bytes::Bytes;
 use insula_ipc::memory::Kinds;
@@ -10,16 +11,19 @@ use insula_model::api::{
     Event, EventCanary, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds,
 };
 use insula_model::breaker::BreakerState;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// A tenant, and what was last said of it.
 struct Known {
-    tenant: Arc<Tenant>,
-    seen: Seen,
-    told: EventFigures,
+    /// Of the registry: the same as long as the tenant is.
+    version: u32,
     /// The look at which it was last there.
     look: u64,
+    shown: EventTenant,
+    is_stopped: bool,
+    /// Of a tenant that has had a request; most have not.
+    seen: Option<Box<Seen>>,
+    told: EventFigures,
 }
 
 /// What all watchers know.
@@ -60,7 +64,7 @@ impl Sampler {
             "snapshot",
             &Event {
                 at_ms: clock::now_ms(),
-                tenants: known().map(|known| introduced(&known.tenant)).collect(),
+                tenants: known().map(|known| known.shown.clone()).collect(),
                 figures: told.filter(|told| *told != idle(told.slot)).collect(),
                 canaries: Some(self.canaries.clone()),
                 gone: Vec::new(),
@@ -82,37 +86,36 @@ impl Sampler {
         let (mut tenants, mut figures) = (Vec::new(), Vec::new());
         let (registry, workers) = (&app.deployer.registry, &app.deployer.workers);
         let parted = registry.parted();
-        for tenant in registry.all() {
-            let slot = tenant.entry.slot;
+        for (slot, version) in registry.versions() {
             // What had no request has figures of nothing, and is not asked for them.
-            let is_quiet = !workers.is_active(slot) && !parted.contains(&slot);
+            let is_active = workers.is_active(slot) || parted.contains(&slot);
             if self.known.len() <= slot as usize {
                 self.known.resize_with(slot as usize + 1, || None);
             }
-            let known = match &mut self.known[slot as usize] {
-                Some(known) if Arc::ptr_eq(&known.tenant, &tenant) => known,
-                Some(known) if known.tenant.entry.name == tenant.entry.name => {
-                    tenants.push(introduced(&tenant));
-                    known.tenant = tenant;
-                    known
-                }
-                place => {
-                    tenants.push(introduced(&tenant));
-                    let seen =
-                        Seen::first(workers.counters_of(&tenant), &workers.latency_of(&tenant));
-                    place.insert(Known { tenant, seen, told: idle(slot), look: self.look })
-                }
-            };
+            let place = &mut self.known[slot as usize];
+            if place.as_ref().is_none_or(|known| known.version != version) {
+                let Some(tenant) = registry.by_slot(slot) else { continue };
+                let (shown, is_stopped) = (introduced(&tenant), tenant.stopped_at.is_some());
+                tenants.push(shown.clone());
+                let before = place.take().filter(|known| known.shown.name == shown.name);
+                let (seen, told) = match before {
+                    Some(known) => (known.seen, known.told),
+                    // What was counted before is no news.
+                    None => (is_active.then(|| Box::new(first(workers, slot))), idle(slot)),
+                };
+                *place = Some(Known { version, look: self.look, shown, is_stopped, seen, told });
+            }
+            let Some(known) = place else { continue };
             known.look = self.look;
             let (mut now, mut happened) = (idle(slot), Happened::default());
-            if !is_quiet {
-                let counters = workers.counters_of(&known.tenant);
-                let latency = workers.latency_of(&known.tenant);
-                happened = known.seen.update(counters, &latency, self.look);
+            if is_active {
+                let seen = known.seen.get_or_insert_default();
+                let latency = workers.latency_of(slot);
+                happened = seen.update(workers.counters_of(slot), &latency, self.look);
                 let is_open = workers.breaker(slot) != BreakerState::Closed;
-                now = known.seen.figures((slot, is_open), &happened, (self.look, elapsed_us));
+                now = seen.figures((slot, is_open), &happened, (self.look, elapsed_us));
             }
-            if known.tenant.stopped_at.is_some() {
+            if known.is_stopped {
                 now.state = LiveState::Stopped;
             }
             total.add(&happened, &now);
@@ -124,7 +127,7 @@ impl Sampler {
         // A slot that another tenant has got meanwhile was introduced again above.
         let is_gone = |known: &mut Known| known.look != self.look;
         let gone = self.known.iter_mut().filter_map(|place| place.take_if(is_gone));
-        let gone = gone.map(|known| known.tenant.entry.slot).collect();
+        let gone = gone.map(|known| known.shown.slot).collect();
         // After the tenants: a canary is of one that has been introduced.
         let canaries = self.changed_canaries(app);
         self.host = host(app, &total, elapsed_us);
@@ -165,6 +168,10 @@ fn introduced_canary(canary: &Canary) -> Option<EventCanary> {
 
 fn idle(slot: u32) -> EventFigures {
     EventFigures { slot, state: LiveState::Idle, ..EventFigures::default() }
+}
+
+fn first(workers: &Workers, slot: u32) -> Seen {
+    Seen::first(workers.counters_of(slot), &workers.latency_of(slot))
 }
 
 fn introduced(tenant: &Tenant) -> EventTenant {

@@ -1,7 +1,7 @@
 //! What was counted in the slots of the shared table: a tenant's are its own and those of its canaries.
 
 use super::Workers;
-use crate::registry::{Done, Tenant};
+use crate::registry::Done;
 use insula_ipc::breaker::State;
 use insula_model::Latency;
 use insula_model::api::Counters;
@@ -30,9 +30,8 @@ impl Workers {
         self.0.table.counters(slot)
     }
 
-    /// What a tenant has done, its canary included.
-    pub(crate) fn counters_of(&self, tenant: &Tenant) -> Counters {
-        let slot = tenant.entry.slot;
+    /// What the tenant of a slot has done, its canary included.
+    pub(crate) fn counters_of(&self, slot: u32) -> Counters {
         let parts = self.0.registry.parts(slot).into_iter();
         parts.fold(self.counters(slot), |sum, part| sum.with(self.counters(part)))
     }
@@ -52,9 +51,8 @@ impl Workers {
         self.0.table.latency(slot)
     }
 
-    /// How long a tenant's requests took since the host started, those of its canary included.
-    pub(crate) fn latency_of(&self, tenant: &Tenant) -> Latency {
-        let slot = tenant.entry.slot;
+    /// How long the requests of a slot's tenant took since the host started, those of its canary included.
+    pub(crate) fn latency_of(&self, slot: u32) -> Latency {
         let mut all = self.latency(slot);
         for part in self.0.registry.parts(slot) {
             all.add(&self.latency(part));
@@ -67,9 +65,9 @@ impl Workers {
         Done::of(&self.counters(slot), self.latency(slot))
     }
 
-    /// What a tenant has done since the host started, its canary included.
-    pub(crate) fn done_by(&self, tenant: &Tenant) -> Done {
-        Done::of(&self.counters_of(tenant), self.latency_of(tenant))
+    /// What the tenant of a slot has done since the host started, its canary included.
+    pub(crate) fn done_by(&self, slot: u32) -> Done {
+        Done::of(&self.counters_of(slot), self.latency_of(slot))
     }
 
     /// Everything that a tenant has used, over all workers.
