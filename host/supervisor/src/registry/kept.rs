@@ -90,6 +90,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use insula_model::api::GuestKind;
     use insula_model::{Ceilings, Digest, Manifest};

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used)]
 use super::*;
 use crate::tenant_log::TenantLog;
 use insula_model::{Ceilings, Manifest};
