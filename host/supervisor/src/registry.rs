@@ -10,6 +10,7 @@
 //! request or a figure. Canaries have slots of their own, and so do probes, for as long as they last; one
 //! that ended is still its tenant's until its last request has, for the log and for the sums.
 
+use crate::rollouts::{Counted, HandedCanary};
 use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
 use insula_model::grants::schedule::Schedule;
@@ -19,6 +20,7 @@ use insula_model::wire::TenantEntry;
 use insula_model::{Namespace, TenantName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// A deployed tenant.
 #[derive(Debug)]
@@ -51,6 +53,10 @@ pub(crate) struct Canary {
     pub(crate) rollout: Rollout,
     /// Since when (RFC 3339).
     pub(crate) since: String,
+    /// What was counted of it by hosts before this one, and is not in this host's table.
+    pub(crate) before: Counted,
+    /// Since when this host tries it.
+    pub(crate) counts_from: Instant,
 }
 
 /// A slot that nobody has yet: free again when this is dropped, unless something was put into it.
@@ -133,6 +139,8 @@ impl Inner {
     fn make_place(&mut self, slot: u32) {
         self.free.remove(&slot);
         if self.by_slot.len() <= slot as usize {
+            let next = u32::try_from(self.by_slot.len()).unwrap_or(slot);
+            self.free.extend(next..slot);
             self.by_slot.resize(slot as usize + 1, None);
         }
     }
@@ -201,6 +209,23 @@ impl Registry {
         inner.insert_canary(canary);
     }
 
+    /// Canaries go on from what was counted before the table that this host goes on from: it has the rest.
+    pub(crate) fn go_on_from(&self, handed: Vec<HandedCanary>) {
+        let mut inner = lock(&self.0);
+        for HandedCanary { tenant, revision, before } in handed {
+            let Some(canary) = inner.canaries.get_mut(&tenant) else { continue };
+            if canary.tenant.entry.revision == revision {
+                *canary = Arc::new(Canary {
+                    tenant: Arc::clone(&canary.tenant),
+                    rollout: canary.rollout.clone(),
+                    since: canary.since.clone(),
+                    before,
+                    counts_from: Instant::now(),
+                });
+            }
+        }
+    }
+
     /// Ends a canary; its slot is quarantined until [`Registry::free`], and its tenant's until then.
     pub(crate) fn end_canary(&self, name: &TenantName) -> Option<Arc<Canary>> {
         lock(&self.0).canaries.remove(name)
@@ -216,6 +241,16 @@ impl Registry {
             inner.clear_place(slot);
         }
         Some((tenant, canary))
+    }
+
+    /// Keeps a slot from being given to anybody, if nobody has it, until [`Registry::free`]; whether it does.
+    pub(crate) fn hold(&self, slot: u32) -> bool {
+        let mut inner = lock(&self.0);
+        let is_nobodys = inner.by_slot.get(slot as usize).is_none_or(Option::is_none);
+        if is_nobodys {
+            inner.make_place(slot);
+        }
+        is_nobodys
     }
 
     /// Ends a slot's quarantine.

@@ -164,6 +164,11 @@ impl DeployError {
         )
     }
 
+    /// The word of it.
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.advice().0
+    }
+
     /// The code and, unless the message says it, the mend.
     fn advice(&self) -> (ErrorCode, Option<String>) {
         let some = |code, hint: &str| (code, Some(hint.to_owned()));

@@ -7,6 +7,7 @@ use super::{Active, DeployError, Deployer, detached};
 use crate::clock;
 use crate::processes::Workers;
 use crate::registry::{Canary, Tenant};
+use crate::rollouts::Counted;
 use crate::state::{Begun, Ended, NewRevision, StateError};
 use insula_model::TenantName;
 use insula_model::api::{CanaryChange, CanaryStatus, DeployResponse, LogStream};
@@ -17,26 +18,46 @@ use insula_model::wire::{LogLine, TenantEntry};
 use std::sync::Arc;
 
 impl Canary {
+    /// Milliseconds for which it was tried so far.
+    pub(crate) fn tried_ms(&self) -> u64 {
+        let here_ms = u64::try_from(self.counts_from.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.before.tried_ms.saturating_add(here_ms)
+    }
+
+    /// What was counted of it so far, by this host and by those before.
+    pub(crate) fn counted(&self, workers: &Workers) -> Counted {
+        let slot = self.tenant.entry.slot;
+        let (counters, mut latency) = (workers.counters(slot), workers.latency(slot));
+        latency.add(&self.before.latency);
+        let errors = counters.guest_faults + counters.responses_5xx;
+        Counted {
+            requests: self.before.requests.saturating_add(counters.requests),
+            errors: self.before.errors.saturating_add(errors),
+            latency,
+            tried_ms: self.tried_ms(),
+        }
+    }
+
     /// What was seen of it so far.
     pub(crate) fn seen(&self, workers: &Workers) -> Seen {
-        let slot = self.tenant.entry.slot;
-        let counters = workers.counters(slot);
-        let since_ms = clock::to_millis(&self.since).unwrap_or_default();
+        self.seen_by(&self.counted(workers), workers)
+    }
+
+    fn seen_by(&self, counted: &Counted, workers: &Workers) -> Seen {
+        let max_us = self.rollout.max_latency_ms.map(|max_ms| max_ms.saturating_mul(1_000));
         Seen {
-            requests: counters.requests,
-            errors: counters.guest_faults + counters.responses_5xx,
-            slow: self
-                .rollout
-                .max_latency_ms
-                .map_or(0, |max_ms| workers.latency(slot).above(max_ms.saturating_mul(1_000))),
-            age_ms: clock::now_ms().saturating_sub(since_ms),
-            circuit_open: workers.breaker(slot) != BreakerState::Closed,
+            requests: counted.requests,
+            errors: counted.errors,
+            slow: max_us.map_or(0, |max_us| counted.latency.above(max_us)),
+            age_ms: counted.tried_ms,
+            circuit_open: workers.breaker(self.tenant.entry.slot) != BreakerState::Closed,
         }
     }
 
     /// How the API shows it.
     pub(crate) fn status(&self, workers: &Workers) -> CanaryStatus {
-        let seen = self.seen(workers);
+        let counted = self.counted(workers);
+        let seen = self.seen_by(&counted, workers);
         let verdict = match self.rollout.judge(&seen) {
             Verdict::TooFew(needed) => {
                 format!("too few requests to tell: {} of {needed}", seen.requests)
@@ -53,7 +74,8 @@ impl Canary {
             running: workers.counters(self.tenant.entry.slot).running,
             requests: seen.requests,
             errors: seen.errors,
-            latency: workers.latency(self.tenant.entry.slot).quantiles(),
+            latency: counted.latency.quantiles(),
+            tried_ms: counted.tried_ms,
             verdict,
         }
     }
@@ -211,6 +233,8 @@ impl Deployer {
         if let Some(tenant) = self.registry.get(&name) {
             self.tell(&tenant, number, line);
         }
+        let entry = &canary.tenant.entry;
+        self.usage.leaving(slot, &entry.name, &canary.tenant.namespace).await;
         self.quarantine(slot);
         told?;
         Ok(active)
@@ -227,6 +251,9 @@ impl Deployer {
             return Ok(());
         }
         let canary = self.state.canary(name.clone()).await?.ok_or(DeployError::Lost)?;
+        // What was written down is in the table still.
+        let (before, counts_from) = (running.before, running.counts_from);
+        let canary = Canary { before, counts_from, ..canary };
         let entry = canary.tenant.entry.clone();
         self.registry.put_canary(canary);
         Ok(self.workers.publish(vec![entry], Vec::new()).await?)

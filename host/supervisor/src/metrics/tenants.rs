@@ -90,6 +90,12 @@ const PLAIN: [Plain; 12] = [
         "Response bodies that were passed to clients.",
         |c| c.bytes_out,
     ),
+    plain(
+        Kind::Counter,
+        "insula_tenant_outbound_bytes_total",
+        "What calls over the network sent, before TLS.",
+        |c| c.bytes_outbound,
+    ),
 ];
 
 /// Writes all of them.

@@ -100,6 +100,8 @@ const MIGRATIONS: [&str; 7] = [
         tenant      TEXT PRIMARY KEY,
         staged      TEXT NOT NULL               -- the name that these are under
      ) STRICT, WITHOUT ROWID;",
+    // 8: what was counted of canaries, so that they go on where they were.
+    "ALTER TABLE rollouts ADD COLUMN counted TEXT; -- JSON; none before the first time",
 ];
 
 /// The latest version that this program knows.
