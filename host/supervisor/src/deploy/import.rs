@@ -17,7 +17,7 @@ use crate::compilers::Asker;
 use crate::keeper::Pin;
 use crate::state::{Import, Secret, StateError};
 use insula_model::api::{
-    ErrorBody, ImportResponse, ImportResult, ImportedTenant, REVISIONS_KEPT_MAX,
+    ErrorBody, ErrorCode, ImportResponse, ImportResult, ImportedTenant, REVISIONS_KEPT_MAX,
 };
 use insula_model::grants::secrets::SecretValue;
 use insula_model::manifest::Resolved;
@@ -180,7 +180,7 @@ impl Deployer {
                     keyvalue: 0,
                     scratch: false,
                     secrets: 0,
-                    error: Some(ErrorBody::from(error)),
+                    error: Some(refusal(error)),
                 }
             }
         }
@@ -431,6 +431,16 @@ impl Planned {
         let is_active = |number| number == self.tenant.active;
         self.tenant.revisions.iter().position(|r| is_active(r.number)).unwrap_or_default()
     }
+}
+
+/// Why a tenant is refused, and what to do about it.
+fn refusal(error: DeployError) -> ErrorBody {
+    let mut body = ErrorBody::from(error);
+    if body.code == ErrorCode::Probe {
+        let hint = "mend what it depends on; or take it as it is with `insula import --no-probe`";
+        body.hint = Some(hint.into());
+    }
+    body
 }
 
 /// Whether a tenant's revisions make a history.
