@@ -464,7 +464,7 @@ fn the_time_and_the_errors_of_a_canary_go_on_after_a_restart() {
     // Errors all, and too few to tell.
     let ask = |host: &Host, requests| share(&mut [host.connect()], "kept", requests, "bad");
     let all = ask(&host, 30);
-    let (before, since) = (shown(&host, all), Instant::now());
+    let (since, before) = (Instant::now(), shown(&host, all));
     assert_eq!(before.verdict, format!("too few requests to tell: {all} of 20"));
     assert!(host.stop(Signal::TERM).success());
     let down = Instant::now();

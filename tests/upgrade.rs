@@ -416,7 +416,8 @@ fn the_code_of_canaries_is_made_ready_as_well() {
     assert_eq!(code().len(), 1);
     eventually("it is upgraded", || host.info().upgrade);
     let echoes = |_: &u32| host.get("shop", "/").expect_ok().text().starts_with("GET ");
-    assert_eq!((0..20).filter(echoes).count(), 10);
+    let echoed = (0..20).filter(echoes).count();
+    assert!((8..=12).contains(&echoed), "{echoed} of 20");
 }
 
 #[test]

@@ -248,7 +248,7 @@ fn weigh(mut stream: TcpStream, scale: &AtomicU64) -> Option<()> {
         let declared = declared.map(|rest| rest.lines().next().unwrap().parse::<usize>().unwrap());
         let whole = match declared {
             Some(length) => request.len() >= end + 4 + length,
-            None => !head.contains("chunked") || request.ends_with(b"0\r\n\r\n"),
+            None => !head.contains("chunked") || request[end + 4..].ends_with(b"0\r\n\r\n"),
         };
         if whole {
             request.clear();
@@ -261,9 +261,10 @@ fn weigh(mut stream: TcpStream, scale: &AtomicU64) -> Option<()> {
 fn what_calls_send_is_on_the_bill_byte_by_byte() {
     let mut host = Host::with_guests(&["hello"]);
     let scale = Scale::start();
-    let url = format!("http://127.0.0.1:{}", scale.port);
+    let origin = format!("http://127.0.0.1:{}", scale.port);
+    let url = format!("{origin}/weigh");
     let manifest = format!(
-        "name = 'caller'\ncomponent = {:?}\n[outbound]\nhosts = ['{url}', 'http://hello.internal']\n\
+        "name = 'caller'\ncomponent = {:?}\n[outbound]\nhosts = ['{origin}', 'http://hello.internal']\n\
          private = ['127.0.0.0/8']\n",
         repo::guest("relay")
     );

@@ -19,9 +19,9 @@ Examples:
   insula audit --verify                           has anything been changed or taken out?
 
 A line is TIME USER ACTION WHAT CHANGE RESULT PROCESS. CHANGE is the active revision before and after,
-and the artifact. RESULT is ok, or the code of the error. What the host did by itself, such as promoting a
-canary or rolling it back, is the user `host`'s, and ends with the reason. Reads of what is sensitive (inspect, logs,
-secret-list, export, audit) are there as well; values of secrets never are.";
+and the artifact. RESULT is ok, or the code of the error. Reads of what is sensitive (inspect, logs,
+secret-list, export, audit) are there as well; values of secrets never are. What the host did by itself,
+such as promoting a canary or rolling it back, is the user `host`'s, and the line ends with the reason.";
 
 /// Show who changed or read what, when, from where.
 #[derive(Debug, clap::Args)]

@@ -32,8 +32,8 @@ Examples:
   ssh other insula export --all -o - | insula import -
 
 A file that is not whole, was changed, or is of a later version changes nothing. Each tenant is imported
-whole, or refused with the reason, such as that its active revision fails its probe; one that is there already with the same revisions is left as it is, so
-that an import may be repeated. Namespaces that are missing are made with the quotas they had.";
+whole, or refused with the reason, such as that its active revision fails its probe; one that is there
+already with the same revisions is left as it is, so that an import may be repeated. Namespaces that are missing are made with the quotas they had.";
 
 /// Take tenants, or a whole host, from a file that `insula export` wrote.
 #[derive(Debug, clap::Args)]

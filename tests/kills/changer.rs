@@ -9,14 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Tenants of each thread.
-pub const TENANTS: u64 = 3;
+pub(crate) const TENANTS: u64 = 3;
 
 /// Numbers that look random and can be had again (SplitMix64).
-pub struct Dice(pub u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
     /// One of 0 to `below` - 1.
-    pub fn roll(&mut self, below: u64) -> u64 {
+    pub(crate) fn roll(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,27 +26,27 @@ impl Dice {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revision {
-    pub artifact: String,
-    pub stamp: String,
-    pub gets_token: bool,
+pub(crate) struct Revision {
+    pub(crate) artifact: String,
+    pub(crate) stamp: String,
+    pub(crate) gets_token: bool,
 }
 
 /// Everything about one name that outlives a kill.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Known {
+pub(crate) struct Known {
     /// 0: not deployed.
-    pub active: u32,
+    pub(crate) active: u32,
     previous: u32,
     last: u32,
-    pub revisions: BTreeMap<u32, Revision>,
+    pub(crate) revisions: BTreeMap<u32, Revision>,
     token: Option<String>,
-    pub stopped: bool,
+    pub(crate) stopped: bool,
 }
 
 impl Known {
     /// What it is after a deploy.
-    pub fn deployed(&self, revision: Revision) -> Self {
+    pub(crate) fn deployed(&self, revision: Revision) -> Self {
         let number = self.last + 1;
         let mut next = self.clone();
         (next.previous, next.active, next.last) = (self.active, number, number);
@@ -65,22 +65,22 @@ impl Known {
 }
 
 /// What one thread knows of its tenants, and what of it may be true or not.
-pub struct Changer {
+pub(crate) struct Changer {
     dice: Dice,
     /// What makes the bytes of each artifact its own.
-    pub artifacts: Vec<u64>,
-    pub known: BTreeMap<String, Known>,
+    pub(crate) artifacts: Vec<u64>,
+    pub(crate) known: BTreeMap<String, Known>,
     under_way: Option<(String, Known)>,
     /// Whole exports: of which tenant, as it was, and the bytes.
     archives: BTreeMap<String, (Known, Vec<u8>)>,
-    pub acknowledged: u64,
+    pub(crate) acknowledged: u64,
     /// Of these, imports.
-    pub imported: u64,
-    pub exported: u64,
+    pub(crate) imported: u64,
+    pub(crate) exported: u64,
 }
 
 impl Changer {
-    pub fn new(seed: u64, number: u64) -> Self {
+    pub(crate) fn new(seed: u64, number: u64) -> Self {
         let names = (0..TENANTS).map(|i| (format!("t-{number}-{i}"), Known::default()));
         let (known, dice) = (names.collect(), Dice(seed ^ (number << 32)));
         Self {
@@ -97,7 +97,7 @@ impl Changer {
 
     /// Deploys its first tenant, so that what it begins with is compiled.
     #[track_caller]
-    pub fn begin(&mut self, host: &Host) {
+    pub(crate) fn begin(&mut self, host: &Host) {
         let artifact = upload(host, self.artifacts[0]).unwrap();
         let (name, known) = self.known.iter_mut().next().unwrap();
         let manifest = json!({"name": name, "config": {"stamp": "first"}});
@@ -108,7 +108,7 @@ impl Changer {
     }
 
     /// Changes one thing after the other until the host does not answer, or it is `over`.
-    pub fn run(&mut self, host: &Host, over: &AtomicBool) {
+    pub(crate) fn run(&mut self, host: &Host, over: &AtomicBool) {
         let mut turn = 0;
         while !over.load(Relaxed) {
             turn += 1;
@@ -221,7 +221,7 @@ impl Changer {
 
     /// Holds the host against what is known; what was under way is known from then on.
     #[track_caller]
-    pub fn check(&mut self, host: &Host) {
+    pub(crate) fn check(&mut self, host: &Host) {
         let under_way = self.under_way.take();
         for (name, known) in &mut self.known {
             let found = there(host, name);
@@ -299,7 +299,7 @@ fn there(host: &Host, name: &str) -> Found {
 }
 
 /// Uploads the guest that shows its settings, in bytes of its own; its digest.
-pub fn upload(host: &Host, number: u64) -> Option<String> {
+pub(crate) fn upload(host: &Host, number: u64) -> Option<String> {
     use sha2::Digest;
     let mut bytes = fs::read(repo::guest("settings")).unwrap();
     // A custom section, named `n`.

@@ -53,18 +53,30 @@ pub(crate) struct HandedCanary {
 
 /// Why a canary could not be ended.
 #[derive(Debug, thiserror::Error)]
-enum LookError {
+enum UndecidedError {
     #[error("the decision cannot be recorded in the audit log: {0}")]
     Unrecorded(#[source] io::Error),
     #[error(transparent)]
     Deploy(#[from] DeployError),
+    #[error("the task was lost; the host's log has more")]
+    Lost,
 }
 
-/// A decision that is in the audit log, and that was not carried out yet.
+/// A decision that is in the audit log, and that could not be carried out yet.
 struct Pending {
     revision: u32,
+    /// Its record.
     of: u64,
     event: AuditEvent,
+}
+
+/// A decision about a canary.
+struct Decision {
+    canary: Arc<Canary>,
+    ended: Ended,
+    reason: String,
+    /// The same that failed before.
+    again: Option<Pending>,
 }
 
 /// Looks at canaries until the host ends.
@@ -103,7 +115,7 @@ async fn look(
     audit: &Audit,
     canary: &Arc<Canary>,
     pending: &mut HashMap<TenantName, Pending>,
-) -> Result<(), LookError> {
+) -> Result<(), UndecidedError> {
     let seen = canary.seen(&deployer.workers);
     let (ended, reason) = match canary.rollout.judge(&seen) {
         Verdict::TooFew(_) | Verdict::Well => return Ok(()),
@@ -117,42 +129,63 @@ async fn look(
         }
         Verdict::RollBack(why) => (Ended::RolledBack, why),
     };
-    let entry = &canary.tenant.entry;
-    let (name, revision) = (&entry.name, entry.revision);
-    let again = pending.remove(name).filter(|before| before.revision == revision);
+    let name = &canary.tenant.entry.name;
+    let again = pending.remove(name);
+    let again = again.filter(|before| before.revision == canary.tenant.entry.revision);
+    let decision = Decision { canary: Arc::clone(canary), ended, reason, again };
+    // To its end, even if the host ends meanwhile: it has the publish step, which that waits for.
+    let deciding = tokio::spawn(decide(Arc::clone(deployer), audit.clone(), decision));
+    match deciding.await.map_err(|_| UndecidedError::Lost)? {
+        Ok(()) => Ok(()),
+        Err((error, tried)) => {
+            pending.extend(tried.map(|tried| (name.clone(), tried)));
+            Err(error)
+        }
+    }
+}
+
+/// Carries a decision out, unless the canary has ended already, or the host does.
+async fn decide(
+    deployer: Arc<Deployer>,
+    audit: Audit,
+    decision: Decision,
+) -> Result<(), (UndecidedError, Option<Pending>)> {
+    let Decision { canary, ended, reason, again } = decision;
+    let name = canary.tenant.entry.name.clone();
+    let revision = canary.tenant.entry.revision;
+    let _alone = deployer.publishing.lock().await;
+    let there = deployer.registry.canary(&name);
+    if deployer.open().is_err() || there.is_none_or(|there| there.tenant.entry.revision != revision) {
+        return Ok(());
+    }
     let is_first = again.is_none();
     let (of, event) = match again {
         // Tried again and again, it is recorded once.
         Some(Pending { of, event, .. }) => (of, event),
         None => {
-            let event = decided(deployer, canary, ended, &reason);
-            audit.began(move || event).await.map_err(LookError::Unrecorded)?
+            let event = decided(&deployer, &canary, ended, &reason);
+            let began = audit.began(move || event).await;
+            began.map_err(|error| (UndecidedError::Unrecorded(error), None))?
         }
     };
-    let ending = Arc::clone(deployer).end_judged(Arc::clone(canary), ended, reason);
-    let ended = ending.await;
-    let result = ended.as_ref().err().map_or("ok", |error| error.code().as_str());
-    if ended.is_ok() || is_first {
-        let active = deployer.registry.get(name).map(|tenant| tenant.entry.revision);
-        let event = AuditEvent {
+    let done = deployer.end_judged(name.clone(), ended, reason).await;
+    if done.is_ok() || is_first {
+        let result = done.as_ref().err().map_or("ok", |error| error.code().as_str());
+        let active = deployer.registry.get(&name).map(|tenant| tenant.entry.revision);
+        let end = AuditEvent {
             stage: AuditStage::Ended,
             revision_after: active,
             result: Some(result.into()),
             of: Some(of),
             ..event.clone()
         };
-        if let Err(error) = audit.ended(event).await {
+        if let Err(error) = audit.ended(end).await {
             tracing::error!(tenant = %name, %error, "the end of a canary could not be recorded in the audit log");
         }
     }
-    match ended {
-        // Somebody was quicker, or the host ends.
-        Err(error) if error.is_over() => Ok(()),
-        Err(error) => {
-            pending.insert(name.clone(), Pending { revision, of, event });
-            Err(error.into())
-        }
+    match done {
         Ok(()) => Ok(()),
+        Err(error) => Err((error.into(), Some(Pending { revision, of, event }))),
     }
 }
 

@@ -85,8 +85,8 @@ pub(super) async fn export(
 }
 
 /// Takes the tenants of an archive. One that is not whole, was changed or is of a later version changes
-/// nothing. Each tenant is imported whole, or refused, such as for a failing probe; the answer says which. Secrets need the field
-/// `insula-passphrase`: the passphrase's bytes in hexadecimal digits.
+/// nothing. Each tenant is imported whole, or refused, such as for a failing probe; the answer says which.
+/// Secrets need the field `insula-passphrase`: the passphrase's bytes in hexadecimal digits.
 #[utoipa::path(
     post, path = "/v1/import", tag = "moving",
     params(ImportQuery),

@@ -156,14 +156,6 @@ pub(crate) enum DeployError {
 }
 
 impl DeployError {
-    /// Whether a canary that was to be ended has ended already, or ends with the host.
-    pub(crate) fn is_over(&self) -> bool {
-        matches!(
-            self,
-            Self::Draining | Self::State(StateError::NoCanary(_) | StateError::NoTenant(_))
-        )
-    }
-
     /// The word of it.
     pub(crate) fn code(&self) -> ErrorCode {
         self.advice().0

@@ -144,7 +144,7 @@ impl Deployer {
             async move {
                 let _alone = this.publishing.lock().await;
                 this.open()?;
-                this.end_canary(name, None, Ended::Promoted, "asked for".into()).await
+                this.end_canary(name, Ended::Promoted, "asked for".into()).await
             }
         };
         let active = detached(promoting).await?;
@@ -158,7 +158,7 @@ impl Deployer {
     ) -> Result<Option<Active>, DeployError> {
         let _alone = self.publishing.lock().await;
         self.open()?;
-        match self.end_canary(name, None, Ended::RolledBack, "asked for".into()).await {
+        match self.end_canary(name, Ended::RolledBack, "asked for".into()).await {
             Ok(active) => Ok(Some(active)),
             // It ended by itself meanwhile.
             Err(DeployError::State(StateError::NoCanary(_))) => Ok(None),
@@ -166,36 +166,24 @@ impl Deployer {
         }
     }
 
-    /// Ends the canary that was judged, unless it has ended already.
+    /// Ends a canary that was judged. `publishing` is held.
     pub(crate) async fn end_judged(
-        self: Arc<Self>,
-        judged: Arc<Canary>,
+        &self,
+        name: TenantName,
         ended: Ended,
         reason: String,
     ) -> Result<(), DeployError> {
-        self.open()?;
-        detached(async move {
-            let _alone = self.publishing.lock().await;
-            self.open()?;
-            let name = judged.tenant.entry.name.clone();
-            let revision = Some(judged.tenant.entry.revision);
-            self.end_canary(name, revision, ended, reason).await.map(drop)
-        })
-        .await
+        self.end_canary(name, ended, reason).await.map(drop)
     }
 
-    /// Ends a canary: that of this revision, if one is named. `publishing` is held.
+    /// Ends a tenant's canary. `publishing` is held.
     async fn end_canary(
         &self,
         name: TenantName,
-        revision: Option<u32>,
         ended: Ended,
         reason: String,
     ) -> Result<Active, DeployError> {
         let canary = self.registry.canary(&name);
-        let canary = canary.filter(|canary| {
-            revision.is_none_or(|revision| canary.tenant.entry.revision == revision)
-        });
         let stable = self.registry.get(&name);
         let (canary, before) = match (canary, stable) {
             (Some(canary), Some(stable)) => (canary, stable.entry.revision),

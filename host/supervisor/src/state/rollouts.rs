@@ -83,7 +83,7 @@ fn canary_from(
     let counted: Option<String> = row.get(first + 5)?;
     let before = match counted {
         Some(counted) => parsed(&name, serde_json::from_str(&counted))?,
-        // It has just begun; or nobody has written anything down, as an earlier version does not.
+        // It was begun by an earlier version, which writes nothing down.
         None => {
             let since_ms = clock::to_millis(&since).unwrap_or_default();
             Counted { tried_ms: clock::now_ms().saturating_sub(since_ms), ..Counted::default() }
@@ -282,12 +282,13 @@ fn begin(
         .execute(params![head.id, number])?;
     insert_revision(transaction, head.id, number, new, &written)?;
     let rule = parsed(name.as_str(), serde_json::to_string(rollout))?;
+    let nothing = parsed(name.as_str(), serde_json::to_string(&Counted::default()))?;
     transaction
         .prepare_cached(
-            "INSERT INTO rollouts (tenant, revision, slot, rule, key, state, started_at)
-             VALUES (?1, ?2, ?3, ?4, randomblob(32), 'running', ?5)",
+            "INSERT INTO rollouts (tenant, revision, slot, rule, key, state, started_at, counted)
+             VALUES (?1, ?2, ?3, ?4, randomblob(32), 'running', ?5, ?6)",
         )?
-        .execute(params![head.id, number, new.slot, rule, clock::now()])?;
+        .execute(params![head.id, number, new.slot, rule, clock::now(), nothing])?;
     let forgotten = forget_revisions(transaction, head.id, name.as_str())?;
     let canary = canary(transaction, vault, head.id)?;
     let canary = canary.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
