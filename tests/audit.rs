@@ -288,7 +288,10 @@ fn what_the_host_decides_by_itself_is_recorded_like_any_change() {
     let both: Vec<AuditRecord> =
         both.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((both.len(), both[0].event.stage), (2, AuditStage::Began), "{both:?}");
-    assert_eq!((both[0].event.reason.as_deref(), both[1].event.of), (Some(reason), Some(both[0].seq)));
+    assert_eq!(
+        (both[0].event.reason.as_deref(), both[1].event.of),
+        (Some(reason), Some(both[0].seq))
+    );
 
     host.deploy("shop", &saying("better", 200), &["--canary", "50%", "--canary-for", "1s"]);
     until_the_canary_ends();
@@ -296,7 +299,10 @@ fn what_the_host_decides_by_itself_is_recorded_like_any_change() {
     assert_eq!((event.revision_before, event.revision_after), (Some(1), Some(3)));
     assert!(event.reason.unwrap().starts_with("canary revision 3: 0 of "));
     let page = host.must(["audit", "shop", "--action", "promote,rollback"]).stdout;
-    assert!(page.contains("1 → 3") && page.contains(&format!("[{}]: canary", host.pid())), "{page}");
+    assert!(
+        page.contains("1 → 3") && page.contains(&format!("[{}]: canary", host.pid())),
+        "{page}"
+    );
     assert_eq!(page.lines().count(), 2, "{page}");
     host.must(["audit", "--verify"]);
 }

@@ -102,8 +102,22 @@ fn kills_at_random_instants_lose_nothing_and_leave_nothing() {
 /// Everything that a data directory may have at the top, and in `tenants`: nothing of an export, and nothing that
 /// an import has put down for somebody who is not there.
 const DATA: &[&str] = &[
-    "artifacts", "audit", "code", "control.sock", "host.key", "lock", "logs", "reserve", "secrets.key",
-    "state.db", "state.db-shm", "state.db-wal", "state.db.bak", "tenants", "usage.db", "usage.db-shm",
+    "artifacts",
+    "audit",
+    "code",
+    "control.sock",
+    "host.key",
+    "lock",
+    "logs",
+    "reserve",
+    "secrets.key",
+    "state.db",
+    "state.db-shm",
+    "state.db-wal",
+    "state.db.bak",
+    "tenants",
+    "usage.db",
+    "usage.db-shm",
     "usage.db-wal",
 ];
 const OF_TENANTS: &[&str] = &["keyvalue.db", "keyvalue.db-shm", "keyvalue.db-wal", "scratch"];

@@ -311,7 +311,8 @@ fn what_does_not_answer_here_is_not_imported_unless_it_is_told_to_be() {
     let hello = repo::guest("hello");
     from.deploy("hello", &hello, &[]);
     // It answers if the tenant `hello` does.
-    let more = "probe = { path = '/', expect = 200 }\n[outbound]\nhosts = ['http://hello.internal']";
+    let more =
+        "probe = { path = '/', expect = 200 }\n[outbound]\nhosts = ['http://hello.internal']";
     deploy(&from, "relay", "front", more);
     let file = from.home().join("front.tar");
     export(&from, &file, &["front"]);

@@ -479,8 +479,6 @@ fn the_time_and_the_errors_of_a_canary_go_on_after_a_restart() {
     assert!(tried_ms <= ran_ms, "{tried_ms} ms of {ran_ms}");
     // The next few are the ones too many.
     ask(&host, 16);
-    eventually("it is rolled back", || {
-        host.tenant("kept").summary.canary.is_none().then_some(())
-    });
+    eventually("it is rolled back", || host.tenant("kept").summary.canary.is_none().then_some(()));
     rolled_back(&host, "kept", "requests failed, more than 5%");
 }

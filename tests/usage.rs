@@ -340,9 +340,16 @@ fn usage_is_exact_over_the_end_of_a_canary_and_an_upgrade_in_place() {
         }
         let work = || {
             // Promoted, rolled back; then the same around an upgrade, whose old workers still have requests.
-            for (verb, upgrades) in [("promote", 0), ("rollback", 0), ("promote", 1), ("rollback", 2)] {
-                let next = if host.tenant("shop").summary.revision % 2 == 1 { &echo } else { &hello };
-                host.deploy("shop", next, &["--canary", "40%", "--env", &format!("V={verb}{upgrades}")]);
+            for (verb, upgrades) in
+                [("promote", 0), ("rollback", 0), ("promote", 1), ("rollback", 2)]
+            {
+                let next =
+                    if host.tenant("shop").summary.revision % 2 == 1 { &echo } else { &hello };
+                host.deploy(
+                    "shop",
+                    next,
+                    &["--canary", "40%", "--env", &format!("V={verb}{upgrades}")],
+                );
                 ask(&host, 50);
                 for _ in 0..upgrades {
                     host.must(["upgrade"]);

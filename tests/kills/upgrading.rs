@@ -92,7 +92,11 @@ fn kills_in_the_middle_of_upgrades_leave_one_host_with_the_acknowledged_state() 
                 told_of(&host.data()).into_iter().filter(|pid| *pid != before).collect();
             match how {
                 0 => host.kill_everything(),
-                1 if !beside.is_empty() => beside.iter().for_each(|pid| drop(signal(*pid, Signal::KILL))),
+                1 if !beside.is_empty() => {
+                    for pid in &beside {
+                        signal(*pid, Signal::KILL);
+                    }
+                }
                 _ => drop(signal(before, Signal::KILL)),
             }
             // A handover that goes on is let go on.

@@ -155,7 +155,8 @@ async fn decide(
     let revision = canary.tenant.entry.revision;
     let _alone = deployer.publishing.lock().await;
     let there = deployer.registry.canary(&name);
-    if deployer.open().is_err() || there.is_none_or(|there| there.tenant.entry.revision != revision) {
+    if deployer.open().is_err() || there.is_none_or(|there| there.tenant.entry.revision != revision)
+    {
         return Ok(());
     }
     let is_first = again.is_none();
@@ -214,14 +215,14 @@ impl Deployer {
         written: Option<&mut HashMap<(TenantName, u32), Counted>>,
     ) -> Result<(), StateError> {
         let canaries = self.registry.canaries();
-        let key = |canary: &Canary| {
-            (canary.tenant.entry.name.clone(), canary.tenant.entry.revision)
-        };
+        let key =
+            |canary: &Canary| (canary.tenant.entry.name.clone(), canary.tenant.entry.revision);
         let mut changed = HashMap::new();
         for canary in &canaries {
             let (key, now) = (key(canary), canary.counted(&self.workers));
             let before = written.as_ref().and_then(|written| written.get(&key));
-            let same = before.is_some_and(|before| Counted { tried_ms: now.tried_ms, ..*before } == now);
+            let same =
+                before.is_some_and(|before| Counted { tried_ms: now.tried_ms, ..*before } == now);
             // Its time passes while nobody asks for anything.
             if !same || canary.rollout.for_ms.is_some_and(|for_ms| now.tried_ms < for_ms) {
                 changed.insert(key, now);

@@ -225,7 +225,8 @@ impl Deployer {
         let code = self.compilers.compiled(code, Asker::Deploy).await?;
         reach::check_kind(code.kind, &planned.resolved[active])?;
         if !importing.unprobed {
-            let (plan, artifact) = (planned.resolved[active].clone(), planned.tenant.revisions[active].artifact);
+            let (plan, artifact) =
+                (planned.resolved[active].clone(), planned.tenant.revisions[active].artifact);
             let coming = planned.secrets.iter().map(|(key, _, value)| (key.clone(), value.clone()));
             Arc::clone(self).probe_with(plan, artifact, code.kind, coming.collect()).await?;
         }

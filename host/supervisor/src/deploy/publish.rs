@@ -192,7 +192,10 @@ impl Deployer {
             // Instances may outlast their requests by a slice.
             loop {
                 // A tenant's slot is needed until its canaries' figures have been added to it.
-                if !workers.is_in_use(slot) && !jobs.runs_in(slot) && registry.parts(slot).is_empty() {
+                if !workers.is_in_use(slot)
+                    && !jobs.runs_in(slot)
+                    && registry.parts(slot).is_empty()
+                {
                     break;
                 }
                 tokio::time::sleep(SLOT_RECHECK).await;

@@ -30,7 +30,7 @@ const fn timed(name: &'static str, help: &'static str, of: fn(&Counters) -> u64)
     Plain { kind: Kind::Counter, name, help, of, micros: true }
 }
 
-const PLAIN: [Plain; 12] = [
+const PLAIN: [Plain; 13] = [
     timed(
         "insula_tenant_cpu_seconds_total",
         "Time during which guests held a worker's thread.",

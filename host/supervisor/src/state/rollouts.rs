@@ -53,7 +53,8 @@ impl Ended {
 }
 
 /// The canary's columns of a running rollout, behind those of its revision.
-const CANARIES: &str = "SELECT {}, o.slot, o.rule, o.key, o.started_at, t.slot, o.counted FROM rollouts o
+const CANARIES: &str =
+    "SELECT {}, o.slot, o.rule, o.key, o.started_at, t.slot, o.counted FROM rollouts o
     JOIN tenants t ON t.id = o.tenant
     JOIN revisions r ON r.tenant = o.tenant AND r.number = o.revision
     JOIN artifacts a ON a.digest = r.artifact WHERE o.ended_at IS NULL";

@@ -295,9 +295,8 @@ mod tests {
         old.execute_batch(&before).unwrap();
         let ten = "INSERT INTO usage VALUES (10, 'a', 'default', 7, 7, 0, 0, 0, 0, 1, 1, 1, 1, 99)";
         old.execute_batch(&format!("{ten}; PRAGMA user_version = 1")).unwrap();
-        let version = || -> u32 {
-            old.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
-        };
+        let version =
+            || -> u32 { old.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap() };
         let ledger = Ledger::open(&path).unwrap();
         assert_eq!(version(), 1);
         let used = Used { requests: 1, bytes_outbound: 5, ..Used::default() };
