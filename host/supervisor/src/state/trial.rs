@@ -2,6 +2,7 @@
 
 use super::{State, StateError, copy, schema, secrets};
 use crate::vault::Vault;
+use insula_model::wire::TenantEntry;
 use insula_model::{CodeId, TenantName};
 use rusqlite::Connection;
 use std::path::Path;
@@ -48,10 +49,11 @@ impl State {
             identity: copy::identity(path),
             damage: Arc::default(),
         };
-        let (tenants, canaries) = (state.load()?, state.load_canaries()?);
-        let canaries = canaries.iter().map(|canary| &canary.tenant.entry);
-        let entries = tenants.iter().map(|tenant| &tenant.entry).chain(canaries);
-        Ok(entries.map(|entry| (entry.code(), entry.name.clone())).collect())
+        let mut codes = Vec::new();
+        let mut note = |entry: &TenantEntry| codes.push((entry.code(), entry.name.clone()));
+        state.load(&mut |tenant| note(&tenant.entry))?;
+        state.load_canaries()?.iter().for_each(|canary| note(&canary.tenant.entry));
+        Ok(codes)
     }
 }
 
