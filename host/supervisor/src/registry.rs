@@ -25,6 +25,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+/// Slots beyond the highest that tenants have for which places are made to keep one of them.
+const PLACES_AT_ONCE_MAX: u32 = 1_024;
+
 /// A deployed tenant.
 #[derive(Debug)]
 pub(crate) struct Tenant {
@@ -76,11 +79,6 @@ impl Reserved {
         self.slot
     }
 
-    /// What happens in the slot is a probe, and nobody's.
-    pub(crate) fn for_probe(&self) {
-        lock(&self.registry.0).probes.insert(self.slot);
-    }
-
     /// The slot, from here on the caller's to [`Registry::free`].
     pub(crate) fn take(mut self) -> u32 {
         self.taken = true;
@@ -94,8 +92,8 @@ impl Drop for Reserved {
             return;
         }
         let mut inner = lock(&self.registry.0);
+        inner.probes.remove(&self.slot);
         if inner.by_slot.get(self.slot as usize).is_some_and(Option::is_none) {
-            inner.probes.remove(&self.slot);
             inner.free.insert(self.slot);
         }
     }
@@ -207,11 +205,31 @@ impl Registry {
     /// A slot that nobody has and nobody else gets meanwhile; `None` if the host is full.
     pub(crate) fn reserve(self: &Arc<Self>) -> Option<Reserved> {
         let mut inner = lock(&self.0);
-        let next = u32::try_from(inner.by_slot.len()).ok().filter(|next| *next < SLOTS_MAX);
+        let next = u32::try_from(inner.by_slot.len()).ok();
+        let next = next.filter(|next| *next < SLOTS_MAX && !inner.probes.contains(next));
         let slot = inner.free.first().copied().or(next)?;
         inner.make_place(slot);
         drop(inner);
         Some(Reserved { registry: Arc::clone(self), slot, taken: false })
+    }
+
+    /// The same for a probe: what happens in the slot is nobody's. It is the last that is free, always the same
+    /// where one probe comes after another, because a row of the shared table that was ever used takes memory.
+    pub(crate) fn reserve_for_probe(self: &Arc<Self>) -> Option<Reserved> {
+        let slot = {
+            let mut inner = lock(&self.0);
+            let first = u32::try_from(inner.by_slot.len()).unwrap_or(SLOTS_MAX);
+            let last = (first..SLOTS_MAX).rev().find(|slot| !inner.probes.contains(slot));
+            last.inspect(|slot| {
+                inner.probes.insert(*slot);
+            })
+        };
+        match slot {
+            Some(slot) => Some(Reserved { registry: Arc::clone(self), slot, taken: false }),
+            None => self.reserve().inspect(|reserved| {
+                lock(&self.0).probes.insert(reserved.slot);
+            }),
+        }
     }
 
     /// Puts a tenant's revision in force.
@@ -262,9 +280,12 @@ impl Registry {
     pub(crate) fn hold(&self, slot: u32) -> bool {
         let mut inner = lock(&self.0);
         let is_nobodys = inner.by_slot.get(slot as usize).is_none_or(Option::is_none);
-        if is_nobodys {
+        let next = u32::try_from(inner.by_slot.len()).unwrap_or(slot);
+        if is_nobodys && slot > next.saturating_add(PLACES_AT_ONCE_MAX) {
+            // A probe's, out of the last ones: places for all in between would take memory.
+            inner.probes.insert(slot);
+        } else if is_nobodys {
             // Those between the highest so far and this one are nobody's either.
-            let next = u32::try_from(inner.by_slot.len()).unwrap_or(slot);
             inner.free.extend(next..slot);
             inner.make_place(slot);
         }
@@ -277,7 +298,9 @@ impl Registry {
         inner.parts.remove(&slot);
         inner.probes.remove(&slot);
         inner.clear_place(slot);
-        inner.free.insert(slot);
+        if (slot as usize) < inner.by_slot.len() {
+            inner.free.insert(slot);
+        }
     }
 
     /// The slot of the tenant that the canary in this slot is, or was, part of.

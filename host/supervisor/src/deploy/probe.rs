@@ -5,7 +5,6 @@
 
 use super::{DeployError, Deployer, Plan, detached};
 use crate::processes::{ProbeAsked, Unprobed};
-use crate::registry::Reserved;
 use insula_model::api::GuestKind;
 use insula_model::grants::secrets::{SecretKey, SecretValue};
 use insula_model::probe::{Expect, PROBE_TIMEOUT_MS_DEFAULT, Probe};
@@ -119,7 +118,7 @@ impl Deployer {
         detached(async move {
             if plan.grants.keyvalue.is_some() {
                 let _alone = self.publishing.lock().await;
-                if self.registry.get(&plan.name).is_none() {
+                if !self.registry.has(&plan.name) {
                     // What an earlier tenant of this name stored is not for this one to see.
                     self.hide_stores(&plan.name).await?;
                 }
@@ -129,8 +128,7 @@ impl Deployer {
             let set = granted.clone().filter(|(key, _)| comes(key).is_none()).cloned().collect();
             let mut secrets = self.state.secret_values(plan.name.clone(), set).await?;
             secrets.extend(granted.filter_map(|(key, _)| comes(key).cloned()));
-            let reserved = self.registry.reserve();
-            reserved.iter().for_each(Reserved::for_probe);
+            let reserved = self.registry.reserve_for_probe();
             // A host without a free slot has the tenant's own, if it has one.
             let own = self.registry.get(&plan.name).map(|tenant| tenant.entry.slot);
             let slot = reserved.as_ref().map(|reserved| reserved.slot()).or(own);
