@@ -4,6 +4,7 @@
 use insula_model::api::{AuditRecord, AuditStage};
 use insula_tests::cli::{finish, insula};
 use insula_tests::process::Server;
+use insula_tests::respond::{Canned, responder};
 use insula_tests::wait::eventually;
 use insula_tests::{Host, Setup, repo};
 use rustix::process::Signal;
@@ -243,5 +244,65 @@ fn a_change_that_a_dead_host_left_open_is_closed() {
         let last = actions(&host, &["shop", "--action", "deploy"]).pop().unwrap();
         (last != "deploy host-died").then_some(())
     });
+    host.must(["audit", "--verify"]);
+}
+
+#[test]
+fn what_the_host_decides_by_itself_is_recorded_like_any_change() {
+    let host = Host::start();
+    let saying = |word: &str, status| {
+        let canned = Canned { status, body: &[word], ..Canned::default() };
+        host.file(&format!("{word}.wasm"), responder(&canned))
+    };
+    let until_the_canary_ends = || {
+        eventually("the canary has ended", || {
+            (0..20).for_each(|_| drop(host.get("shop", "/")));
+            host.tenant("shop").summary.canary.is_none().then_some(())
+        });
+    };
+    host.deploy("shop", &saying("good", 200), &[]);
+    host.deploy("shop", &saying("bad", 503), &["--canary", "50%"]);
+    let artifact = host.tenant("shop").summary.canary.unwrap().artifact.to_string();
+    until_the_canary_ends();
+    // It is recorded when it is done, a moment after it can be seen.
+    let of = |action: &str| {
+        let all = eventually("it is recorded", || {
+            Some(records(&host, &["shop", "--action", action])).filter(|all| !all.is_empty())
+        });
+        assert_eq!(all.len(), 1, "{all:?}");
+        all[0].event.clone()
+    };
+    let event = of("rollback");
+    assert_eq!((event.stage, event.result.as_deref()), (AuditStage::Ended, Some("ok")));
+    assert_eq!((event.revision_before, event.revision_after), (Some(1), Some(1)));
+    assert_eq!((event.artifact.as_ref(), event.call.as_str()), (Some(&artifact), "-"));
+    assert_eq!(event.namespace.as_deref(), Some("default"));
+    let actor = &event.actor;
+    assert_eq!((actor.from.as_str(), actor.pid, actor.uid), ("host", Some(host.pid()), None));
+    let reason = event.reason.as_deref().unwrap();
+    assert!(reason.starts_with("canary revision 2: "), "{reason}");
+    assert!(reason.contains("requests failed, more than 5%"), "{reason}");
+    // It was there before it was carried out.
+    let query = "/v1/audit?tenant=shop&action=rollback&begins=true";
+    let both = host.api_raw("GET", query, None).text();
+    let both: Vec<AuditRecord> =
+        both.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((both.len(), both[0].event.stage), (2, AuditStage::Began), "{both:?}");
+    assert_eq!(
+        (both[0].event.reason.as_deref(), both[1].event.of),
+        (Some(reason), Some(both[0].seq))
+    );
+
+    host.deploy("shop", &saying("better", 200), &["--canary", "50%", "--canary-for", "1s"]);
+    until_the_canary_ends();
+    let event = of("promote");
+    assert_eq!((event.revision_before, event.revision_after), (Some(1), Some(3)));
+    assert!(event.reason.unwrap().starts_with("canary revision 3: 0 of "));
+    let page = host.must(["audit", "shop", "--action", "promote,rollback"]).stdout;
+    assert!(
+        page.contains("1 → 3") && page.contains(&format!("[{}]: canary", host.pid())),
+        "{page}"
+    );
+    assert_eq!(page.lines().count(), 2, "{page}");
     host.must(["audit", "--verify"]);
 }

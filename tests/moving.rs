@@ -305,6 +305,29 @@ fn what_is_not_whole_or_was_changed_is_refused_by_name() {
     assert_eq!(import(&to, &file, &[]).tenants.len(), 2);
 }
 
+#[test]
+fn what_does_not_answer_here_is_not_imported_unless_it_is_told_to_be() {
+    let (from, to) = (Host::start(), Host::start());
+    let hello = repo::guest("hello");
+    from.deploy("hello", &hello, &[]);
+    // It answers if the tenant `hello` does.
+    let more =
+        "probe = { path = '/', expect = 200 }\n[outbound]\nhosts = ['http://hello.internal']";
+    deploy(&from, "relay", "front", more);
+    let file = from.home().join("front.tar");
+    export(&from, &file, &["front"]);
+    let tar = file.to_str().unwrap();
+    to.cli(["import", tar]).expect(3, &["failed its probe, GET /", "502", "--no-probe"]);
+    assert!(to.tenants().is_empty());
+    assert_eq!(results(&import(&to, &file, &["--no-probe"])), [("front", ImportResult::Imported)]);
+    to.must(["rm", "front"]);
+    to.deploy("hello", &hello, &[]);
+    assert_eq!(results(&import(&to, &file, &[])), [("front", ImportResult::Imported)]);
+    assert_eq!(to.get("front", "/").expect_ok().text(), "Hello from Insula!\n");
+    // The probe is no request of anybody's.
+    eventually("it is counted", || (to.counters("front").requests == 1).then_some(()));
+}
+
 /// Starts a verb and lets go of it.
 fn begin(host: &Host, args: &[&str]) -> Server {
     let mut command = insula(host.home());

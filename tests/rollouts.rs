@@ -11,7 +11,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static HOST: LazyLock<Host> = LazyLock::new(Host::start);
 
@@ -412,4 +412,79 @@ fn requests_end_on_the_revision_they_began_on() {
     assert!(text.ends_with("event 4 of 4\n\n"), "{text}");
     assert_eq!(running.get("ending.localhost", "/").expect_ok().text(), "Hello from Insula!\n");
     eventually("both are counted", || (host.counters("ending").requests == 2).then_some(()));
+}
+
+/// What the canary of `kept` has shown, once that is so many requests.
+#[track_caller]
+fn shown(host: &Host, requests: usize) -> CanaryStatus {
+    eventually(&format!("{requests} requests are counted"), || {
+        let shown = canary(host, "kept");
+        assert!(shown.requests <= requests as u64, "{} of {requests}", shown.requests);
+        (shown.requests == requests as u64).then_some(shown)
+    })
+}
+
+#[test]
+fn what_a_canary_has_shown_outlives_restarts_and_upgrades() {
+    let mut host = Host::start();
+    pair(&host, "kept", &["--canary", "50%", "--canary-for", "1h"]);
+    let ask = |host: &Host| share(&mut [host.connect()], "kept", 60, "b");
+    let mut all = ask(&host);
+    assert!(all >= 29, "{all}");
+    let first = shown(&host, all);
+    // Twice: what the first one wrote is what the second one begins with.
+    for _ in 0..2 {
+        assert!(host.stop(Signal::TERM).success());
+        host.restart();
+        let again = shown(&host, all);
+        assert!(again.tried_ms >= first.tried_ms && again.since == first.since, "{again:?}");
+        assert!(again.latency.p99_ms.is_some() && again.verdict == "well", "{again:?}");
+        all += ask(&host);
+    }
+    for _ in 0..2 {
+        shown(&host, all);
+        host.must(["upgrade"]);
+        shown(&host, all);
+        all += ask(&host);
+    }
+    let page = host.must(["inspect", "kept"]).stdout;
+    shown(&host, all);
+    assert!(page.contains("50% of the tenant's"), "{page}");
+    assert!(host.stop(Signal::TERM).success());
+    host.restart();
+    shown(&host, all);
+    all += ask(&host);
+    // Nobody stops it in order: what was written is there, and it is written every ten seconds.
+    std::thread::sleep(Duration::from_secs(13));
+    host.kill();
+    host.ended();
+    host.restart();
+    shown(&host, all);
+}
+
+#[test]
+fn the_time_and_the_errors_of_a_canary_go_on_after_a_restart() {
+    let mut host = Host::start();
+    host.deploy("kept", &saying(&host, "a", 200), &[]);
+    host.deploy("kept", &saying(&host, "bad", 503), &["--canary", "50%", "--canary-for", "1h"]);
+    // Errors all, and too few to tell.
+    let ask = |host: &Host, requests| share(&mut [host.connect()], "kept", requests, "bad");
+    let all = ask(&host, 30);
+    let (since, before) = (Instant::now(), shown(&host, all));
+    assert_eq!(before.verdict, format!("too few requests to tell: {all} of 20"));
+    assert!(host.stop(Signal::TERM).success());
+    let down = Instant::now();
+    std::thread::sleep(Duration::from_secs(2));
+    let down = down.elapsed();
+    host.restart();
+    let after = shown(&host, all);
+    let ran_ms = (since.elapsed() - down).as_millis() as u64;
+    assert_eq!(after.errors, before.errors);
+    // Nothing was tried while nothing ran.
+    let tried_ms = after.tried_ms - before.tried_ms;
+    assert!(tried_ms <= ran_ms, "{tried_ms} ms of {ran_ms}");
+    // The next few are the ones too many.
+    ask(&host, 16);
+    eventually("it is rolled back", || host.tenant("kept").summary.canary.is_none().then_some(()));
+    rolled_back(&host, "kept", "requests failed, more than 5%");
 }

@@ -397,6 +397,30 @@ fn jobs_go_on_and_none_is_left_out() {
 }
 
 #[test]
+fn the_code_of_canaries_is_made_ready_as_well() {
+    let host = Host::start();
+    host.deploy("shop", &repo::guest("hello"), &[]);
+    host.deploy("shop", &repo::guest("echo"), &["--canary", "50%"]);
+    let artifact = host.tenant("shop").summary.canary.unwrap().artifact.to_string();
+    let digest = artifact.trim_start_matches("sha256:").to_owned();
+    let code = || -> Vec<PathBuf> {
+        let all = repo::files(&host.data().join("code"), "code").into_iter();
+        all.filter(|file| file.to_string_lossy().contains(&digest)).collect()
+    };
+    // As a version with another engine would find it.
+    assert_eq!(code().len(), 1);
+    code().iter().for_each(|file| fs::remove_file(file).unwrap());
+    let asked = serde_json::json!({"binary": copy(&host, "insula-a")});
+    let (status, plan) = host.api("POST", "/v1/host/upgrade", Some(&asked));
+    assert_eq!((status, plan["compiled"].as_u64()), (202, Some(1)), "{plan}");
+    assert_eq!(code().len(), 1);
+    eventually("it is upgraded", || host.info().upgrade);
+    let echoes = |_: &u32| host.get("shop", "/").expect_ok().text().starts_with("GET ");
+    let echoed = (0..20).filter(echoes).count();
+    assert!((8..=12).contains(&echoed), "{echoed} of 20");
+}
+
+#[test]
 fn secrets_and_their_key_are_there_afterwards() {
     use insula_tests::respond::{Canned, responder};
     let key = "8f3c1f7e5bb0a4d2c6e9017a2b4d6f80a1c3e5079b2d4f6081a3c5e7092b4d6f";

@@ -6,6 +6,10 @@ use insula_tests::wait::eventually;
 use insula_tests::{Host, repo};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 fn report(host: &Host, args: &[&str]) -> UsageReport {
@@ -209,4 +213,168 @@ fn an_idle_host_writes_nothing() {
     assert_eq!(host.api("GET", "/v1/usage?by=day", None).0, 400);
     let (status, answer) = host.api("GET", "/v1/usage?since=then", None);
     assert_eq!((status, &answer["code"]), (400, &Value::from("bad-request")));
+}
+
+/// A server that counts every byte it gets, and answers `ok` to each request.
+struct Scale {
+    port: u16,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Scale {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, bytes) = (listener.local_addr().unwrap().port(), Arc::<AtomicU64>::default());
+        let scale = Arc::clone(&bytes);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let scale = Arc::clone(&scale);
+                std::thread::spawn(move || weigh(stream, &scale));
+            }
+        });
+        Self { port, bytes }
+    }
+}
+
+fn weigh(mut stream: TcpStream, scale: &AtomicU64) -> Option<()> {
+    let (mut request, mut piece) = (Vec::new(), [0; 4_096]);
+    loop {
+        let read = stream.read(&mut piece).ok().filter(|read| *read > 0)?;
+        scale.fetch_add(read as u64, Relaxed);
+        request.extend_from_slice(&piece[..read]);
+        let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&request[..end]).to_lowercase();
+        let declared = head.split("content-length: ").nth(1);
+        let declared = declared.map(|rest| rest.lines().next().unwrap().parse::<usize>().unwrap());
+        let whole = match declared {
+            Some(length) => request.len() >= end + 4 + length,
+            None => !head.contains("chunked") || request[end + 4..].ends_with(b"0\r\n\r\n"),
+        };
+        if whole {
+            request.clear();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").ok()?;
+        }
+    }
+}
+
+#[test]
+fn what_calls_send_is_on_the_bill_byte_by_byte() {
+    let mut host = Host::with_guests(&["hello"]);
+    let scale = Scale::start();
+    let origin = format!("http://127.0.0.1:{}", scale.port);
+    let url = format!("{origin}/weigh");
+    let manifest = format!(
+        "name = 'caller'\ncomponent = {:?}\n[outbound]\nhosts = ['{origin}', 'http://hello.internal']\n\
+         private = ['127.0.0.0/8']\n",
+        repo::guest("relay")
+    );
+    let file = host.file("caller.toml", manifest);
+    host.must(["deploy", "-f", file.to_str().unwrap()]);
+    let call = |host: &Host, method: &str, url: &str, body: Option<&[u8]>| {
+        host.connect().ask(method, "caller.localhost", &format!("/?url={url}"), &[], body)
+    };
+    let body = vec![b'x'; 100_000];
+    for _ in 0..5 {
+        assert_eq!(call(&host, "GET", &url, None).expect_ok().text(), "ok");
+        assert_eq!(call(&host, "POST", &url, Some(&body)).expect_ok().text(), "ok");
+    }
+    let sent = scale.bytes.load(Relaxed);
+    assert!(sent > 500_000 + 10 * 30, "{sent}");
+    let billed = counted(&host, "caller", 10);
+    assert_eq!(billed.bytes_outbound, sent);
+    assert_eq!(host.counters("caller").bytes_outbound, sent);
+    // A call to another tenant, one that is refused and one that nobody takes send nothing.
+    assert_eq!(call(&host, "GET", "http://hello.internal/", None).expect_ok().status(), 200);
+    assert_eq!(call(&host, "GET", "http://example.com/", None).status(), 502);
+    assert_eq!(counted(&host, "caller", 12).bytes_outbound, sent);
+    assert_eq!(row(&host, "hello").bytes_outbound, 0);
+    // It is egress, as answers are.
+    let prices = "currency = 'EUR'\ndecimals = 6\nper_gib_egress = 1000\n";
+    let prices = host.file("prices.toml", prices);
+    let priced = ["usage", "caller", "--json", "--prices", prices.to_str().unwrap()];
+    let cost = |host: &Host| host.must(priced).json()["total"].as_str().unwrap().to_owned();
+    let row = counted(&host, "caller", 12);
+    let millionths = (u128::from(row.bytes_out + sent) * 1_000 * 1_000_000 + (1 << 29)) >> 30;
+    let expected = format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000);
+    assert_eq!(cost(&host), expected);
+    let csv = host.must(["usage", "caller", "--csv"]).stdout;
+    let last = csv.lines().map(|line| line.rsplit(',').next().unwrap()).collect::<Vec<_>>();
+    assert_eq!(last, ["bytes_outbound", &sent.to_string()], "{csv}");
+    let page = host.must(["usage"]).stdout;
+    assert!(page.contains("OUTBOUND") && page.contains("KiB"), "{page}");
+    assert!(!host.must(["usage", "hello"]).stdout.contains("OUTBOUND"));
+    // A canary's are its tenant's, and nothing is lost with the host that counted it.
+    host.must(["deploy", "-f", file.to_str().unwrap(), "--canary", "50%", "--env", "NEW=1"]);
+    for _ in 0..20 {
+        call(&host, "GET", &url, None).expect_ok();
+    }
+    host.must(["promote", "caller"]);
+    assert_eq!(counted(&host, "caller", 32).bytes_outbound, scale.bytes.load(Relaxed));
+    host.must(["upgrade"]);
+    call(&host, "GET", &url, None).expect_ok();
+    assert_eq!(counted(&host, "caller", 33).bytes_outbound, scale.bytes.load(Relaxed));
+    assert!(host.stop(Signal::TERM).success());
+    host.restart();
+    assert_eq!(counted(&host, "caller", 33).bytes_outbound, scale.bytes.load(Relaxed));
+}
+
+#[test]
+fn usage_is_exact_over_the_end_of_a_canary_and_an_upgrade_in_place() {
+    let mut host = Host::start();
+    let [hello, echo] = ["hello", "echo"].map(repo::guest);
+    host.deploy("shop", &hello, &[]);
+    let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let ask = |host: &Host, requests: u64| {
+        for _ in 0..requests {
+            host.get("shop", "/").expect_ok();
+        }
+        asked.fetch_add(requests, Relaxed);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    ask(&host, 1);
+                }
+            });
+        }
+        let work = || {
+            // Promoted, rolled back; then the same around an upgrade, whose old workers still have requests.
+            for (verb, upgrades) in
+                [("promote", 0), ("rollback", 0), ("promote", 1), ("rollback", 2)]
+            {
+                let next =
+                    if host.tenant("shop").summary.revision % 2 == 1 { &echo } else { &hello };
+                host.deploy(
+                    "shop",
+                    next,
+                    &["--canary", "40%", "--env", &format!("V={verb}{upgrades}")],
+                );
+                ask(&host, 50);
+                for _ in 0..upgrades {
+                    host.must(["upgrade"]);
+                    ask(&host, 10);
+                }
+                host.must([verb, "shop"]);
+                ask(&host, 20);
+            }
+            host.must(["upgrade"]);
+            ask(&host, 20);
+        };
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        over.store(true, Relaxed);
+        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    let all = asked.load(Relaxed);
+    assert!(all > 500, "only {all} requests");
+    let whole = counted(&host, "shop", all);
+    assert_eq!((whole.responses, whole.shed), (all, 0));
+    // Whatever is folded, quarantined or drained later changes nothing any more.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(counted(&host, "shop", all).fuel, whole.fuel);
+    assert!(host.stop(Signal::TERM).success());
+    host.restart();
+    assert_eq!(counted(&host, "shop", all).bytes_out, whole.bytes_out);
+    let rows = report(&host, &[]).rows;
+    assert_eq!(rows.len(), 1, "somebody else is billed: {rows:?}");
 }

@@ -20,7 +20,8 @@ Examples:
 
 A line is TIME USER ACTION WHAT CHANGE RESULT PROCESS. CHANGE is the active revision before and after,
 and the artifact. RESULT is ok, or the code of the error. Reads of what is sensitive (inspect, logs,
-secret-list, export, audit) are there as well; values of secrets never are.";
+secret-list, export, audit) are there as well; values of secrets never are. What the host did by itself,
+such as promoting a canary or rolling it back, is the user `host`'s, and the line ends with the reason.";
 
 /// Show who changed or read what, when, from where.
 #[derive(Debug, clap::Args)]
@@ -126,13 +127,15 @@ fn readable(record: &AuditRecord, paint: Paint) -> String {
     let result = printable(record.event.result.as_deref().unwrap_or("began"));
     let result = format!("{result:<10}");
     let result = if result.trim() == "ok" { result } else { paint.warn(&result) };
+    let reason = record.event.reason.as_deref().map(|why| format!(": {}", printable(why)));
     format!(
-        "{} {:<10} {:<13} {what:<20} {:<24} {result} {}",
+        "{} {:<10} {:<13} {what:<20} {:<24} {result} {}{}",
         paint.dim(&printable(&record.at)),
         user(actor),
         printable(action),
         change(&record.event),
         process(actor),
+        reason.unwrap_or_default(),
     )
     .trim_end()
     .to_owned()

@@ -27,7 +27,8 @@ pub(crate) fn about(canary: &CanaryStatus) -> Vec<(&'static str, String)> {
         lines.push(("sticky", sticky.to_string()));
     }
     let promoted = rule.for_ms.map_or("by `insula promote`".into(), |for_ms| {
-        format!("when it has been well for {}", DurationMs(for_ms))
+        let tried = DurationMs(canary.tried_ms / 1_000 * 1_000);
+        format!("when it has been well for {}; tried for {tried} so far", DurationMs(for_ms))
     });
     lines.push(("promoted", promoted));
     lines.push(("verdict", text::printable(&canary.verdict)));

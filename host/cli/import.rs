@@ -32,8 +32,8 @@ Examples:
   ssh other insula export --all -o - | insula import -
 
 A file that is not whole, was changed, or is of a later version changes nothing. Each tenant is imported
-whole, or refused with the reason; one that is there already with the same revisions is left as it is, so
-that an import may be repeated. Namespaces that are missing are made with the quotas they had.";
+whole, or refused with the reason, such as that its active revision fails its probe; one that is there
+already with the same revisions is left as it is, so that an import may be repeated. Namespaces that are missing are made with the quotas they had.";
 
 /// Take tenants, or a whole host, from a file that `insula export` wrote.
 #[derive(Debug, clap::Args)]
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Make tenants that are there as the file has them, what they store included
     #[arg(long)]
     replace: bool,
+    /// Take tenants whose active revision does not answer as its probe expects, or cannot be instantiated
+    #[arg(long)]
+    no_probe: bool,
     /// Take the passphrase for its secrets from this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     passphrase_file: Option<PathBuf>,
@@ -64,7 +67,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let secret = args.passphrase_file.as_deref().map(|file| passphrase(Some(file))).transpose()?;
     let hex = |value: &str| value.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
     let secret = secret.map(|secret| hex(secret.reveal()));
-    let mut path = format!("/v1/import?replace={}", args.replace);
+    let mut path = format!("/v1/import?replace={}&probe={}", args.replace, !args.no_probe);
     if let Some(name) = &args.name {
         path.push_str(&format!("&name={name}"));
     }

@@ -166,5 +166,6 @@ fn counters(summary: &TenantSummary) -> Vec<(&'static str, String)> {
             "bytes in, out",
             format!("{}, {}", text::bytes(counters.bytes_in), text::bytes(counters.bytes_out)),
         ),
+        ("outbound", text::bytes(counters.bytes_outbound)),
     ]
 }

@@ -35,7 +35,7 @@ prices.toml:
   decimals = 2                     # that each row is rounded to; 2 is the default
 
 Usage is kept by the hour, for 400 days; tenants that were removed stay under their name. Requests that
-were shed cost nothing.";
+were shed cost nothing. OUT is what clients got, OUTBOUND what calls sent over the network: both are egress.";
 
 /// Show what tenants have used, and what it costs.
 #[derive(Debug, clap::Args)]
@@ -152,7 +152,7 @@ fn json(answer: &Answer, bill: Option<&Bill>) -> Result<()> {
 fn csv(report: &UsageReport, bill: Option<&Bill>) -> Result<()> {
     let mut lines = String::from(
         "since,until,namespace,tenant,requests,responses,client_faults,guest_faults,host_faults,shed,\
-         fuel,cpu_us,memory_byte_seconds,bytes_in,bytes_out",
+         fuel,cpu_us,memory_byte_seconds,bytes_in,bytes_out,bytes_outbound",
     );
     lines.push_str(if bill.is_some() { ",cost,currency\n" } else { "\n" });
     for (index, row) in report.rows.iter().enumerate() {
@@ -168,6 +168,7 @@ fn csv(report: &UsageReport, bill: Option<&Bill>) -> Result<()> {
             row.memory_byte_seconds,
             row.bytes_in,
             row.bytes_out,
+            row.bytes_outbound,
         ];
         let tenant = row.tenant.as_deref().unwrap_or("");
         lines.push_str(&format!("{},{},{},{tenant}", report.since, report.until, row.namespace));
@@ -196,7 +197,7 @@ fn gib_seconds(byte_seconds: u64) -> String {
     format!("{}.{:03}", milli / 1_000, milli % 1_000)
 }
 
-fn cells(row: &UsageRow, names: [String; 2], cost: String) -> [String; 11] {
+fn cells(row: &UsageRow, names: [String; 2], cost: String) -> [String; 12] {
     let faults = row.client_faults + row.guest_faults + row.host_faults;
     let [namespace, tenant] = names;
     [
@@ -210,6 +211,10 @@ fn cells(row: &UsageRow, names: [String; 2], cost: String) -> [String; 11] {
         gib_seconds(row.memory_byte_seconds),
         text::bytes(row.bytes_in),
         text::bytes(row.bytes_out),
+        match row.bytes_outbound {
+            0 => String::new(),
+            bytes => text::bytes(bytes),
+        },
         cost,
     ]
 }
@@ -226,10 +231,11 @@ fn show(report: &UsageReport, bill: Option<&Bill>) -> Result<()> {
         number("MEMORY GiB·s"),
         number("IN").spare(4),
         number("OUT"),
+        number("OUTBOUND").optional(),
         number("COST").optional(),
     ];
     let money = |cost: &Cost, bill: &Bill| format!("{cost} {}", bill.currency);
-    let mut rows: Vec<[String; 11]> = Vec::new();
+    let mut rows: Vec<[String; 12]> = Vec::new();
     let mut sum = UsageRow::default();
     for (index, row) in report.rows.iter().enumerate() {
         let cost = bill.and_then(|bill| Some(money(bill.rows.get(index)?, bill)));
@@ -259,4 +265,5 @@ fn add(sum: &mut UsageRow, row: &UsageRow) {
     sum.memory_byte_seconds = sum.memory_byte_seconds.saturating_add(row.memory_byte_seconds);
     sum.bytes_in = sum.bytes_in.saturating_add(row.bytes_in);
     sum.bytes_out = sum.bytes_out.saturating_add(row.bytes_out);
+    sum.bytes_outbound = sum.bytes_outbound.saturating_add(row.bytes_outbound);
 }

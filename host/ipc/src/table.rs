@@ -85,13 +85,15 @@ mod tenant {
     pub(super) const MORE_USED: usize = STATUS_2XX + 9;
     /// Requests in the queue now: a gauge.
     pub(super) const QUEUED: usize = MORE_USED;
+    /// Bytes that calls out have sent. Here, since a table of an earlier version has 0 in this place.
+    pub(super) const BYTES_OUTBOUND: usize = QUEUED + 1;
 
     /// What only grows, and the peak; but for memory over time, which is more than a word.
     pub(super) fn counters() -> impl Iterator<Item = usize> {
-        (REQUESTS..MEMORY_KIB_US).chain(BUCKETS..MORE_USED)
+        (REQUESTS..MEMORY_KIB_US).chain(BUCKETS..MORE_USED).chain([BYTES_OUTBOUND])
     }
 }
-const _: () = assert!(tenant::QUEUED < CELL);
+const _: () = assert!(tenant::BYTES_OUTBOUND < CELL);
 
 /// Words of the last column's cell (that of dead workers) which all workers write: what a tenant is
 /// allowed over all of them.
@@ -323,6 +325,7 @@ impl Table {
             memory_peak_bytes: peak.unwrap_or(0),
             bytes_in: sum(tenant::BYTES_IN),
             bytes_out: sum(tenant::BYTES_OUT),
+            bytes_outbound: sum(tenant::BYTES_OUTBOUND),
             status_2xx: sum(tenant::STATUS_2XX),
             status_3xx: sum(tenant::STATUS_3XX),
             status_4xx: sum(tenant::STATUS_4XX),

@@ -132,7 +132,8 @@ impl Prices {
             let millions = times(row.requests, self.per_million_requests)?
                 .checked_add(times(row.cpu_us, self.per_cpu_second)?)?;
             let gibs = times(row.memory_byte_seconds, self.per_gib_second)?
-                .checked_add(times(row.bytes_out, self.per_gib_egress)?)?;
+                .checked_add(times(row.bytes_out, self.per_gib_egress)?)?
+                .checked_add(times(row.bytes_outbound, self.per_gib_egress)?)?;
             let over_both = millions.checked_mul(GIB)?.checked_add(gibs.checked_mul(MILLION)?)?;
             let unit = MILLION * GIB * 10u128.pow(PRICE_DECIMALS - self.decimals);
             Some(over_both.checked_add(unit / 2)? / unit)
@@ -171,6 +172,9 @@ mod tests {
         assert_eq!(cost(row(0, 1_000_000_000, 0, 0)), "0.02");
         assert_eq!(cost(row(0, 0, 400_000 << 30, 0)), "1.00");
         assert_eq!(cost(row(0, 0, 0, 10 << 30)), "0.90");
+        // What calls sent leaves the host as answers do.
+        let called = UsageRow { bytes_outbound: 4 << 30, ..row(0, 0, 0, 6 << 30) };
+        assert_eq!(cost(called), "0.90");
         assert_eq!(cost(row(1_000_000, 1_000_000_000, 400_000 << 30, 10 << 30)), "2.12");
         // Half a cent is rounded up, once, and not part by part.
         assert_eq!(cost(row(25_000, 0, 0, 0)), "0.01");

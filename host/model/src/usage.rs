@@ -25,13 +25,15 @@ pub struct Used {
     pub bytes_in: u64,
     /// Response body bytes.
     pub bytes_out: u64,
+    /// Bytes that calls over the network sent, before TLS.
+    pub bytes_outbound: u64,
 }
 
 /// How many figures there are.
-pub const FIGURES: usize = 11;
+pub const FIGURES: usize = 12;
 
 impl Used {
-    /// The names of the figures, in the order of [`Used::figures`].
+    /// The names of the figures, in the order of [`Used::figures`]. A new one comes last.
     pub const NAMES: [&'static str; FIGURES] = [
         "requests",
         "responses",
@@ -44,6 +46,7 @@ impl Used {
         "memory_kib_us",
         "bytes_in",
         "bytes_out",
+        "bytes_outbound",
     ];
 
     /// All figures, in one order.
@@ -60,6 +63,7 @@ impl Used {
             self.memory_kib_us,
             self.bytes_in,
             self.bytes_out,
+            self.bytes_outbound,
         ]
     }
 
@@ -67,7 +71,7 @@ impl Used {
     pub fn from_figures(figures: [u64; FIGURES]) -> Self {
         let [requests, responses, client_faults, guest_faults, host_faults, shed, fuel, ..] =
             figures;
-        let [.., cpu_ns, memory_kib_us, bytes_in, bytes_out] = figures;
+        let [.., cpu_ns, memory_kib_us, bytes_in, bytes_out, bytes_outbound] = figures;
         Self {
             requests,
             responses,
@@ -80,6 +84,7 @@ impl Used {
             memory_kib_us,
             bytes_in,
             bytes_out,
+            bytes_outbound,
         }
     }
 
@@ -122,6 +127,7 @@ mod tests {
         }
         let used = Used::from_figures(figures);
         assert_eq!((used.requests, used.fuel, used.cpu_ns, used.bytes_out), (1, 7, 8, 11));
+        assert_eq!(used.bytes_outbound, 12);
         assert_eq!(used.figures(), figures);
         assert_eq!(used.plus(&used).since(&used), used);
         // Going back is nothing, and is made up for.

@@ -12,6 +12,7 @@
 
 mod kept;
 
+use crate::rollouts::{Counted, HandedCanary};
 use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
 use insula_model::api::Counters;
@@ -23,6 +24,10 @@ use insula_model::{Latency, Namespace, TenantName};
 use kept::Kept;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Slots beyond the highest that tenants have for which places are made to keep one of them.
+const PLACES_AT_ONCE_MAX: u32 = 1_024;
 
 /// A deployed tenant.
 #[derive(Debug)]
@@ -56,7 +61,11 @@ pub(crate) struct Canary {
     /// Since when (RFC 3339).
     pub(crate) since: String,
     /// What its tenant had done by then, as far as this start of the host knows.
-    pub(crate) before: Done,
+    pub(crate) active_before: Done,
+    /// What was counted of it by hosts before this one, and is not in this host's table.
+    pub(crate) before: Counted,
+    /// Since when this host tries it.
+    pub(crate) counts_from: Instant,
 }
 
 /// What was done, as far as canaries are judged by it.
@@ -264,6 +273,24 @@ impl Registry {
         lock(&self.0).insert_canary(canary);
     }
 
+    /// Canaries go on from what was counted before the table that this host goes on from: it has the rest.
+    pub(crate) fn go_on_from(&self, handed: Vec<HandedCanary>) {
+        let mut inner = lock(&self.0);
+        for HandedCanary { tenant, revision, before } in handed {
+            let Some(canary) = inner.canaries.get_mut(&tenant) else { continue };
+            if canary.tenant.entry.revision == revision {
+                *canary = Arc::new(Canary {
+                    tenant: Arc::clone(&canary.tenant),
+                    rollout: canary.rollout.clone(),
+                    since: canary.since.clone(),
+                    active_before: canary.active_before,
+                    before,
+                    counts_from: Instant::now(),
+                });
+            }
+        }
+    }
+
     /// Ends a canary; its slot is quarantined until [`Registry::free`], and its tenant's until then.
     pub(crate) fn end_canary(&self, name: &TenantName) -> Option<Arc<Canary>> {
         lock(&self.0).canaries.remove(name)
@@ -279,6 +306,22 @@ impl Registry {
             inner.clear_place(slot);
         }
         Some((tenant, canary))
+    }
+
+    /// Keeps a slot from being given to anybody, if nobody has it, until [`Registry::free`]; whether it does.
+    pub(crate) fn hold(&self, slot: u32) -> bool {
+        let mut inner = lock(&self.0);
+        let is_nobodys = inner.by_slot.get(slot as usize).is_none_or(Option::is_none);
+        let next = u32::try_from(inner.by_slot.len()).unwrap_or(slot);
+        if is_nobodys && slot > next.saturating_add(PLACES_AT_ONCE_MAX) {
+            // A probe's, out of the last ones: places for all in between would take memory.
+            inner.probes.insert(slot);
+        } else if is_nobodys {
+            // Those between the highest so far and this one are nobody's either.
+            inner.free.extend(next..slot);
+            inner.make_place(slot);
+        }
+        is_nobodys
     }
 
     /// Ends a slot's quarantine.

@@ -259,6 +259,7 @@ impl Host {
             if let Some(earlier) = &before.table {
                 table.continue_from(earlier);
                 billed = before.billed;
+                registry.go_on_from(before.canaries);
             }
             jobs.go_on_from(before.jobs, before.speaks);
             (lives, upgrade, started_at) = (before.lives, Some(before.upgrade), before.started_at);
@@ -354,10 +355,11 @@ impl Host {
         }
         let deployer = Arc::clone(&self.app.deployer);
         self.helpers.push(tokio::spawn(deployer.usage.clone().run()));
-        self.helpers.push(tokio::spawn(rollouts::watch(Arc::clone(&deployer))));
+        let audit = self.app.audit.clone();
+        self.helpers.push(tokio::spawn(rollouts::watch(Arc::clone(&deployer), audit)));
         self.helpers.push(tokio::spawn(upkeep::look_after(deployer, self.app.data.clone())));
         // Not before: a host that goes on from another may still have to give everything back.
-        self.helpers.push(tokio::spawn(sweep_engines(Arc::clone(&self.app.deployer))));
+        self.helpers.push(tokio::spawn(upkeep::sweep_engines(Arc::clone(&self.app.deployer))));
         self.helpers.extend(self.app.upgrader.notify().watchdog());
         Ok(())
     }
@@ -402,6 +404,9 @@ impl Host {
         }
         self.writing.close(&deployer.logs).await;
         deployer.usage.close().await;
+        if let Err(error) = deployer.write_counts(None).await {
+            tracing::error!(%error, "what was counted of canaries since the last write is lost");
+        }
         self.app.audit.close().await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
@@ -485,14 +490,4 @@ fn forget_stores(dir: &Path, registry: &Registry) {
             tracing::warn!(?error, "removed stores are erased by the next start: {error}");
         }
     });
-}
-
-/// Removes code of other engines, once nobody runs it any more.
-async fn sweep_engines(deployer: Arc<Deployer>) {
-    deployer.workers.retired().await;
-    let store = deployer.store.clone();
-    let swept = tokio::task::spawn_blocking(move || store.sweep_engines()).await;
-    if let Err(error) = swept {
-        tracing::warn!(%error, "code of other engines is removed by the next start");
-    }
 }

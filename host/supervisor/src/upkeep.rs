@@ -32,6 +32,15 @@ pub(crate) async fn sweep(deployer: Arc<Deployer>) {
     }
 }
 
+/// Removes code of other engines, once nobody runs it any more.
+pub(crate) async fn sweep_engines(deployer: Arc<Deployer>) {
+    deployer.workers.retired().await;
+    let store = deployer.store.clone();
+    if let Err(error) = spawn_blocking(move || store.sweep_engines()).await {
+        tracing::warn!(%error, "code of other engines is removed by the next start");
+    }
+}
+
 /// Looks after the data directory until the host ends.
 pub(crate) async fn look_after(deployer: Arc<Deployer>, data: PathBuf) {
     tokio::time::sleep(Duration::from_millis(FIRST_LOOK_MS)).await;

@@ -127,10 +127,10 @@ async fn live(
     let (sender, outgoing) = mpsc::channel(LINES_QUEUED_MAX);
     let codes = Codes::new(loader, sender.clone());
     let epoch = Epoch::start(engines)?;
-    let (outbound, calls) = Outbound::new(config.outbound_ca);
+    let table = Arc::new(table);
+    let (outbound, calls) = Outbound::new(config.outbound_ca, table.clone(), config.index);
     let tenants_dir = PathBuf::from(config.tenants_dir);
     let stores = Database::new(&tenants_dir);
-    let table = Arc::new(table);
     let long = Long::start(table, config.index, epoch, idle)?;
     let tracer = Tracer::new(config.sampled_ppm);
     let worker = Worker::new(long, codes, outbound, stores, sender, tracer, config.access_log);

@@ -41,9 +41,14 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: TcpListener) -> std::io::R
             accept(&worker, &listener, &mut burst).await;
         }
     };
-    tokio::select! {
-        () = accepting => {}
-        () = worker.drain.notified() => {}
+    if !worker.draining.get() {
+        tokio::select! {
+            // First of all: nobody serves a connection that is taken when the others have ended already, and
+            // its client would be reset.
+            biased;
+            () = worker.drain.notified() => {}
+            () = accepting => {}
+        }
     }
     worker.cell().set_serving(false);
     Ok(())

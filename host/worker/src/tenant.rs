@@ -137,7 +137,8 @@ impl Tenant {
             let mut capabilities =
                 Capabilities::new(name.as_str(), grants, &self.entry.secrets).keep_in(stores.dir());
             if let Some(policy) = &grants.outbound {
-                capabilities = capabilities.with_outbound(outbound.grant(name, policy, &self.log));
+                let send = outbound.grant(name, self.entry.slot, policy, &self.log);
+                capabilities = capabilities.with_outbound(send);
             }
             if let (Some(granted), Some(removed)) = (&grants.keyvalue, &self.removed) {
                 let space = stores.space(name.as_str(), granted.quota_bytes, removed.clone());

@@ -35,6 +35,11 @@ impl Cell<'_> {
         self.0[tenant::VIRTUAL_NS].fetch_add(value, Relaxed);
     }
 
+    /// A call out has sent so many bytes; both threads of a worker do.
+    pub fn sent_outbound(&self, bytes: u64) {
+        self.0[tenant::BYTES_OUTBOUND].fetch_add(bytes, Relaxed);
+    }
+
     /// One more running request. Sequentially consistent, so that of two workers which both add and
     /// then sum, at least one sees the other.
     pub fn enter(&self) {

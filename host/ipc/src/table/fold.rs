@@ -13,9 +13,7 @@ impl Table {
         self.set_active(to);
         let dead = self.cell(self.workers, to);
         for cell in self.row(from) {
-            for word in
-                (tenant::REQUESTS..=tenant::MEMORY_KIB_US).chain(tenant::BUCKETS..tenant::MORE_USED)
-            {
+            for word in tenant::counters().chain([tenant::MEMORY_KIB_US]) {
                 let value = cell.0[word].swap(0, SeqCst);
                 if word == tenant::MEMORY_PEAK {
                     dead.0[word].fetch_max(value, SeqCst);
@@ -45,13 +43,14 @@ mod tests {
         table.cell(0, 3).record(Outcome::GuestFault(Fault::Trap), &usage(0));
         table.cell(0, 3).answered(StatusClass::ServerError);
         table.cell(1, 3).took(70);
+        table.cell(1, 3).sent_outbound(9);
         table.set_active(3);
         table.breaker(3).reset();
         table.fold_slot(3, 4);
         assert_eq!(table.counters(3), Counters::default());
         let sum = table.counters(4);
         assert_eq!((sum.requests, sum.responses, sum.guest_faults, sum.fuel), (4, 3, 1, 35));
-        assert_eq!((sum.memory_peak_bytes, sum.status_5xx), (20, 1));
+        assert_eq!((sum.memory_peak_bytes, sum.status_5xx, sum.bytes_outbound), (20, 1, 9));
         assert_eq!((table.latency(4).count(), table.is_active(3)), (1, false));
     }
 }

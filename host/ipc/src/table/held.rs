@@ -77,6 +77,7 @@ impl Table {
             memory_kib_us: living.fold(dead, u64::wrapping_add),
             bytes_in: sum(tenant::BYTES_IN),
             bytes_out: sum(tenant::BYTES_OUT),
+            bytes_outbound: sum(tenant::BYTES_OUTBOUND),
         }
     }
 }

@@ -101,6 +101,7 @@ mod tests {
             table.worker(worker).know_slot(4);
             table.cell(worker, 4).record(Outcome::Response, &usage);
             table.cell(worker, 4).took(70);
+            table.cell(worker, 4).sent_outbound(3);
             table.cell(worker, 4).add_memory(1 << 20, 0);
         };
         for worker in 0..3 {
@@ -123,6 +124,7 @@ mod tests {
             let requests = 4 + more;
             assert_eq!((counters.requests, counters.fuel), (requests, requests * 5));
             assert_eq!((counters.bytes_out, counters.memory_peak_bytes), (requests * 2, 7));
+            assert_eq!(counters.bytes_outbound, requests * 3);
             let latency = after.latency(4);
             assert_eq!((latency.count(), latency.sum_us), (requests, requests * 70));
             request(&before, 2);

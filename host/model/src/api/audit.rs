@@ -49,10 +49,13 @@ pub struct AuditEvent {
     /// `ok`, or why not: an error's code, `client-gone`, `host-died`. None in what has only begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+    /// Why, in words, where the host decided by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The record of this call's begin, in that of its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<u64>,
-    /// Who asked for it.
+    /// Who asked for it; the host itself for what it decided.
     pub actor: AuditActor,
 }
 

@@ -25,7 +25,7 @@
 //! GET    /v1/tenants/{name}/runs           [JobRun], newest first
 //! POST   /v1/repave                        RepaveRequest → RepaveResponse
 //! POST   /v1/export                        ExportRequest → an archive, as it is written
-//! POST   /v1/import                        an archive → ImportResponse; ?name=NEW&replace=true
+//! POST   /v1/import                        an archive → ImportResponse; ?name=NEW&replace=true&probe=false
 //! GET    /v1/tenants/{name}/logs           LogRecord (?access=true: AccessRecord), one JSON object a line; ?tail=N&follow=true&since=…
 //! GET    /v1/namespaces                    [NamespaceInfo], by name
 //! PUT    /v1/namespaces/{name}             QuotaSpec → NamespaceInfo; makes it, or changes its quota
@@ -40,6 +40,7 @@
 mod access;
 mod activity;
 mod audit;
+mod counters;
 mod errors;
 mod events;
 mod jobs;
@@ -54,6 +55,7 @@ mod usage;
 pub use access::AccessRecord;
 pub use activity::{Activity, TenantActivity};
 pub use audit::{AuditActor, AuditCheck, AuditEvent, AuditRecord, AuditStage};
+pub use counters::Counters;
 pub use errors::{ErrorBody, ErrorCode};
 pub use events::{
     Event, EventCanary, EventFigures, EventHost, EventTenant, LiveState, MemoryKinds,
@@ -218,98 +220,6 @@ pub struct SecretInfo {
     pub set_at: String,
     /// How the active revision gets it; none if it does not.
     pub via: Option<SecretVia>,
-}
-
-/// What a tenant has done since the host started, over all workers, dead ones included.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Counters {
-    /// Requests running now.
-    pub running: u64,
-    /// Requests that ended, in any way but `shed`.
-    pub requests: u64,
-    /// … with the guest's whole response.
-    pub responses: u64,
-    /// … by the client's doing.
-    pub client_faults: u64,
-    /// … by the guest's doing: traps and limits.
-    pub guest_faults: u64,
-    /// … by the host's doing.
-    pub host_faults: u64,
-    /// Requests refused before anything ran.
-    pub shed: u64,
-    /// Fuel consumed.
-    pub fuel: u64,
-    /// Microseconds during which its guests held a worker's thread.
-    pub cpu_us: u64,
-    /// Bytes of memory and tables that all of its instances hold now.
-    pub memory_bytes: u64,
-    /// Most bytes of memory and tables one instance held.
-    pub memory_peak_bytes: u64,
-    /// Request body bytes.
-    pub bytes_in: u64,
-    /// Response body bytes.
-    pub bytes_out: u64,
-    /// Requests that were answered with a status of 200 to 299, by the guest or by the host.
-    #[serde(default)]
-    pub status_2xx: u64,
-    /// … of 300 to 399.
-    #[serde(default)]
-    pub status_3xx: u64,
-    /// … of 400 to 499; those that were shed included.
-    #[serde(default)]
-    pub status_4xx: u64,
-    /// … of 500 to 599; those that were shed included.
-    #[serde(default)]
-    pub status_5xx: u64,
-    /// Of `responses`, those with a status of 500 or above: the guest says itself that it failed.
-    #[serde(default)]
-    pub responses_5xx: u64,
-    /// Requests waiting in its queue now.
-    #[serde(default)]
-    pub queued: u64,
-    /// Requests that had to wait in its queue.
-    #[serde(default)]
-    pub waited: u64,
-    /// Microseconds that these waited, together.
-    #[serde(default)]
-    pub wait_us: u64,
-    /// Requests whose worker had to load the code first.
-    #[serde(default)]
-    pub cold_loads: u64,
-    /// Microseconds that these waited for it, together.
-    #[serde(default)]
-    pub cold_load_us: u64,
-}
-
-impl Counters {
-    /// The sums of both; of the peaks, the higher one.
-    pub fn with(self, other: Self) -> Self {
-        Self {
-            running: self.running + other.running,
-            requests: self.requests + other.requests,
-            responses: self.responses + other.responses,
-            client_faults: self.client_faults + other.client_faults,
-            guest_faults: self.guest_faults + other.guest_faults,
-            host_faults: self.host_faults + other.host_faults,
-            shed: self.shed + other.shed,
-            fuel: self.fuel + other.fuel,
-            cpu_us: self.cpu_us + other.cpu_us,
-            memory_bytes: self.memory_bytes + other.memory_bytes,
-            memory_peak_bytes: self.memory_peak_bytes.max(other.memory_peak_bytes),
-            bytes_in: self.bytes_in + other.bytes_in,
-            bytes_out: self.bytes_out + other.bytes_out,
-            status_2xx: self.status_2xx + other.status_2xx,
-            status_3xx: self.status_3xx + other.status_3xx,
-            status_4xx: self.status_4xx + other.status_4xx,
-            status_5xx: self.status_5xx + other.status_5xx,
-            responses_5xx: self.responses_5xx + other.responses_5xx,
-            queued: self.queued + other.queued,
-            waited: self.waited + other.waited,
-            wait_us: self.wait_us + other.wait_us,
-            cold_loads: self.cold_loads + other.cold_loads,
-            cold_load_us: self.cold_load_us + other.cold_load_us,
-        }
-    }
 }
 
 /// What kind of guest an artifact is.

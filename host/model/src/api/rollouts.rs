@@ -20,7 +20,7 @@ pub struct CanaryStatus {
     pub since: String,
     /// Requests of it that run now.
     pub running: u64,
-    /// Requests that ended since then, or since the host started.
+    /// Requests that ended since then. A host that was killed may have lost the last seconds of them.
     pub requests: u64,
     /// Of those, what ended by the guest's fault or with a status of 500 or above.
     pub errors: u64,
@@ -29,6 +29,9 @@ pub struct CanaryStatus {
     /// Requests that it must have had before anything is decided by their figures.
     #[serde(default)]
     pub requests_min: u64,
+    /// Milliseconds for which it was tried so far, which `for` is held against: those in which a host ran.
+    #[serde(default)]
+    pub tried_ms: u64,
     /// How it does, in words.
     pub verdict: String,
     /// What it is held beside.

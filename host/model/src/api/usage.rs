@@ -58,4 +58,8 @@ pub struct UsageRow {
     pub bytes_in: u64,
     /// Response body bytes.
     pub bytes_out: u64,
+    /// Bytes that calls over the network sent, heads and bodies, before TLS. Calls to tenants of this host
+    /// send none.
+    #[serde(default)]
+    pub bytes_outbound: u64,
 }

@@ -4,6 +4,7 @@
 //! a change:  began, written ──▶ the handler ──▶ ended, synced ──▶ the answer goes out
 //! a read:                       the handler ──▶ read, written ──▶ the answer goes out
 //! ```
+//! What the host changes by itself (it promotes canaries and rolls them back) is a change like any other.
 //! A change that cannot be recorded is not begun, and one whose end cannot be recorded is not
 //! acknowledged. What a power failure may lose is what nobody was told of: the begin of a change is
 //! written to the kernel, its end is on the disk. Records are chained by their hashes (see `chain`), so
@@ -49,8 +50,14 @@ struct Inner {
 
 /// The words of what the host itself did.
 fn of_host(action: &str, result: &str) -> AuditEvent {
+    let result = Some(result.into());
+    AuditEvent { stage: AuditStage::Ended, result, ..by_host(action) }
+}
+
+/// The begin of a change that the host makes by itself.
+pub(crate) fn by_host(action: &str) -> AuditEvent {
     AuditEvent {
-        stage: AuditStage::Ended,
+        stage: AuditStage::Began,
         action: action.into(),
         call: "-".into(),
         tenant: None,
@@ -59,7 +66,8 @@ fn of_host(action: &str, result: &str) -> AuditEvent {
         revision_before: None,
         revision_after: None,
         artifact: None,
-        result: Some(result.into()),
+        result: None,
+        reason: None,
         of: None,
         actor: AuditActor {
             pid: Some(std::process::id()),

@@ -140,6 +140,7 @@ pub(super) async fn layer(
         revision_after: None,
         artifact: None,
         result: None,
+        reason: None,
         of: None,
         actor: insula_model::api::AuditActor::default(),
     };

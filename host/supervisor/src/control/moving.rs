@@ -41,6 +41,13 @@ pub(super) struct ImportQuery {
     /// Whether tenants that are there are made as the archive has them.
     #[serde(default)]
     replace: bool,
+    /// Whether tenants are probed first, as by a deploy, and refused if they fail. Default: they are.
+    #[serde(default = "yes")]
+    probe: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A passphrase within its bounds.
@@ -78,8 +85,8 @@ pub(super) async fn export(
 }
 
 /// Takes the tenants of an archive. One that is not whole, was changed or is of a later version changes
-/// nothing. Each tenant is imported whole, or refused; the answer says which. Secrets need the field
-/// `insula-passphrase`: the passphrase's bytes in hexadecimal digits.
+/// nothing. Each tenant is imported whole, or refused, such as for a failing probe; the answer says which.
+/// Secrets need the field `insula-passphrase`: the passphrase's bytes in hexadecimal digits.
 #[utoipa::path(
     post, path = "/v1/import", tag = "moving",
     params(ImportQuery),
@@ -111,8 +118,8 @@ pub(super) async fn import(
             return Err(error);
         }
     };
-    let ImportQuery { name, replace } = query;
-    let importing = Importing { name, replace, passphrase };
+    let ImportQuery { name, replace, probe } = query;
+    let importing = Importing { name, replace, unprobed: !probe, passphrase };
     Ok(Json(Arc::clone(&app.deployer).import(file, importing).await?))
 }
 

@@ -156,12 +156,9 @@ pub(crate) enum DeployError {
 }
 
 impl DeployError {
-    /// Whether a canary that was to be ended has ended already, or ends with the host.
-    pub(crate) fn is_over(&self) -> bool {
-        matches!(
-            self,
-            Self::Draining | Self::State(StateError::NoCanary(_) | StateError::NoTenant(_))
-        )
+    /// The word of it.
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.advice().0
     }
 
     /// The code and, unless the message says it, the mend.

@@ -1,8 +1,8 @@
 //! Import: tenants out of an archive, each whole or not at all.
 //!
 //! ```text
-//! archive checked ─▶ for each tenant: resolve, quota, reach ─▶ artifacts ─▶ compile ─▶ stores and scratch
-//!                    under another name ─▶ publish: commit, stores and scratch change hands, workers
+//! archive checked ─▶ for each tenant: resolve, quota, reach ─▶ artifacts ─▶ compile ─▶ probe ─▶ stores and
+//!                    scratch under another name ─▶ publish: commit, stores and scratch change hands, workers
 //! ```
 //! What can be refused is refused before the commit, and the commit is the one thing that counts: a crash
 //! before it leaves files that the next start removes, one after it a note by which the next start ends
@@ -17,7 +17,7 @@ use crate::compilers::Asker;
 use crate::keeper::Pin;
 use crate::state::{Import, Secret, StateError};
 use insula_model::api::{
-    ErrorBody, ImportResponse, ImportResult, ImportedTenant, REVISIONS_KEPT_MAX,
+    ErrorBody, ErrorCode, ImportResponse, ImportResult, ImportedTenant, REVISIONS_KEPT_MAX,
 };
 use insula_model::grants::secrets::SecretValue;
 use insula_model::manifest::Resolved;
@@ -39,6 +39,8 @@ pub(crate) struct Importing {
     pub(crate) name: Option<TenantName>,
     /// Whether tenants that are there are made as the archive has them.
     pub(crate) replace: bool,
+    /// Whether a tenant whose active revision fails its probe is imported all the same.
+    pub(crate) unprobed: bool,
     /// Of its secrets.
     pub(crate) passphrase: Option<SecretValue>,
 }
@@ -162,7 +164,7 @@ impl Deployer {
         importing: &Importing,
     ) -> ImportedTenant {
         let name = importing.name.clone().unwrap_or_else(|| from.clone());
-        match self.try_import(opened, from, name.clone(), importing.replace).await {
+        match self.try_import(opened, from, name.clone(), importing).await {
             Ok(imported) => {
                 tracing::info!(tenant = %name, result = imported.result.as_str(), "import");
                 imported
@@ -178,7 +180,7 @@ impl Deployer {
                     keyvalue: 0,
                     scratch: false,
                     secrets: 0,
-                    error: Some(ErrorBody::from(error)),
+                    error: Some(refusal(error)),
                 }
             }
         }
@@ -189,7 +191,7 @@ impl Deployer {
         opened: &Arc<Opened>,
         from: TenantName,
         name: TenantName,
-        replace: bool,
+        importing: &Importing,
     ) -> Result<ImportedTenant, DeployError> {
         self.open()?;
         let planned = self.plan(opened, from, name.clone())?;
@@ -207,7 +209,7 @@ impl Deployer {
         };
         let there = self.state.exported(name.clone()).await?;
         if let Some(there) = &there {
-            match (replace, is_same(there, &planned.tenant)) {
+            match (importing.replace, is_same(there, &planned.tenant)) {
                 (true, _) => {}
                 (false, true) => return Ok(done),
                 (false, false) => return Err(DeployError::Exists(name)),
@@ -222,6 +224,12 @@ impl Deployer {
         };
         let code = self.compilers.compiled(code, Asker::Deploy).await?;
         reach::check_kind(code.kind, &planned.resolved[active])?;
+        if !importing.unprobed {
+            let (plan, artifact) =
+                (planned.resolved[active].clone(), planned.tenant.revisions[active].artifact);
+            let coming = planned.secrets.iter().map(|(key, _, value)| (key.clone(), value.clone()));
+            Arc::clone(self).probe_with(plan, artifact, code.kind, coming.collect()).await?;
+        }
         let staged = self.stage(opened, &planned).await?;
         done.result = match there {
             Some(_) => ImportResult::Replaced,
@@ -424,6 +432,16 @@ impl Planned {
         let is_active = |number| number == self.tenant.active;
         self.tenant.revisions.iter().position(|r| is_active(r.number)).unwrap_or_default()
     }
+}
+
+/// Why a tenant is refused, and what to do about it.
+fn refusal(error: DeployError) -> ErrorBody {
+    let mut body = ErrorBody::from(error);
+    if body.code == ErrorCode::Probe {
+        let hint = "mend what it depends on; or take it as it is with `insula import --no-probe`";
+        body.hint = Some(hint.into());
+    }
+    body
 }
 
 /// Whether a tenant's revisions make a history.

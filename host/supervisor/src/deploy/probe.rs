@@ -6,6 +6,7 @@
 use super::{DeployError, Deployer, Plan, detached};
 use crate::processes::{ProbeAsked, Unprobed};
 use insula_model::api::GuestKind;
+use insula_model::grants::secrets::{SecretKey, SecretValue};
 use insula_model::probe::{Expect, PROBE_TIMEOUT_MS_DEFAULT, Probe};
 use insula_model::wire::{ProbeEnd, ProbeReport, TenantEntry};
 use insula_model::{Digest, Fault};
@@ -103,6 +104,17 @@ impl Deployer {
         digest: Digest,
         kind: GuestKind,
     ) -> Result<(), DeployError> {
+        self.probe_with(plan, digest, kind, Vec::new()).await
+    }
+
+    /// The same with these values in place of what was set for the tenant.
+    pub(super) async fn probe_with(
+        self: Arc<Self>,
+        plan: Plan,
+        digest: Digest,
+        kind: GuestKind,
+        coming: Vec<(SecretKey, SecretValue)>,
+    ) -> Result<(), DeployError> {
         detached(async move {
             if plan.grants.keyvalue.is_some() {
                 let _alone = self.publishing.lock().await;
@@ -111,8 +123,11 @@ impl Deployer {
                     self.hide_stores(&plan.name).await?;
                 }
             }
-            let granted = plan.grants.secrets.clone();
-            let secrets = self.state.secret_values(plan.name.clone(), granted).await?;
+            let comes = |key: &SecretKey| coming.iter().find(|(coming, _)| coming == key);
+            let granted = plan.grants.secrets.iter();
+            let set = granted.clone().filter(|(key, _)| comes(key).is_none()).cloned().collect();
+            let mut secrets = self.state.secret_values(plan.name.clone(), set).await?;
+            secrets.extend(granted.filter_map(|(key, _)| comes(key).cloned()));
             let reserved = self.registry.reserve_for_probe();
             // A host without a free slot has the tenant's own, if it has one.
             let own = self.registry.get(&plan.name).map(|tenant| tenant.entry.slot);

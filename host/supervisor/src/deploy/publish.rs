@@ -191,10 +191,11 @@ impl Deployer {
             // Ends with the longest deadline a manifest may have, or with the worker.
             // Instances may outlast their requests by a slice.
             loop {
-                let counters = workers.counters(slot);
-                let in_use = counters.running > 0 || counters.memory_bytes > 0;
                 // A tenant's slot is needed until its canaries' figures have been added to it.
-                if !in_use && !jobs.runs_in(slot) && registry.parts(slot).is_empty() {
+                if !workers.is_in_use(slot)
+                    && !jobs.runs_in(slot)
+                    && registry.parts(slot).is_empty()
+                {
                     break;
                 }
                 tokio::time::sleep(SLOT_RECHECK).await;
@@ -208,6 +209,13 @@ impl Deployer {
             }
             registry.free(slot);
         });
+    }
+
+    /// The same for the slots that a host before this one had not freed yet when it was handed over: who they
+    /// belonged to is known to the usage.
+    pub(crate) fn quarantine_left(&self) {
+        let left = self.workers.active().into_iter().filter(|slot| self.registry.hold(*slot));
+        left.for_each(|slot| self.quarantine(slot));
     }
 
     fn log_change(&self, tenant: &Tenant) {

@@ -7,6 +7,7 @@ use super::{Active, DeployError, Deployer, detached};
 use crate::clock;
 use crate::processes::Workers;
 use crate::registry::{Canary, Tenant};
+use crate::rollouts::Counted;
 use crate::state::{Begun, Ended, NewRevision, StateError};
 use insula_model::TenantName;
 use insula_model::api::{ActiveStatus, CanaryChange, CanaryStatus, DeployResponse, LogStream};
@@ -17,32 +18,51 @@ use insula_model::wire::{LogLine, TenantEntry};
 use std::sync::Arc;
 
 impl Canary {
+    /// Milliseconds for which it was tried so far.
+    pub(crate) fn tried_ms(&self) -> u64 {
+        let here_ms = u64::try_from(self.counts_from.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.before.tried_ms.saturating_add(here_ms)
+    }
+
+    /// What was counted of it so far, by this host and by those before.
+    pub(crate) fn counted(&self, workers: &Workers) -> Counted {
+        let slot = self.tenant.entry.slot;
+        let (counters, mut latency) = (workers.counters(slot), workers.latency(slot));
+        latency.add(&self.before.latency);
+        let errors = counters.guest_faults + counters.responses_5xx;
+        Counted {
+            requests: self.before.requests.saturating_add(counters.requests),
+            errors: self.before.errors.saturating_add(errors),
+            latency,
+            tried_ms: self.tried_ms(),
+        }
+    }
+
     /// What was seen of it so far.
     pub(crate) fn seen(&self, workers: &Workers) -> Seen {
-        let slot = self.tenant.entry.slot;
-        let done = workers.done(slot);
-        let since_ms = clock::to_millis(&self.since).unwrap_or_default();
+        self.seen_by(&self.counted(workers), workers)
+    }
+
+    fn seen_by(&self, counted: &Counted, workers: &Workers) -> Seen {
+        let max_us = self.rollout.max_latency_ms.map(|max_ms| max_ms.saturating_mul(1_000));
         Seen {
-            requests: done.requests,
-            errors: done.errors,
-            slow: self
-                .rollout
-                .max_latency_ms
-                .map_or(0, |max_ms| done.latency.above(max_ms.saturating_mul(1_000))),
-            age_ms: clock::now_ms().saturating_sub(since_ms),
-            circuit_open: workers.breaker(slot) != BreakerState::Closed,
+            requests: counted.requests,
+            errors: counted.errors,
+            slow: max_us.map_or(0, |max_us| counted.latency.above(max_us)),
+            age_ms: counted.tried_ms,
+            circuit_open: workers.breaker(self.tenant.entry.slot) != BreakerState::Closed,
         }
     }
 
     /// How the API shows it, beside its tenant's active revision.
     pub(crate) fn status(&self, workers: &Workers, active: &Tenant) -> CanaryStatus {
         let slot = self.tenant.entry.slot;
-        let latency = workers.latency(slot);
+        let counted = self.counted(workers);
         // Not what stands in the active revision's own slot: an earlier canary's last requests are added to
         // that once they have ended.
-        let rest =
-            workers.done_by(active.entry.slot).without(&workers.done(slot)).without(&self.before);
-        let seen = self.seen(workers);
+        let rest = workers.done_by(active.entry.slot).without(&workers.done(slot));
+        let rest = rest.without(&self.active_before);
+        let seen = self.seen_by(&counted, workers);
         let verdict = match self.rollout.judge(&seen) {
             Verdict::TooFew(needed) => {
                 format!("too few requests to tell: {} of {needed}", seen.requests)
@@ -59,7 +79,8 @@ impl Canary {
             running: workers.counters(slot).running,
             requests: seen.requests,
             errors: seen.errors,
-            latency: latency.quantiles(),
+            latency: counted.latency.quantiles(),
+            tried_ms: counted.tried_ms,
             requests_min: self.rollout.requests_min(),
             verdict,
             active: ActiveStatus {
@@ -114,7 +135,7 @@ impl Deployer {
         let Rollout { share, .. } = canary.rollout;
         tracing::info!(tenant = %name, revision = entry.revision, %share, "canary begun");
         let (revision, before) = (entry.revision, active.revision);
-        canary.before = self.workers.done_by(stable.entry.slot);
+        canary.active_before = self.workers.done_by(stable.entry.slot);
         self.registry.put_canary(*canary);
         self.tell(&stable, revision, format!(
             "revision {revision} is a canary: it gets {share} of the requests, revision {before} the others"
@@ -136,7 +157,7 @@ impl Deployer {
             async move {
                 let _alone = this.publishing.lock().await;
                 this.open()?;
-                this.end_canary(name, None, Ended::Promoted, "asked for".into()).await
+                this.end_canary(name, Ended::Promoted, "asked for".into()).await
             }
         };
         let active = detached(promoting).await?;
@@ -150,7 +171,7 @@ impl Deployer {
     ) -> Result<Option<Active>, DeployError> {
         let _alone = self.publishing.lock().await;
         self.open()?;
-        match self.end_canary(name, None, Ended::RolledBack, "asked for".into()).await {
+        match self.end_canary(name, Ended::RolledBack, "asked for".into()).await {
             Ok(active) => Ok(Some(active)),
             // It ended by itself meanwhile.
             Err(DeployError::State(StateError::NoCanary(_))) => Ok(None),
@@ -158,36 +179,24 @@ impl Deployer {
         }
     }
 
-    /// Ends the canary that was judged, unless it has ended already.
+    /// Ends a canary that was judged. `publishing` is held.
     pub(crate) async fn end_judged(
-        self: Arc<Self>,
-        judged: Arc<Canary>,
+        &self,
+        name: TenantName,
         ended: Ended,
         reason: String,
     ) -> Result<(), DeployError> {
-        self.open()?;
-        detached(async move {
-            let _alone = self.publishing.lock().await;
-            self.open()?;
-            let name = judged.tenant.entry.name.clone();
-            let revision = Some(judged.tenant.entry.revision);
-            self.end_canary(name, revision, ended, reason).await.map(drop)
-        })
-        .await
+        self.end_canary(name, ended, reason).await.map(drop)
     }
 
-    /// Ends a canary: that of this revision, if one is named. `publishing` is held.
+    /// Ends a tenant's canary. `publishing` is held.
     async fn end_canary(
         &self,
         name: TenantName,
-        revision: Option<u32>,
         ended: Ended,
         reason: String,
     ) -> Result<Active, DeployError> {
         let canary = self.registry.canary(&name);
-        let canary = canary.filter(|canary| {
-            revision.is_none_or(|revision| canary.tenant.entry.revision == revision)
-        });
         let stable = self.registry.get(&name);
         let (canary, before) = match (canary, stable) {
             (Some(canary), Some(stable)) => (canary, stable.entry.revision),
@@ -225,6 +234,8 @@ impl Deployer {
         if let Some(tenant) = self.registry.get(&name) {
             self.tell(&tenant, number, line);
         }
+        let entry = &canary.tenant.entry;
+        self.usage.leaving(slot, &entry.name, &canary.tenant.namespace).await;
         self.quarantine(slot);
         told?;
         Ok(active)
@@ -240,8 +251,10 @@ impl Deployer {
         if !running.tenant.entry.secrets.iter().any(|(granted, _)| granted == key) {
             return Ok(());
         }
-        let mut canary = self.state.canary(name.clone()).await?.ok_or(DeployError::Lost)?;
-        canary.before = running.before;
+        let canary = self.state.canary(name.clone()).await?.ok_or(DeployError::Lost)?;
+        // What was written down is in the table still.
+        let Canary { active_before, before, counts_from, .. } = *running;
+        let canary = Canary { active_before, before, counts_from, ..canary };
         let entry = canary.tenant.entry.clone();
         self.registry.put_canary(canary);
         Ok(self.workers.publish(vec![entry], Vec::new()).await?)

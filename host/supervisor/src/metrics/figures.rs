@@ -12,7 +12,7 @@ pub(super) struct Figures {
 }
 
 /// Every counter, but neither gauges nor the peak.
-fn counters(of: &mut Counters) -> [&mut u64; 19] {
+fn counters(of: &mut Counters) -> [&mut u64; 20] {
     [
         &mut of.requests,
         &mut of.responses,
@@ -24,6 +24,7 @@ fn counters(of: &mut Counters) -> [&mut u64; 19] {
         &mut of.cpu_us,
         &mut of.bytes_in,
         &mut of.bytes_out,
+        &mut of.bytes_outbound,
         &mut of.status_2xx,
         &mut of.status_3xx,
         &mut of.status_4xx,

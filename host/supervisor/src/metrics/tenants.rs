@@ -30,7 +30,7 @@ const fn timed(name: &'static str, help: &'static str, of: fn(&Counters) -> u64)
     Plain { kind: Kind::Counter, name, help, of, micros: true }
 }
 
-const PLAIN: [Plain; 12] = [
+const PLAIN: [Plain; 13] = [
     timed(
         "insula_tenant_cpu_seconds_total",
         "Time during which guests held a worker's thread.",
@@ -89,6 +89,12 @@ const PLAIN: [Plain; 12] = [
         "insula_tenant_sent_bytes_total",
         "Response bodies that were passed to clients.",
         |c| c.bytes_out,
+    ),
+    plain(
+        Kind::Counter,
+        "insula_tenant_outbound_bytes_total",
+        "What calls over the network sent, before TLS.",
+        |c| c.bytes_outbound,
     ),
 ];
 

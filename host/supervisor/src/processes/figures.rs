@@ -3,6 +3,7 @@
 use super::Workers;
 use crate::registry::Done;
 use insula_ipc::breaker::State;
+use insula_ipc::table::Table;
 use insula_model::Latency;
 use insula_model::api::Counters;
 use insula_model::breaker::BreakerState;
@@ -22,7 +23,19 @@ impl Workers {
 
     /// Adds the figures of a slot to those of another one, and clears it. Nothing may run in it any more.
     pub(crate) fn fold_slot(&self, from: u32, to: u32) {
+        self.0.catch_up_slot(from);
         self.0.metrics.fold_slot(from, to);
+        if let Some(before) = self.0.old_table() {
+            before.clear_slot(from);
+        }
+    }
+
+    /// Whether anything runs in a slot, or is held by an instance: in workers from before an upgrade, too.
+    pub(crate) fn is_in_use(&self, slot: u32) -> bool {
+        let of = |table: &Table| {
+            table.is_active(slot) && (table.running(slot) > 0 || table.memory(slot) > 0)
+        };
+        of(&self.0.table) || self.0.old_table().is_some_and(|before| of(&before))
     }
 
     /// What was counted in a slot, over all workers.

@@ -8,13 +8,16 @@ use super::write::{Written, active, forget_revisions, insert_revision, is_revisi
 use super::{NewRevision, State, StateError};
 use crate::clock;
 use crate::registry::{Canary, Done, Tenant};
+use crate::rollouts::Counted;
 use crate::vault::Vault;
 use insula_model::api::{RolloutInfo, RolloutState};
 use insula_model::rollout::Rollout;
 use insula_model::wire::CanaryOf;
 use insula_model::{Digest, Route, TenantName};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What beginning a canary did.
 pub(crate) enum Begun {
@@ -50,7 +53,8 @@ impl Ended {
 }
 
 /// The canary's columns of a running rollout, behind those of its revision.
-const CANARIES: &str = "SELECT {}, o.slot, o.rule, o.key, o.started_at, t.slot FROM rollouts o
+const CANARIES: &str =
+    "SELECT {}, o.slot, o.rule, o.key, o.started_at, t.slot, o.counted FROM rollouts o
     JOIN tenants t ON t.id = o.tenant
     JOIN revisions r ON r.tenant = o.tenant AND r.number = o.revision
     JOIN artifacts a ON a.digest = r.artifact WHERE o.ended_at IS NULL";
@@ -77,7 +81,24 @@ fn canary_from(
     tenant.entry.slot = row.get(first)?;
     tenant.entry.canary = Some(Box::new(of));
     tenant.deployed_at.clone_from(&since);
-    Ok(Canary { tenant: Arc::new(tenant), rollout, since, before: Done::default() })
+    let counted: Option<String> = row.get(first + 5)?;
+    let before = match counted {
+        Some(counted) => parsed(&name, serde_json::from_str(&counted))?,
+        // It was begun by an earlier version, which writes nothing down.
+        None => {
+            let since_ms = clock::to_millis(&since).unwrap_or_default();
+            Counted { tried_ms: clock::now_ms().saturating_sub(since_ms), ..Counted::default() }
+        }
+    };
+    let counts_from = Instant::now();
+    Ok(Canary {
+        tenant: Arc::new(tenant),
+        rollout,
+        since,
+        active_before: Done::default(),
+        before,
+        counts_from,
+    })
 }
 
 /// The canary of a tenant, as the database has it now.
@@ -193,6 +214,30 @@ impl State {
         .await
     }
 
+    /// Writes down what was counted of these canaries, unless they have ended, or more of it is there already.
+    pub(crate) async fn count_canaries(
+        &self,
+        counted: HashMap<(TenantName, u32), Counted>,
+    ) -> Result<(), StateError> {
+        self.call(move |connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut update = transaction.prepare_cached(
+                "UPDATE rollouts SET counted = ?3 WHERE revision = ?2 AND ended_at IS NULL
+                 AND tenant = (SELECT id FROM tenants WHERE name = ?1)
+                 AND coalesce(counted ->> '$.tried_ms', 0) <= ?4",
+            )?;
+            for ((name, revision), counted) in counted {
+                let text = parsed(name.as_str(), serde_json::to_string(&counted))?;
+                let tried_ms = i64::try_from(counted.tried_ms).unwrap_or(i64::MAX);
+                update.execute(params![name.as_str(), revision, text, tried_ms])?;
+            }
+            drop(update);
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
     /// Ends a canary: it becomes the active revision, or the one that is stays. Returns the tenant as it
     /// is then.
     pub(crate) async fn end_canary(
@@ -245,12 +290,13 @@ fn begin(
         .execute(params![head.id, number])?;
     insert_revision(transaction, head.id, number, new, &written)?;
     let rule = parsed(name.as_str(), serde_json::to_string(rollout))?;
+    let nothing = parsed(name.as_str(), serde_json::to_string(&Counted::default()))?;
     transaction
         .prepare_cached(
-            "INSERT INTO rollouts (tenant, revision, slot, rule, key, state, started_at)
-             VALUES (?1, ?2, ?3, ?4, randomblob(32), 'running', ?5)",
+            "INSERT INTO rollouts (tenant, revision, slot, rule, key, state, started_at, counted)
+             VALUES (?1, ?2, ?3, ?4, randomblob(32), 'running', ?5, ?6)",
         )?
-        .execute(params![head.id, number, new.slot, rule, clock::now()])?;
+        .execute(params![head.id, number, new.slot, rule, clock::now(), nothing])?;
     let forgotten = forget_revisions(transaction, head.id, name.as_str())?;
     let canary = canary(transaction, vault, head.id)?;
     let canary = canary.ok_or(rusqlite::Error::QueryReturnedNoRows)?;

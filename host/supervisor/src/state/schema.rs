@@ -7,7 +7,7 @@
 use super::StateError;
 use rusqlite::{Connection, TransactionBehavior};
 
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     // 1: artifacts, tenants, revisions, routes.
     "CREATE TABLE artifacts (
         digest      TEXT PRIMARY KEY,           -- sha256:…
@@ -100,6 +100,8 @@ const MIGRATIONS: [&str; 7] = [
         tenant      TEXT PRIMARY KEY,
         staged      TEXT NOT NULL               -- the name that these are under
      ) STRICT, WITHOUT ROWID;",
+    // 8: what was counted of canaries, so that they go on where they were.
+    "ALTER TABLE rollouts ADD COLUMN counted TEXT; -- JSON; none if an earlier version began it",
 ];
 
 /// The latest version that this program knows.

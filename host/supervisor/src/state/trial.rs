@@ -1,8 +1,9 @@
 //! Reading the state of a host that runs, by a version that might take over from it.
 
 use super::{State, StateError, copy, schema, secrets};
-use crate::registry::Tenant;
 use crate::vault::Vault;
+use insula_model::wire::TenantEntry;
+use insula_model::{CodeId, TenantName};
 use rusqlite::Connection;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,12 +15,15 @@ const TRIAL: &str = "state.db.trial";
 
 impl State {
     /// Whether this version could open `DATA/state.db`, which another process uses: whether it would change
-    /// it, and what it reads there. A change is tried on a copy. Blocks.
-    pub(crate) fn try_out(data: &Path, vault: Vault) -> Result<(bool, Vec<Tenant>), StateError> {
+    /// it, and which code is in force by what it reads there. A change is tried on a copy. Blocks.
+    pub(crate) fn try_out(
+        data: &Path,
+        vault: Vault,
+    ) -> Result<(bool, Vec<(CodeId, TenantName)>), StateError> {
         let path = copy::database_path(data);
         let connection = Connection::open_with_flags(&path, copy::read_only())?;
         if schema::missing(&connection)? == 0 {
-            return Self::read(connection, vault, &path).map(|tenants| (false, tenants));
+            return Self::read(connection, vault, &path).map(|codes| (false, codes));
         }
         let trial = data.join(TRIAL);
         forget(&trial);
@@ -29,10 +33,14 @@ impl State {
             Self::read(connection, vault, &trial)
         });
         forget(&trial);
-        read.map(|tenants| (true, tenants))
+        read.map(|codes| (true, codes))
     }
 
-    fn read(connection: Connection, vault: Vault, path: &Path) -> Result<Vec<Tenant>, StateError> {
+    fn read(
+        connection: Connection,
+        vault: Vault,
+        path: &Path,
+    ) -> Result<Vec<(CodeId, TenantName)>, StateError> {
         secrets::check(&connection, &vault)?;
         let state = Self {
             connection: Arc::new(Mutex::new(connection)),
@@ -41,9 +49,11 @@ impl State {
             identity: copy::identity(path),
             damage: Arc::default(),
         };
-        let mut tenants = Vec::new();
-        state.load(&mut |tenant| tenants.push(tenant))?;
-        Ok(tenants)
+        let mut codes = Vec::new();
+        let mut note = |entry: &TenantEntry| codes.push((entry.code(), entry.name.clone()));
+        state.load(&mut |tenant| note(&tenant.entry))?;
+        state.load_canaries()?.iter().for_each(|canary| note(&canary.tenant.entry));
+        Ok(codes)
     }
 }
 

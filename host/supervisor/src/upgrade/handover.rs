@@ -4,6 +4,7 @@
 use super::Origin;
 use super::guard::Guard;
 use crate::jobs::HandedJobs;
+use crate::rollouts::HandedCanary;
 use crate::usage::Billed;
 use insula_ipc::fds::{InheritError, keep_open, take};
 use insula_model::api::UpgradeInfo;
@@ -80,6 +81,9 @@ pub(super) struct Message {
     pub(super) jobs: HandedJobs,
     /// What was written of the usage of tenants.
     pub(super) billed: Vec<Billed>,
+    /// What was counted of canaries before the table.
+    #[serde(default)]
+    pub(super) canaries: Vec<HandedCanary>,
     pub(super) upgrade: UpgradeInfo,
     /// A copy of the state database from before, if the new version changes it.
     pub(super) copy: Option<PathBuf>,

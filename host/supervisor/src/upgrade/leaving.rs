@@ -60,6 +60,9 @@ impl Host {
         }
         self.writing.close(&deployer.logs).await;
         deployer.usage.close().await;
+        if let Err(error) = deployer.write_counts(None).await {
+            tracing::error!(%error, "what was counted of canaries could not be written down");
+        }
         self.app.audit.close().await;
         if let Err(error) = deployer.state.close().await {
             tracing::warn!(%error, "the state database keeps its log; nothing is lost");
@@ -104,6 +107,7 @@ impl Host {
             workers: workers.iter().map(old).collect(),
             jobs: deployer.jobs.handed(),
             billed: deployer.usage.billed().await,
+            canaries: deployer.handed_canaries(),
             upgrade,
             copy,
             guard: None,

@@ -1,7 +1,7 @@
 //! What a new binary looks at before a host is handed over to it, in a process of its own, while the host
 //! serves: whether its command line and configuration are understood, its state can be read (a copy is
-//! migrated, if it has to be) with the secrets in it, and all code that is in force is there for this
-//! version's engine. Code that is not is compiled now, so that no request has to wait for it later.
+//! migrated, if it has to be) with the secrets in it, and all code that is in force, that of canaries
+//! too, is there for this version's engine. Code that is not is compiled now, so that no request has to wait for it later.
 
 use super::handover::FORMAT;
 use crate::compile::compile;
@@ -86,11 +86,11 @@ async fn check(config: HostConfig, say: &mut impl FnMut(&Said)) -> Result<(u64, 
 fn look(data: PathBuf, key: Option<crate::vault::SecretsKey>) -> Result<Found, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let vault = Vault::open(&data, key).map_err(|error| text(&error))?;
-    let (migrates, tenants) = State::try_out(&data, vault).map_err(|error| text(&error))?;
+    let (migrates, codes) = State::try_out(&data, vault).map_err(|error| text(&error))?;
     let store = ArtifactStore::open(&data).map_err(|error| text(&error))?;
     let mut missing: HashMap<CodeId, String> = HashMap::new();
-    for tenant in &tenants {
-        missing.entry(tenant.entry.code()).or_insert_with(|| tenant.entry.name.to_string());
+    for (code, tenant) in codes {
+        missing.entry(code).or_insert_with(|| tenant.to_string());
     }
     missing
         .retain(|code, _| store.code_bytes(code).is_none() && store.has_artifact(&code.artifact));

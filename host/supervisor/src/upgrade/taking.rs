@@ -5,6 +5,7 @@ use crate::control::Socket;
 use crate::data::{DataDir, control_socket};
 use crate::jobs::HandedJobs;
 use crate::processes::{OldWorker, OldWorkers};
+use crate::rollouts::HandedCanary;
 use crate::serve::{Host, HostConfig, ServeError};
 use crate::usage::Billed;
 use insula_ipc::table::Table;
@@ -29,6 +30,8 @@ pub(crate) struct Before {
     pub(crate) jobs: HandedJobs,
     /// What was written of the usage of its tenants.
     pub(crate) billed: Vec<Billed>,
+    /// What was counted of canaries before that table.
+    pub(crate) canaries: Vec<HandedCanary>,
     /// Whether the old workers speak this version of the protocol.
     pub(crate) speaks: bool,
     pub(crate) upgrade: UpgradeInfo,
@@ -58,6 +61,7 @@ pub(crate) async fn resume(
                 host.socket.own(&control_socket(data.path()));
             }
             host.app.deployer.workers.retire(old, config.drain_ms);
+            host.app.deployer.quarantine_left();
             host.open()?;
             if let Some(guard) = taken.guard() {
                 guard.serves();
@@ -94,6 +98,7 @@ async fn start(
         lives: message.lives,
         jobs: message.jobs.clone(),
         billed: message.billed.clone(),
+        canaries: message.canaries.clone(),
         speaks,
         upgrade: message.upgrade.clone(),
     };

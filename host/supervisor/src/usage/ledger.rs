@@ -19,7 +19,9 @@ use std::time::Duration;
 /// How long a statement waits for somebody who reads the file with another tool.
 const BUSY_MS_MAX: u64 = 5_000;
 /// `PRAGMA user_version` of the tables below.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// What the first version lacks.
+const MIGRATION: &str = "ALTER TABLE usage ADD COLUMN bytes_outbound INTEGER NOT NULL DEFAULT 0";
 /// A sum of these may pass what SQLite can hold, so it is made of two parts: this many lower bits, and the rest.
 const LOW_BITS: u32 = 20;
 
@@ -66,6 +68,20 @@ fn schema() -> String {
     )
 }
 
+/// Brings the tables to this version. Not when they are opened: a host that is upgraded and gives everything
+/// back leaves them as the version before knows them, and nobody reads or writes them until one goes on.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found == VERSION {
+        return Ok(());
+    }
+    let change = if found == 0 { schema() } else { MIGRATION.into() };
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(&change)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
 /// SQLite's whole numbers are signed; what passes 2^63 in one hour is cut.
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -85,11 +101,7 @@ impl Ledger {
             return Err(LedgerError::Newer { path: path.to_path_buf(), found });
         }
         if found == 0 {
-            let transaction =
-                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction.execute_batch(&schema())?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-            transaction.commit()?;
+            migrate(&mut connection)?;
         }
         Ok(Self(Arc::new(Mutex::new(connection))))
     }
@@ -109,6 +121,7 @@ impl Ledger {
         let added = Used::NAMES.map(|name| format!("{name} = {name} + excluded.{name}")).join(", ");
         let sql = format!("INSERT INTO usage VALUES ({places}) ON CONFLICT DO UPDATE SET {added}");
         self.call(move |connection| {
+            migrate(connection)?;
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             {
@@ -150,6 +163,7 @@ impl Ledger {
              GROUP BY {group} ORDER BY {group}"
         );
         self.call(move |connection| {
+            migrate(connection)?;
             let hours = [query.from, query.until].map(|hour| Value::Integer(number(hour)));
             let names = query.tenants.iter().map(|name| Value::Text(name.to_string()));
             let mut statement = connection.prepare_cached(&sql)?;
@@ -199,8 +213,8 @@ impl Ledger {
 fn shown(namespace: String, tenant: Option<String>, figures: [u128; FIGURES]) -> UsageRow {
     let all = figures.map(|figure| u64::try_from(figure).unwrap_or(u64::MAX));
     let [requests, responses, client_faults, guest_faults, host_faults, shed, fuel, ..] = all;
-    let [.., cpu_ns, _, bytes_in, bytes_out] = all;
-    let [.., memory_kib_us, _, _] = figures;
+    let [.., cpu_ns, _, bytes_in, bytes_out, bytes_outbound] = all;
+    let [.., memory_kib_us, _, _, _] = figures;
     UsageRow {
         tenant,
         namespace,
@@ -215,6 +229,7 @@ fn shown(namespace: String, tenant: Option<String>, figures: [u128; FIGURES]) ->
         memory_byte_seconds: u64::try_from(memory_kib_us * 1_024 / 1_000_000).unwrap_or(u64::MAX),
         bytes_in,
         bytes_out,
+        bytes_outbound,
     }
 }
 
@@ -269,5 +284,25 @@ mod tests {
         let again = Ledger::open(&path).unwrap();
         let query = Query { until: 99, ..Query::default() };
         assert_eq!(again.sums(query).await.unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_version_wrote_is_kept_and_only_changed_when_it_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("usage.db");
+        let old = Connection::open(&path).unwrap();
+        let before = schema().replace("bytes_outbound INTEGER NOT NULL, ", "");
+        old.execute_batch(&before).unwrap();
+        let ten = "INSERT INTO usage VALUES (10, 'a', 'default', 7, 7, 0, 0, 0, 0, 1, 1, 1, 1, 99)";
+        old.execute_batch(&format!("{ten}; PRAGMA user_version = 1")).unwrap();
+        let version =
+            || -> u32 { old.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap() };
+        let ledger = Ledger::open(&path).unwrap();
+        assert_eq!(version(), 1);
+        let used = Used { requests: 1, bytes_outbound: 5, ..Used::default() };
+        ledger.add([(key(10, "a", "default"), used)].into_iter().collect()).await.unwrap();
+        assert_eq!(version(), VERSION);
+        let rows = ledger.sums(Query { until: 99, ..Query::default() }).await.unwrap();
+        assert_eq!((rows[0].requests, rows[0].bytes_out, rows[0].bytes_outbound), (8, 99, 5));
     }
 }

@@ -39,6 +39,8 @@ const FOLD_S: u64 = 10;
 const FOLD_SHARE: u32 = 100;
 /// Slots that are looked at before others of the supervisor's tasks get a turn.
 const SLOTS_AT_ONCE: usize = 1_024;
+/// Figures that every version hands over.
+const HANDED: usize = 11;
 /// Milliseconds of an hour.
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 /// Milliseconds between two removals of what is too old.
@@ -85,7 +87,18 @@ pub(crate) struct Billed {
     slot: u32,
     tenant: TenantName,
     namespace: Namespace,
-    figures: [u64; FIGURES],
+    figures: [u64; HANDED],
+    /// A figure that an earlier version does not know.
+    #[serde(default)]
+    outbound: u64,
+}
+
+impl Billed {
+    fn used(&self) -> Used {
+        let mut figures = [0; FIGURES];
+        figures[..HANDED].copy_from_slice(&self.figures);
+        Used { bytes_outbound: self.outbound, ..Used::from_figures(figures) }
+    }
 }
 
 /// What is to be added up.
@@ -116,8 +129,10 @@ impl Opened {
         workers: Workers,
         billed: Vec<Billed>,
     ) -> Usage {
-        let seen = billed.into_iter().map(|Billed { slot, tenant, namespace, figures }| {
-            (slot, Seen { tenant, namespace, used: Used::from_figures(figures) })
+        let seen = billed.into_iter().map(|billed| {
+            let used = billed.used();
+            let Billed { slot, tenant, namespace, .. } = billed;
+            (slot, Seen { tenant, namespace, used })
         });
         let book = Mutex::new(Book { seen: seen.collect(), ..Book::default() });
         Usage(Arc::new(Inner { ledger: self.0, registry, workers, book }))
@@ -243,11 +258,10 @@ impl Usage {
     /// What was written of each slot.
     pub(crate) async fn billed(&self) -> Vec<Billed> {
         let book = self.0.book.lock().await;
-        let billed = |(slot, seen): (&u32, &Seen)| Billed {
-            slot: *slot,
-            tenant: seen.tenant.clone(),
-            namespace: seen.namespace.clone(),
-            figures: seen.used.figures(),
+        let billed = |(slot, seen): (&u32, &Seen)| {
+            let [figures @ .., outbound] = seen.used.figures();
+            let (tenant, namespace) = (seen.tenant.clone(), seen.namespace.clone());
+            Billed { slot: *slot, tenant, namespace, figures, outbound }
         };
         book.seen.iter().map(billed).collect()
     }

@@ -4,7 +4,7 @@
 //! the check with one address and be connected to at another. Bounds: [`LOOKUP_MAX`], [`CONNECT_MAX`],
 //! [`ADDRESSES_MAX`]; look-ups at once per tenant ([`LOOKUPS_TENANT_MAX`]) and worker.
 
-use super::{CONNECTIONS_MAX, Failure, Outbound, Policy, Url};
+use super::{CONNECTIONS_MAX, Failure, Meter, Outbound, Policy, Url};
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -39,14 +39,15 @@ pub(super) struct Connector(Arc<Inner>);
 struct Inner {
     policy: Arc<Policy>,
     outbound: Arc<Outbound>,
+    meter: Arc<Meter>,
     lookups: Arc<Semaphore>,
     open: Arc<AtomicUsize>,
 }
 
 impl Connector {
-    pub(super) fn new(policy: Arc<Policy>, outbound: Arc<Outbound>) -> Self {
+    pub(super) fn new(policy: Arc<Policy>, outbound: Arc<Outbound>, meter: Arc<Meter>) -> Self {
         let lookups = Arc::new(Semaphore::new(LOOKUPS_TENANT_MAX));
-        Self(Arc::new(Inner { policy, outbound, lookups, open: Arc::default() }))
+        Self(Arc::new(Inner { policy, outbound, meter, lookups, open: Arc::default() }))
     }
 
     pub(super) fn connections(&self) -> usize {
@@ -79,13 +80,17 @@ impl Inner {
         // Small requests must not wait for the server's acknowledgements.
         let _ = stream.set_nodelay(true);
         if url.scheme == CallScheme::Http {
-            return Ok(Io { stream: TokioIo::new(Box::new(stream)), is_h2: false, _slot: slot });
+            return Ok(self.io(Box::new(stream), false, slot));
         }
         let late = |_| Failure::from(CallError::ConnectionTimeout);
         let shake = self.outbound.tls.connect(&url.host, stream);
         let stream = timeout_at(until, shake).await.map_err(late)??;
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Io { stream: TokioIo::new(Box::new(stream)), is_h2, _slot: slot })
+        Ok(self.io(Box::new(stream), is_h2, slot))
+    }
+
+    fn io(&self, stream: Box<dyn Duplex>, is_h2: bool, slot: Slot) -> Io {
+        Io { stream: TokioIo::new(stream), is_h2, meter: self.meter.clone(), _slot: slot }
     }
 
     /// A place among the worker's connections. When all are taken, idle ones make room.
@@ -208,7 +213,17 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 pub(super) struct Io {
     stream: TokioIo<Box<dyn Duplex>>,
     is_h2: bool,
+    meter: Arc<Meter>,
     _slot: Slot,
+}
+
+impl Io {
+    fn counted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.meter.sent(*bytes);
+        }
+        written
+    }
 }
 
 impl Connection for Io {
@@ -234,7 +249,8 @@ impl Write for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.counted(written)
     }
 
     fn poll_write_vectored(
@@ -242,7 +258,8 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.counted(written)
     }
 
     fn is_write_vectored(&self) -> bool {

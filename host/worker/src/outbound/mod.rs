@@ -13,6 +13,7 @@
 mod body;
 mod connect;
 pub(crate) mod inside;
+mod meter;
 mod net;
 mod tls;
 mod url;
@@ -27,10 +28,12 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use inside::InsideCall;
+use insula_ipc::table::Table;
 use insula_model::api::LogStream;
 use insula_model::grants::outbound::{HOPS_MAX, Outbound as Policy, Target};
 use insula_model::{RequestId, TenantName};
 use insula_sandbox::outbound::{CallBody, CallError, OutboundCall, SendRequest};
+use meter::Meter;
 use net::Net;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -52,6 +55,8 @@ const CALLERS_PRUNE_AT: usize = 1_024;
 /// What all callers of a worker share.
 pub(crate) struct Outbound {
     tls: Tls,
+    table: Arc<Table>,
+    worker: u32,
     lookups: Arc<Semaphore>,
     connections: Arc<AtomicUsize>,
     inside: mpsc::Sender<InsideCall>,
@@ -68,10 +73,16 @@ struct Callers {
 
 impl Outbound {
     /// `ca` is PEM, or empty; the receiver is for [`inside::serve`].
-    pub(crate) fn new(ca: String) -> (Arc<Self>, mpsc::Receiver<InsideCall>) {
+    pub(crate) fn new(
+        ca: String,
+        table: Arc<Table>,
+        worker: u32,
+    ) -> (Arc<Self>, mpsc::Receiver<InsideCall>) {
         let (inside, calls) = mpsc::channel(inside::QUEUED_MAX);
         let outbound = Self {
             tls: Tls::new(ca),
+            table,
+            worker,
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             connections: Arc::default(),
             inside,
@@ -81,15 +92,17 @@ impl Outbound {
         (Arc::new(outbound), calls)
     }
 
-    /// What a tenant with this grant makes its calls through.
+    /// What a tenant with this grant makes its calls through; what they send counts in this slot.
     pub(crate) fn grant(
         self: &Arc<Self>,
         name: &TenantName,
+        slot: u32,
         policy: &Policy,
         log: &Arc<TenantLog>,
     ) -> SendRequest {
         let caller = Arc::new(Caller {
             name: name.clone(),
+            meter: Arc::new(Meter::new(self.table.clone(), self.worker, slot)),
             policy: Arc::new(policy.clone()),
             log: log.clone(),
             outbound: self.clone(),
@@ -145,11 +158,18 @@ impl Outbound {
 /// One tenant and revision, as it calls.
 struct Caller {
     name: TenantName,
+    meter: Arc<Meter>,
     policy: Arc<Policy>,
     log: Arc<TenantLog>,
     outbound: Arc<Outbound>,
     calls: Arc<AtomicU32>,
     net: Mutex<Option<Net>>,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.meter.close();
+    }
 }
 
 /// One call's place among its tenant's.
@@ -309,8 +329,9 @@ impl Caller {
         let (client, is_first) = {
             let mut net = self.net.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = net.is_none();
-            let net =
-                net.get_or_insert_with(|| Net::new(self.policy.clone(), self.outbound.clone()));
+            let net = net.get_or_insert_with(|| {
+                Net::new(self.policy.clone(), self.outbound.clone(), self.meter.clone())
+            });
             if net.connections() >= self.policy.concurrency as usize + IDLE_TENANT_MAX {
                 net.renew();
             }

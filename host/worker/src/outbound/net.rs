@@ -7,7 +7,7 @@
 
 use super::body::Sending;
 use super::connect::Connector;
-use super::{Failure, Outbound, Policy};
+use super::{Failure, Meter, Outbound, Policy};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::capture_connection;
@@ -39,8 +39,8 @@ pub(super) struct Net {
 }
 
 impl Net {
-    pub(super) fn new(policy: Arc<Policy>, outbound: Arc<Outbound>) -> Self {
-        let connector = Connector::new(policy, outbound);
+    pub(super) fn new(policy: Arc<Policy>, outbound: Arc<Outbound>, meter: Arc<Meter>) -> Self {
+        let connector = Connector::new(policy, outbound, meter);
         Self { client: pooled(connector.clone()), connector }
     }
 
