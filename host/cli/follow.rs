@@ -62,7 +62,7 @@ pub(crate) async fn records(
             Ok(()) => return Ok(()),
             Err(Stopped::Lost(lost)) if wanted.follow => {
                 place.broke_off();
-                body = again(client, &wanted, place, lost).await?;
+                body = again(client, &wanted, &*place, lost).await?;
             }
             Err(Stopped::Lost(lost)) => return Err(lost.into()),
             Err(Stopped::Other(error)) => return Err(error),
@@ -81,8 +81,8 @@ async fn pour(
     let mut pending = Vec::new();
     // While following, silence is no error: only the user, or the end of the host, ends the wait.
     while let Some(frame) = body.frame().await {
-        let lost = |error| client.lost(&format!("while it sent {what}")).caused_by(error);
-        let frame = frame.map_err(|error: hyper::Error| Stopped::Lost(lost(error)))?;
+        let lost = |error: hyper::Error| client.lost(&format!("while it sent {what}")).caused_by(error);
+        let frame = frame.map_err(|error| Stopped::Lost(lost(error)))?;
         let Ok(data) = frame.into_data() else { continue };
         pending.extend_from_slice(&data);
         let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') else {

@@ -198,7 +198,10 @@ fn workers(page: &mut Page, table: &Table, workers: &[WorkerInfo]) {
         .iter()
         .map(|worker| worker.pid.map(|pid| Process::read(&pid.to_string())).unwrap_or_default())
         .collect();
-    let named = |worker: &WorkerInfo| page.labels(&[("worker", &worker.index.to_string())]);
+    let named = |worker: &WorkerInfo| {
+        let index = worker.index.to_string();
+        page.labels(&[("worker", index.as_str())])
+    };
     let names: Vec<Labels> = workers.iter().map(named).collect();
     // What a worker counts goes with its process.
     let labels: Vec<Labels> = names

@@ -145,7 +145,7 @@ mod tests {
         #[test]
         fn any_label_reads_back(value in "\\PC*|[\\x00-\\x7f]*") {
             let mut page = Page::Points(Points::at(9, 1));
-            let labels = page.labels(&[("l", &value)]);
+            let labels = page.labels(&[("l", value.as_str())]);
             page.family(Kind::Gauge, "x", "help").labelled(&labels, ("m", "n"), 1u64);
             let metrics = read(page);
             let attributes = &metrics[0]["gauge"]["dataPoints"][0]["attributes"];

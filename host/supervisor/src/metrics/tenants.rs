@@ -156,7 +156,7 @@ fn labels(page: &Page, series: &Series) -> Labels {
             ("tenant", tenant.as_str()),
             ("namespace", namespace.as_deref().unwrap_or(OTHER)),
         ]),
-        (None, Some(namespace)) => page.labels(&[("namespace", namespace)]),
+        (None, Some(namespace)) => page.labels(&[("namespace", namespace.as_str())]),
         (None, None) => page.labels(&[("tenant", OTHER), ("namespace", OTHER)]),
     };
     labels.since(series.since_unix_ns)

@@ -76,7 +76,7 @@ impl Text {
         for (held, bound_us) in latency.buckets.iter().zip(BOUNDS_US) {
             cumulative = cumulative.saturating_add(*held);
             let le = seconds(bound_us).to_string();
-            self.line(name, "_bucket", labels, Some(("le", &le)), cumulative);
+            self.line(name, "_bucket", labels, Some(("le", le.as_str())), cumulative);
         }
         self.line(name, "_bucket", labels, Some(("le", "+Inf")), latency.count());
         self.line(name, "_sum", labels, None, seconds(latency.sum_us));
@@ -131,7 +131,7 @@ mod tests {
         #[test]
         fn any_label_is_on_one_line_and_reads_back(value in "\\PC*|[\\x00-\\x7f]*") {
             let mut page = Page::text();
-            let labels = page.labels(&[("l", &value)]);
+            let labels = page.labels(&[("l", value.as_str())]);
             page.family(Kind::Gauge, "x", "help").sample(&labels, 1u64);
             let text = page.finish();
             let line = text.strip_prefix("# HELP x help\n# TYPE x gauge\n").unwrap_or("");

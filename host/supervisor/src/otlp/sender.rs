@@ -38,26 +38,29 @@ impl Sender {
     /// take; none if it did not take the batch, which the log then says.
     pub(crate) async fn send(&mut self, json: String, until: Instant) -> Option<u64> {
         let sent = self.deliver(json.into(), until).await;
-        let (collector, signal) = (&self.collector, self.signal);
-        let error = match sent {
+        let signal = self.signal;
+        match sent {
             Ok((rejected, words)) => {
                 if std::mem::take(&mut self.is_failing) {
+                    let collector = &self.collector;
                     tracing::info!(%collector, "the collector takes {signal} again");
                 }
                 if rejected > 0 && self.may_complain() {
+                    let collector = &self.collector;
                     let words: String = words.chars().take(200).collect();
-                    tracing::warn!(%collector, rejected, words, "the collector took only a part of the {signal}");
+                    tracing::warn!(%collector, rejected, words, "the collector took a part of the {signal} only");
                 }
-                return Some(rejected);
+                Some(rejected)
             }
-            Err(error) => error,
-        };
-        self.is_failing = true;
-        if self.may_complain() {
-            let collector = &self.collector;
-            tracing::warn!(%collector, %error, "{signal} are dropped: the collector does not take them");
+            Err(error) => {
+                self.is_failing = true;
+                if self.may_complain() {
+                    let collector = &self.collector;
+                    tracing::warn!(%collector, %error, "{signal} are dropped: the collector does not take them");
+                }
+                None
+            }
         }
-        None
     }
 
     async fn deliver(
