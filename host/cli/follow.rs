@@ -62,7 +62,7 @@ pub(crate) async fn records(
             Ok(()) => return Ok(()),
             Err(Stopped::Lost(lost)) if wanted.follow => {
                 place.broke_off();
-                body = again(client, &wanted, &*place, lost).await?;
+                body = again(client, wanted.path, &*place, lost).await?;
             }
             Err(Stopped::Lost(lost)) => return Err(lost.into()),
             Err(Stopped::Other(error)) => return Err(error),
@@ -114,13 +114,13 @@ fn show(
 }
 
 /// The rest of the records, from a host that has broken off: the one that goes on from it, if it is upgraded.
-async fn again(
+pub(crate) async fn again(
     client: &Client,
-    wanted: &Wanted<'_>,
+    path: &str,
     place: &impl Place,
     lost: Failure,
 ) -> Result<Incoming> {
-    let path = format!("{}{}", wanted.path, place.query());
+    let path = format!("{path}{}", place.query());
     patiently(Some(lost), || client.stream(&path)).await
 }
 
