@@ -137,9 +137,8 @@ fn it_is_tried_again_when_the_collector_asks_for_it_and_only_then() {
     host.eventually_logs("metrics are dropped: the collector does not take them");
     eventually("it is counted", || {
         let (samples, _) = page(&host);
-        let count = |result: &str| {
-            samples[&format!("insula_metrics_exports_total{{result=\"{result}\"}}")]
-        };
+        let count =
+            |result: &str| samples[&format!("insula_metrics_exports_total{{result=\"{result}\"}}")];
         (count("succeeded") >= 2.0 && count("failed") == 1.0).then_some(())
     });
 }

@@ -112,7 +112,8 @@ fn spans_of_every_stage_reach_a_collector() {
     assert_eq!(attribute(&span, "insula.tenant")["stringValue"], "echo");
     // One that begins here, through two tenants.
     ask(&host, "prowler", "/?url=hello.internal", &[]).expect_ok();
-    let ((caller, _), (callee, _)) = (spans_of(&collector, "prowler"), spans_of(&collector, "hello"));
+    let ((caller, _), (callee, _)) =
+        (spans_of(&collector, "prowler"), spans_of(&collector, "hello"));
     assert_eq!(callee["traceId"], caller["traceId"]);
     assert_eq!(callee["parentSpanId"], caller["spanId"]);
     assert!(caller.get("parentSpanId").is_none() && caller["traceId"] != TRACE, "{caller}");
@@ -192,8 +193,7 @@ fn requests_that_are_refused_are_spans() {
 #[test]
 fn only_so_many_traces_are_recorded_as_was_asked_for() {
     let collector = Collector::start();
-    let file =
-        format!("[otlp]\nurl = {:?}\nsignals = [\"traces\"]\nsample = 0\n", collector.url());
+    let file = format!("[otlp]\nurl = {:?}\nsignals = [\"traces\"]\nsample = 0\n", collector.url());
     let mut host = Setup::new().config(&file).start();
     host.deploy_guests(&["hello", "echo"]);
     // It has a trace of its own all the same, marked as one that nobody records.

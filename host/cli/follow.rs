@@ -81,7 +81,8 @@ async fn pour(
     let mut pending = Vec::new();
     // While following, silence is no error: only the user, or the end of the host, ends the wait.
     while let Some(frame) = body.frame().await {
-        let lost = |error: hyper::Error| client.lost(&format!("while it sent {what}")).caused_by(error);
+        let lost =
+            |error: hyper::Error| client.lost(&format!("while it sent {what}")).caused_by(error);
         let frame = frame.map_err(|error| Stopped::Lost(lost(error)))?;
         let Ok(data) = frame.into_data() else { continue };
         pending.extend_from_slice(&data);

@@ -159,7 +159,13 @@ fn query(args: &Args) -> String {
 pub(crate) async fn follow_on(client: &Client, name: &TenantName) -> Result<()> {
     let path = format!("/v1/tenants/{name}/logs?access=false");
     let paint = out::stdout_paint();
-    show(client, &path, LogPlace::new(Some(0), true), &Manner { json: false, access: false, name: None, paint }).await
+    show(
+        client,
+        &path,
+        LogPlace::new(Some(0), true),
+        &Manner { json: false, access: false, name: None, paint },
+    )
+    .await
 }
 
 async fn show(client: &Client, path: &str, mut place: LogPlace, manner: &Manner) -> Result<()> {

@@ -73,7 +73,8 @@ impl OtlpFlags {
         let signals: Vec<OtlpSignal> = match (self.otlp_signals.as_slice(), file.signals) {
             ([], None) => vec![OtlpSignal::Traces, OtlpSignal::Metrics],
             ([], Some(signals)) if signals.is_empty() => {
-                let why = "an empty list; name `traces`, `metrics` or both, or leave out `otlp.url`";
+                let why =
+                    "an empty list; name `traces`, `metrics` or both, or leave out `otlp.url`";
                 return Err(("otlp.signals", why.into()));
             }
             ([], Some(signals)) => signals,

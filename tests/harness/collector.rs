@@ -76,7 +76,10 @@ impl Collector {
     pub fn spans(&self) -> Vec<Value> {
         let taken = self.received("/v1/traces").into_iter().filter(|one| one.status == 200);
         let spans = |one: Received| {
-            one.body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().expect("spans").clone()
+            one.body["resourceSpans"][0]["scopeSpans"][0]["spans"]
+                .as_array()
+                .expect("spans")
+                .clone()
         };
         taken.flat_map(spans).collect()
     }
@@ -180,8 +183,7 @@ impl Figures {
         let labels: Vec<String> = labels.collect();
         let mut insert = |name: String, more: Option<String>, value: f64| {
             let all: Vec<String> = labels.iter().cloned().chain(more).collect();
-            let series =
-                if all.is_empty() { name } else { format!("{name}{{{}}}", all.join(",")) };
+            let series = if all.is_empty() { name } else { format!("{name}{{{}}}", all.join(",")) };
             assert!(self.samples.insert(series.clone(), value).is_none(), "{series} twice");
         };
         if let Some(counts) = point["bucketCounts"].as_array() {

@@ -28,7 +28,6 @@ use crate::notify;
 use crate::otlp::{self, OtlpOptions, Sender, Signal as OtlpSignal};
 use crate::passed::Passed;
 use crate::processes::{WorkerSetup, Workers};
-use crate::registry::Registry;
 use crate::rollouts;
 use crate::traces::Traces;
 use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};

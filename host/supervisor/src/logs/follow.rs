@@ -65,7 +65,17 @@ pub(crate) async fn read(logs: &Logs, name: TenantName, asked: Asked) -> io::Res
             let lines = lines.filter(|_| after.is_none());
             let (first, part) = kept.marked(filter.as_ref(), lines);
             let file = kept.file;
-            return Ok(Reading { dir, name, kind, filter, cursors: true, part, first, file, wakes });
+            return Ok(Reading {
+                dir,
+                name,
+                kind,
+                filter,
+                cursors: true,
+                part,
+                first,
+                file,
+                wakes,
+            });
         }
         let mut tail = tail(&dir, &name, kind, lines.filter(|_| filter.is_none()))?;
         if !follow {

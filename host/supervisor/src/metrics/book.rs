@@ -130,11 +130,7 @@ impl Book {
         self.spaces.of.remove(&slot);
     }
 
-    fn by_tenant(
-        &mut self,
-        active: impl Iterator<Item = Active>,
-        now_unix_ns: u64,
-    ) -> Vec<Series> {
+    fn by_tenant(&mut self, active: impl Iterator<Item = Active>, now_unix_ns: u64) -> Vec<Series> {
         let looked_unix_ns = std::mem::replace(&mut self.looked_unix_ns, now_unix_ns);
         let mut other = self.gone;
         let mut series = Vec::new();

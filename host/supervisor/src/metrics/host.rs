@@ -1,8 +1,8 @@
 //! The families of the host as a whole, of its workers, and of the supervisor's own process.
 
 use super::events::Events;
-use super::process::{Process, descriptors};
 use super::page::{Kind, Labels, Page};
+use super::process::{Process, descriptors};
 use crate::sync::lock;
 use insula_ipc::memory::Resident;
 use insula_ipc::table::{Table, WorkerCell};

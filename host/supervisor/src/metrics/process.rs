@@ -31,7 +31,8 @@ impl Process {
 
     /// The same in nanoseconds; none if it is gone.
     pub(super) fn started_unix_ns(&self) -> Option<u64> {
-        let since = Duration::try_from_secs_f64(self.started_s).ok().filter(|since| !since.is_zero())?;
+        let since =
+            Duration::try_from_secs_f64(self.started_s).ok().filter(|since| !since.is_zero())?;
         u64::try_from(since.as_nanos()).ok()
     }
 

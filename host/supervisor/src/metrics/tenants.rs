@@ -94,7 +94,8 @@ const PLAIN: [Plain; 12] = [
 
 /// Writes all of them.
 pub(super) fn write(page: &mut Page, series: &[Series]) {
-    let labelled: Vec<(Labels, &Series)> = series.iter().map(|one| (labels(page, one), one)).collect();
+    let labelled: Vec<(Labels, &Series)> =
+        series.iter().map(|one| (labels(page, one), one)).collect();
     let mut requests = page.family(
         Kind::Counter,
         "insula_http_requests_total",

@@ -150,7 +150,8 @@ impl FromStr for Collector {
         }
         let base = uri.path().trim_end_matches('/');
         let signals = [Signal::Traces, Signal::Metrics];
-        let base = signals.iter().find_map(|signal| base.strip_suffix(signal.path())).unwrap_or(base);
+        let base =
+            signals.iter().find_map(|signal| base.strip_suffix(signal.path())).unwrap_or(base);
         Ok(Self {
             host: host.into(),
             port: uri.port_u16().unwrap_or(PORT_DEFAULT),
@@ -233,15 +234,18 @@ mod tests {
 
     #[test]
     fn what_a_collector_asks_for_is_understood() {
-        let of = |text: &str| {
-            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]))
-        };
+        let of =
+            |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
         assert_eq!(of("7"), Some(Duration::from_secs(7)));
         assert_eq!(of("99999999"), Some(Duration::from_secs(RETRY_AFTER_S_MAX)));
         assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
-        assert_eq!(of("Fri, 31 Dec 2399 23:59:59 GMT"), Some(Duration::from_secs(RETRY_AFTER_S_MAX)));
+        assert_eq!(
+            of("Fri, 31 Dec 2399 23:59:59 GMT"),
+            Some(Duration::from_secs(RETRY_AFTER_S_MAX))
+        );
         assert_eq!(of("soon"), None);
-        for (status, again) in [(200, false), (400, false), (429, true), (500, false), (503, true)] {
+        for (status, again) in [(200, false), (400, false), (429, true), (500, false), (503, true)]
+        {
             assert_eq!(asks_again(status), again, "{status}");
         }
         let part = br#"{"partialSuccess":{"rejectedDataPoints":"3","errorMessage":"too old"}}"#;
