@@ -8,7 +8,7 @@ use serde::Serialize;
 /// More of the machine than this in use by others, in cores, and start-up times are not worth much.
 const BUSY_MAX: f64 = 0.2;
 /// Live instances take about so many mappings each, and a process has [`MAPS`] by default.
-const MAPS_EACH: u64 = 4;
+const MAPS_EACH: u64 = 6;
 /// The usual bound of a process's mappings.
 const MAPS: u64 = 65_530;
 /// Connections and tenants' files want more than the usual 1,024.

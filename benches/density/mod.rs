@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 2;
 /// Containers of one runtime, unless `--tenants` says otherwise.
-const CONTAINERS: usize = 100;
+const CONTAINERS: usize = 50;
 /// How long a stack may take to become calm before it is weighed.
 const SETTLE: Duration = Duration::from_millis(1_500);
 /// How long the search for what fits goes on, for each subject.
-const FIT_MAX: Duration = Duration::from_secs(60);
+const FIT_MAX: Duration = Duration::from_secs(15);
 /// Of so many tenants it is asked whether they answer.
 const ASKED: usize = 100;
 
@@ -42,7 +42,7 @@ is shown with the idle stack itself (daemons, or Insula's supervisor and workers
 the processes' proportional pages and page tables, which misses what the kernel holds for them. Without control groups \
 only the last can be had, and stands for the first. One tenant had been created and removed (or, with Insula, asked) \
 before the stack without tenants was weighed. In the last round tenants are added until the budget is used up, something \
-refuses, or 60 s have passed.";
+refuses, or 15 s have passed.";
 
 /// A subject in a state.
 struct Entry {

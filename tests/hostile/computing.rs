@@ -191,3 +191,32 @@ fn logging_as_fast_as_possible() {
         attack.ask("one-line", "/", AT_ONCE, ends_in(&["no-response"]));
     });
 }
+
+/// The other engine, with a guest alone in its instance and with several requests in one.
+#[test]
+fn services_of_wasi_03() {
+    let _alone = alone();
+    let gather = repo::guest("gather-p3");
+    HOST.deploy("p3", &gather, &FOREVER);
+    let shared = format!(
+        "name = \"p3-shared\"\ncomponent = {gather:?}\nmemory = \"32Mi\"\nfuel = \"1T\"\ntimeout = \"1s\"\n\
+         reuse = {{ requests = 1000, idle = \"30s\", concurrent = 4 }}\n"
+    );
+    let file = HOST.file("p3-shared.toml", shared);
+    HOST.must(["deploy".as_ref(), "-f".as_ref(), file.as_os_str()]);
+    for (target, words) in [
+        ("/spin", ["deadline", "deadline"]),
+        ("/stall", ["deadline", "deadline"]),
+        ("/trap", ["trap", "trap"]),
+        ("/hold?kib=100000", ["out-of-memory", "trap"]),
+    ] {
+        beside(&format!("p3{target}"), &HOST, GROWTH_MAX, |attack| {
+            attack.ask("p3", target, AT_ONCE, ends_in(&words));
+        });
+        // Who shares an instance with one that fails fails with it.
+        let words = [words[0], words[1], "deadline", "trap", "out-of-memory", "no-response"];
+        beside(&format!("p3-shared{target}"), &HOST, GROWTH_MAX, |attack| {
+            attack.ask("p3-shared", target, AT_ONCE, ends_in(&words));
+        });
+    }
+}

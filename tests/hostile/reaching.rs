@@ -200,3 +200,24 @@ fn calls_through_other_tenants() {
         });
     });
 }
+
+#[test]
+fn stores_written_and_listed_without_end() {
+    let _alone = alone();
+    grant("hoard", &repo::guest("counter"), "keyvalue = { quota = \"4Mi\" }");
+    for (what, target) in [
+        ("increments without end", "/add"),
+        ("values that pass the quota", "/set?key=large&bytes=3000000"),
+        ("thousands of keys at once", "/batch?n=3000"),
+        ("long lists", "/list"),
+        ("swaps that collide", "/swap?key=large&value=x&stale"),
+    ] {
+        beside(what, &HOST, GROWTH_MAX, |attack| {
+            // Refused by the quota, by a bound of the store's, or by the deadline, as it comes.
+            attack.ask("hoard", target, AT_ONCE, |answer| {
+                let answer = answer.as_ref().unwrap();
+                assert!(answer.status() >= 200, "{answer:?}");
+            });
+        });
+    }
+}

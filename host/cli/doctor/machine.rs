@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// The usual bound of a process's mappings.
 const MAPS_MIN: u64 = 65_530;
 /// Mappings of one live instance, about.
-const MAPS_EACH: u64 = 4;
+const MAPS_EACH: u64 = 6;
 /// The first kernel with `PAGEMAP_SCAN`.
 const PAGEMAP_SCAN: (u32, u32) = (6, 7);
 /// Before this the clock cannot be right: this program did not exist (RFC 3339).

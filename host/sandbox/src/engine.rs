@@ -17,9 +17,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Live instances of WASI 0.2 components and preview 1 modules in one engine: each takes 4 GiB of address space and a few
-/// of the process's memory mappings (`vm.max_map_count`).
-pub const LIVE_INSTANCES_MAX: u32 = 4_096;
+/// Live instances of WASI 0.2 components and preview 1 modules, running and idle, in one worker. Each takes 4 GiB
+/// of address space and about [`MAPPINGS_EACH`] of the process's memory mappings, two of them from the start:
+/// so many fit the kernel's default of 65,530 (`vm.max_map_count`) and leave some thousands for everything else.
+pub const LIVE_INSTANCES_MAX: u32 = 10_400;
+/// The same where computing is metered by time, in an engine of its own.
+pub const LIVE_INSTANCES_TIMED_MAX: u32 = 4_096;
+/// Mappings of one live instance: its stack and the page before it that nobody may touch; and of its memory, what
+/// is below the data, the data, what is above, and what it has not grown to.
+pub const MAPPINGS_EACH: u32 = 6;
 /// Live instances of WASI 0.3 components in one engine.
 pub const LIVE_INSTANCES_03_MAX: u32 = 1_024;
 /// Core instances that one component may consist of (a Go component has 5).
@@ -78,9 +84,10 @@ pub(crate) fn compiling(flavour: Flavour, metering: Metering) -> Config {
 
 /// Settings of an engine that runs guests for tenants.
 fn serving(flavour: Flavour, metering: Metering) -> Config {
-    let instances = match flavour {
-        Flavour::Wasi02 => LIVE_INSTANCES_MAX,
-        Flavour::Wasi03 => LIVE_INSTANCES_03_MAX,
+    let instances = match (flavour, metering) {
+        (Flavour::Wasi02, Metering::Fuel) => LIVE_INSTANCES_MAX,
+        (Flavour::Wasi02, Metering::Time) => LIVE_INSTANCES_TIMED_MAX,
+        (Flavour::Wasi03, _) => LIVE_INSTANCES_03_MAX,
     };
     let mut pool = bounds();
     pool.total_component_instances(instances)

@@ -1,14 +1,19 @@
 //! The clock of preemption: while a guest runs, the epoch advances every [`TICK`], and a guest that
 //! crosses a tick gives the event loop a turn.
 //!
-//! One thread per process. It sleeps for good once no guest has run for `LINGER_TICKS`, so an idle
-//! host uses no CPU; it lingers because waking a thread for each request would cost more than the
-//! request.
+//! One thread per process, which waits for a timer of the kernel's. The timer stands still once no guest has run
+//! for `LINGER_TICKS`, so an idle host uses no CPU; it lingers because each change of it is a system call. The
+//! first guest after that sets it going again: the thread is not woken for it, which would keep that guest waiting, but
+//! by the first tick, and most guests have ended by then.
 
 use crate::engine::Engines;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::thread::Thread;
 use std::time::Duration;
 
 /// How often a guest that computes looks whether its slice is over.
@@ -22,11 +27,11 @@ const LINGER_TICKS: u64 = 10;
 #[derive(Clone)]
 pub struct Epoch {
     shared: Arc<Shared>,
-    thread: Thread,
 }
 
-#[derive(Default)]
 struct Shared {
+    /// What the clock's thread waits for.
+    timer: OwnedFd,
     /// Counts polls of guests; unchanged since the last tick means nothing ran.
     polls: AtomicU64,
     /// Guests that run at this moment, at most one in each of the worker's threads. One in a long
@@ -34,6 +39,7 @@ struct Shared {
     running: AtomicU32,
     /// How often the epoch has advanced.
     ticks: AtomicU64,
+    /// The timer stands still.
     asleep: AtomicBool,
 }
 
@@ -41,23 +47,29 @@ impl Epoch {
     /// Starts the clock's thread.
     ///
     /// # Errors
-    /// The system's, if no thread can be started.
+    /// The system's, if no timer can be made or no thread be started.
     pub fn start(engines: Arc<Engines>) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            timer: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?,
+            polls: AtomicU64::new(0),
+            running: AtomicU32::new(0),
+            ticks: AtomicU64::new(0),
+            asleep: AtomicBool::new(true),
+        });
         let clock = shared.clone();
-        let handle = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("epoch".into())
             .stack_size(64 << 10)
             .spawn(move || clock.run(&engines))?;
-        Ok(Self { shared, thread: handle.thread().clone() })
+        Ok(Self { shared })
     }
 
     /// To be called right before a guest is polled; the guest runs until the result is dropped.
     pub fn guest_runs(&self) -> Turn<'_> {
         self.shared.running.fetch_add(1, SeqCst);
         self.shared.polls.fetch_add(1, SeqCst);
-        if self.shared.asleep.load(SeqCst) {
-            self.thread.unpark();
+        if self.shared.asleep.load(SeqCst) && self.shared.asleep.swap(false, SeqCst) {
+            self.shared.set(TICK);
         }
         Turn { shared: &self.shared, since: self.shared.ticks.load(SeqCst) }
     }
@@ -99,11 +111,22 @@ fn nanoseconds(time: rustix::time::Timespec) -> u64 {
 }
 
 impl Shared {
+    /// Has the timer tick from now on; or stand still, if this is zero.
+    fn set(&self, every: Duration) {
+        let every = Timespec { tv_sec: 0, tv_nsec: i64::from(every.subsec_nanos()) };
+        let setting = Itimerspec { it_interval: every, it_value: every };
+        // Fails only for what is no timer, or no time.
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting);
+    }
+
     fn run(&self, engines: &Engines) {
         let mut seen = 0;
         let mut idle_ticks = 0;
         loop {
-            std::thread::sleep(TICK);
+            // Ends with the next tick, however long that is; several that were missed are one.
+            if rustix::io::read(&self.timer, &mut [0u8; 8]).is_err() {
+                continue;
+            }
             for engine in engines.running() {
                 engine.increment_epoch();
             }
@@ -113,12 +136,14 @@ impl Shared {
             idle_ticks = if idle { idle_ticks + 1 } else { 0 };
             seen = polls;
             if idle_ticks >= LINGER_TICKS {
-                self.asleep.store(true, SeqCst);
-                while self.polls.load(SeqCst) == seen {
-                    std::thread::park();
-                }
-                self.asleep.store(false, SeqCst);
                 idle_ticks = 0;
+                self.set(Duration::ZERO);
+                self.asleep.store(true, SeqCst);
+                // A guest that began before it could see that.
+                let began = self.polls.load(SeqCst) != seen || self.running.load(SeqCst) > 0;
+                if began && self.asleep.swap(false, SeqCst) {
+                    self.set(TICK);
+                }
             }
         }
     }

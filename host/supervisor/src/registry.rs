@@ -10,6 +10,8 @@
 //! request or a figure. Canaries have slots of their own, and so do probes, for as long as they last; one
 //! that ended is still its tenant's until its last request has, for the log and for the sums.
 
+mod kept;
+
 use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
 use insula_model::grants::schedule::Schedule;
@@ -17,6 +19,7 @@ use insula_model::quota::{Share, Sums};
 use insula_model::rollout::Rollout;
 use insula_model::wire::TenantEntry;
 use insula_model::{Namespace, TenantName};
+use kept::Kept;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -98,14 +101,17 @@ pub(crate) struct Registry(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_name: BTreeMap<TenantName, Arc<Tenant>>,
+    /// Slots.
+    by_name: BTreeMap<TenantName, u32>,
     /// Those that run, by the name of their tenants. They are in `by_slot`, too.
     canaries: BTreeMap<TenantName, Arc<Canary>>,
     /// Slots of canaries, and those of the tenants that they are part of, until [`Registry::free`].
     parts: BTreeMap<u32, u32>,
     /// Slots of probes: what happens there is nobody's.
     probes: BTreeSet<u32>,
-    by_slot: Vec<Option<Arc<Tenant>>>,
+    by_slot: Vec<Option<Kept>>,
+    /// Of what was put into a slot last: as long as a slot's is the same, so is its tenant.
+    version: u32,
     free: BTreeSet<u32>,
     /// Of every namespace that has tenants.
     sums: HashMap<Namespace, Sums>,
@@ -113,20 +119,34 @@ struct Inner {
 
 impl Inner {
     /// Takes a tenant in, in place of the one of that name.
-    fn insert(&mut self, tenant: Arc<Tenant>) {
+    fn insert(&mut self, tenant: Tenant) {
         self.take(&tenant.entry.name);
         self.sums.entry(tenant.namespace.clone()).or_default().add(tenant.share());
-        self.by_slot[tenant.entry.slot as usize] = Some(Arc::clone(&tenant));
-        self.by_name.insert(tenant.entry.name.clone(), tenant);
+        let (name, slot) = (tenant.entry.name.clone(), tenant.entry.slot);
+        self.make_place(slot);
+        let kept = Kept::new(tenant, self.next_version());
+        self.by_slot[slot as usize] = Some(kept);
+        self.by_name.insert(name, slot);
     }
 
     fn insert_canary(&mut self, canary: Canary) {
         let entry = &canary.tenant.entry;
-        self.by_slot[entry.slot as usize] = Some(Arc::clone(&canary.tenant));
+        self.make_place(entry.slot);
+        let kept = Kept::whole(Arc::clone(&canary.tenant), self.next_version());
+        self.by_slot[entry.slot as usize] = Some(kept);
         if let Some(of) = &entry.canary {
             self.parts.insert(entry.slot, of.slot);
         }
         self.canaries.insert(entry.name.clone(), Arc::new(canary));
+    }
+
+    fn next_version(&mut self) -> u32 {
+        self.version = self.version.wrapping_add(1);
+        self.version
+    }
+
+    fn at(&self, slot: u32) -> Option<&Kept> {
+        self.by_slot.get(slot as usize)?.as_ref()
     }
 
     /// Has a place for this slot, which is not free any more.
@@ -148,7 +168,8 @@ impl Inner {
     }
 
     fn take(&mut self, name: &TenantName) -> Option<Arc<Tenant>> {
-        let tenant = self.by_name.remove(name)?;
+        let slot = self.by_name.remove(name)?;
+        let tenant = self.at(slot)?.get()?;
         if let Some(sums) = self.sums.get_mut(&tenant.namespace) {
             sums.remove(tenant.share());
             if sums.is_empty() {
@@ -160,21 +181,21 @@ impl Inner {
 }
 
 impl Registry {
-    /// The registry of these tenants and their canaries. Slots below the highest that nobody has are free.
-    pub(crate) fn load(tenants: Vec<Tenant>, canaries: Vec<Canary>) -> Self {
-        let slots = tenants.iter().map(|tenant| tenant.entry.slot);
-        let slots = slots.chain(canaries.iter().map(|canary| canary.tenant.entry.slot));
-        let slots = slots.map(|slot| slot as usize + 1).max().unwrap_or(0);
-        let mut inner = Inner { by_slot: vec![None; slots], ..Inner::default() };
-        for tenant in tenants.into_iter().map(Arc::new) {
-            inner.insert(tenant);
-        }
+    /// The registry of the tenants that `tenants` gives, one by one, and of these canaries. Slots below the
+    /// highest that nobody has are free.
+    pub(crate) fn load<E>(
+        tenants: impl FnOnce(&mut dyn FnMut(Tenant)) -> Result<(), E>,
+        canaries: Vec<Canary>,
+    ) -> Result<Self, E> {
+        let mut inner = Inner::default();
+        tenants(&mut |tenant| inner.insert(tenant))?;
         for canary in canaries {
             inner.insert_canary(canary);
         }
+        inner.by_slot.shrink_to_fit();
         let holes = inner.by_slot.iter().enumerate().filter(|(_, tenant)| tenant.is_none());
         inner.free = holes.filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
-        Self(Mutex::new(inner))
+        Ok(Self(Mutex::new(inner)))
     }
 
     /// A slot that nobody has and nobody else gets meanwhile; `None` if the host is full.
@@ -189,16 +210,12 @@ impl Registry {
 
     /// Puts a tenant's revision in force.
     pub(crate) fn put(&self, tenant: Tenant) {
-        let mut inner = lock(&self.0);
-        inner.make_place(tenant.entry.slot);
-        inner.insert(Arc::new(tenant));
+        lock(&self.0).insert(tenant);
     }
 
     /// Gives a revision a part of its tenant's requests.
     pub(crate) fn put_canary(&self, canary: Canary) {
-        let mut inner = lock(&self.0);
-        inner.make_place(canary.tenant.entry.slot);
-        inner.insert_canary(canary);
+        lock(&self.0).insert_canary(canary);
     }
 
     /// Ends a canary; its slot is quarantined until [`Registry::free`], and its tenant's until then.
@@ -259,12 +276,30 @@ impl Registry {
 
     /// The tenant of this name.
     pub(crate) fn get(&self, name: &TenantName) -> Option<Arc<Tenant>> {
-        lock(&self.0).by_name.get(name).cloned()
+        let inner = lock(&self.0);
+        inner.at(*inner.by_name.get(name)?)?.get()
+    }
+
+    /// Whether there is a tenant of this name.
+    pub(crate) fn has(&self, name: &TenantName) -> bool {
+        lock(&self.0).by_name.contains_key(name)
     }
 
     /// The tenant that has this slot now.
     pub(crate) fn by_slot(&self, slot: u32) -> Option<Arc<Tenant>> {
-        lock(&self.0).by_slot.get(slot as usize)?.clone()
+        lock(&self.0).at(slot)?.get()
+    }
+
+    /// What tells whether the tenant in this slot is another one than before, or has changed.
+    pub(crate) fn version(&self, slot: u32) -> Option<u32> {
+        lock(&self.0).at(slot).map(Kept::version)
+    }
+
+    /// The slot of every tenant and its [`Registry::version`], by name.
+    pub(crate) fn versions(&self) -> Vec<(u32, u32)> {
+        let inner = lock(&self.0);
+        let slots = inner.by_name.values();
+        slots.filter_map(|slot| Some((*slot, inner.at(*slot)?.version()))).collect()
     }
 
     /// What the tenants of a namespace have together.
@@ -272,16 +307,34 @@ impl Registry {
         lock(&self.0).sums.get(namespace).copied().unwrap_or_default()
     }
 
-    /// Every tenant, by name.
-    pub(crate) fn all(&self) -> Vec<Arc<Tenant>> {
-        lock(&self.0).by_name.values().cloned().collect()
+    /// The name of every tenant, in order.
+    pub(crate) fn names(&self) -> Vec<TenantName> {
+        lock(&self.0).by_name.keys().cloned().collect()
     }
 
-    /// What a worker starts with: every tenant, and every canary after the tenant that it is one of.
-    pub(crate) fn snapshot(&self) -> Vec<Arc<Tenant>> {
+    /// Every tenant, by name. One that is changed meanwhile is given as it was or as it is, and one that is
+    /// removed meanwhile may be left out.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Tenant>> + '_ {
+        let slots: Vec<u32> = lock(&self.0).by_name.values().copied().collect();
+        // One at a time: all of them unpacked are ten times what they are here.
+        slots.into_iter().filter_map(|slot| self.by_slot(slot))
+    }
+
+    /// Every tenant with a schedule.
+    pub(crate) fn jobs(&self) -> Vec<Arc<Tenant>> {
         let inner = lock(&self.0);
-        let canaries = inner.canaries.values().map(|canary| &canary.tenant);
-        inner.by_name.values().chain(canaries).cloned().collect()
+        let whole = inner.by_slot.iter().flatten().filter_map(Kept::as_whole);
+        let jobs = whole.filter(|tenant| tenant.schedule.is_some() && tenant.entry.canary.is_none());
+        jobs.cloned().collect()
+    }
+
+    /// What a worker starts with, as it is now: every tenant, and every canary after the tenant that it is one of.
+    pub(crate) fn snapshot(&self) -> impl Iterator<Item = Arc<Tenant>> + Send + use<> {
+        let inner = lock(&self.0);
+        let slots = inner.by_name.values().copied();
+        let canaries = inner.canaries.values().map(|canary| canary.tenant.entry.slot);
+        let kept = slots.chain(canaries).filter_map(|slot| inner.at(slot).cloned());
+        kept.collect::<Vec<_>>().into_iter().filter_map(|kept| kept.get())
     }
 
     /// How many tenants are deployed.

@@ -5,7 +5,6 @@
 //! passed. Beyond it a request waits in this worker's queue for the tenant: bounded in length by
 //! `queue`, in time by `queue_wait`, in order of arrival.
 
-use crate::pool::IDLE_MAX;
 use crate::tenant::Tenant;
 use crate::ticket::Ticket;
 use crate::worker::Worker;
@@ -13,14 +12,13 @@ use insula_ipc::breaker::{Pass, Verdict};
 use insula_ipc::table::Cell;
 use insula_model::Fault;
 use insula_model::resources::Rate;
-use insula_sandbox::engine::LIVE_INSTANCES_MAX;
 use insula_sandbox::epoch::monotonic_ns;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Requests running in one worker: every one of them may hold an instance, beside the idle ones.
-const RUNNING_MAX: u64 = (LIVE_INSTANCES_MAX - IDLE_MAX) as u64;
+/// Requests running in one worker. Where idle instances have all the slots, they make room.
+const RUNNING_MAX: u64 = 3_072;
 const SECOND_NS: u64 = 1_000_000_000;
 const MS_NS: u64 = 1_000_000;
 /// How often a waiting request looks at the other workers, which cannot wake it.
@@ -60,7 +58,7 @@ fn try_enter(worker: &Rc<Worker>, tenant: &Rc<Tenant>, hops: u32) -> Result<Tick
     let now_ns = monotonic_ns();
     worker.pressure.look(now_ns);
     if worker.pressure.evicts(now_ns) {
-        worker.make_room();
+        worker.let_go_of_idle();
     }
     if worker.pressure.refuses(limits.resources.qos) {
         return Err(Fault::HostMemory);

@@ -178,7 +178,7 @@ async fn answer(
     }
     // What no guest has seen may be tried once more, in an instance of its own.
     if let Err(Failed { refused: Some(request), fault }) = &mut head
-        && (fault.fault != Fault::WorkerFull || worker.make_room())
+        && (fault.fault != Fault::WorkerFull || worker.make_room(Some(&tenant)))
         && let Ok(loaded) = load(&worker, &tenant).await
     {
         let request = std::mem::take(&mut **request);
@@ -227,7 +227,7 @@ fn route(worker: &Worker, parts: &mut http::request::Parts) -> Result<Rc<Tenant>
     }
     let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host: Cow<'_, str> = host.and_then(normalise_host).ok_or(Fault::BadRequest)?;
-    let found = worker.router.borrow().find(&host, parts.uri.path()).cloned();
+    let found = worker.routed(&host, parts.uri.path());
     let tenant = found.ok_or_else(|| No::Route(host.into_owned()))?;
     if parts.uri.scheme().is_some() || parts.uri.authority().is_some() {
         // Guests see the origin form, whatever form the client chose.
@@ -292,7 +292,7 @@ pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>
     // Another tenant of the same artifact may have had it loaded.
     let cold_ns = (!worker.codes.has(&code)).then(monotonic_ns);
     let loaded = match worker.codes.get(&code).await {
-        Err(Unavailable::Full(_)) if worker.make_room() => worker.codes.get(&code).await?,
+        Err(Unavailable::Full(_)) if worker.make_room(None) => worker.codes.get(&code).await?,
         decided => decided?,
     };
     if let Some(since_ns) = cold_ns {

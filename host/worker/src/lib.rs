@@ -35,7 +35,7 @@ mod repave;
 mod request_body;
 mod respond;
 mod response_body;
-mod router;
+mod roll;
 mod share;
 mod sharing;
 mod shed;

@@ -1,8 +1,8 @@
 //! Idle instances of one tenant and revision, where its manifest allows reuse.
 //!
 //! Bounded by the manifest's `reuse` (an instance leaves after `requests` requests, after `idle`
-//! without one, or with its revision) and, over all tenants of this worker, by [`IDLE_MAX`]: idle
-//! instances of some must not take the slots that others need to run at all.
+//! without one, or with its revision) and, over all tenants of this worker that run on the same engine, by
+//! [`IDLE_MAX`] or [`IDLE_OTHER_MAX`]. Where all the slots are taken, some of those that are idle make room.
 
 use insula_model::Reuse;
 use insula_sandbox::invoke::Instance;
@@ -10,14 +10,32 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Idle instances in one worker, of all tenants.
-pub(crate) const IDLE_MAX: u32 = 1_024;
+/// Idle instances in one worker, of all tenants whose guests are of WASI 0.2 or preview 1 and metered by fuel.
+pub(crate) const IDLE_MAX: u32 = 10_200;
+/// The same of all other tenants, whose engines have fewer slots.
+pub(crate) const IDLE_OTHER_MAX: u32 = 768;
 
 pub(crate) struct Pool {
     reuse: Option<Reuse>,
     idle: RefCell<Vec<Idle>>,
     closed: Cell<bool>,
-    total: Rc<Cell<u32>>,
+    total: Rc<Total>,
+}
+
+/// Idle instances of all pools of an engine's.
+pub(crate) struct Total {
+    count: Cell<u32>,
+    most: u32,
+}
+
+impl Total {
+    pub(crate) fn new(most: u32) -> Rc<Self> {
+        Rc::new(Self { count: Cell::new(0), most })
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count.get()
+    }
 }
 
 /// An instance that waits for a request, or to be dropped.
@@ -29,24 +47,24 @@ pub(crate) struct Idle {
 }
 
 /// Counts an idle instance for as long as it holds its slot.
-struct Counted(Rc<Cell<u32>>);
+struct Counted(Rc<Total>);
 
 impl Counted {
-    fn new(total: &Rc<Cell<u32>>) -> Self {
-        total.set(total.get() + 1);
+    fn new(total: &Rc<Total>) -> Self {
+        total.count.set(total.count.get() + 1);
         Self(total.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.0.count.set(self.0.count.get().saturating_sub(1));
     }
 }
 
 impl Pool {
     /// `total` counts the idle instances of all pools.
-    pub(crate) fn new(reuse: Option<Reuse>, total: Rc<Cell<u32>>) -> Self {
+    pub(crate) fn new(reuse: Option<Reuse>, total: Rc<Total>) -> Self {
         Self { reuse, idle: RefCell::default(), closed: Cell::new(false), total }
     }
 
@@ -61,7 +79,7 @@ impl Pool {
     pub(crate) fn put(&self, instance: Instance, served: u32) -> bool {
         let keep = self.reuse.is_some_and(|reuse| served < reuse.requests)
             && !self.closed.get()
-            && self.total.get() < IDLE_MAX;
+            && self.total.count.get() < self.total.most;
         if keep {
             let (since, counted) = (Instant::now(), Counted::new(&self.total));
             self.idle.borrow_mut().push(Idle { instance, served, since, _counted: counted });
@@ -69,17 +87,25 @@ impl Pool {
         keep
     }
 
-    /// Retires what has been idle for too long; whether any instance is left.
-    pub(crate) fn sweep(&self, now: Instant) -> bool {
+    /// Retires what has been idle for too long, which is the caller's to drop; whether any instance is left.
+    pub(crate) fn sweep(&self, now: Instant, retired: &mut Vec<Idle>) -> bool {
         let idle_max = Duration::from_millis(self.reuse.map_or(0, |reuse| reuse.idle_ms));
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|idle| now.duration_since(idle.since) < idle_max);
+        retired.extend(idle.extract_if(.., |idle| now.duration_since(idle.since) >= idle_max));
         !idle.is_empty()
     }
 
-    /// Retires all that are idle now; whether there were any.
-    pub(crate) fn clear(&self) -> bool {
-        !std::mem::take(&mut *self.idle.borrow_mut()).is_empty()
+    /// Retires up to `most` that are idle now, the longest first; how many.
+    pub(crate) fn clear(&self, most: usize) -> usize {
+        let mut idle = self.idle.borrow_mut();
+        let count = most.min(idle.len());
+        idle.drain(..count);
+        count
+    }
+
+    /// Retires all that are idle now, which are the caller's to drop.
+    pub(crate) fn take_all(&self, retired: &mut Vec<Idle>) {
+        retired.append(&mut self.idle.borrow_mut());
     }
 
     /// The tenant has a successor: nothing is kept any more. What was is the caller's to drop.

@@ -10,7 +10,6 @@
 
 use crate::pool::Idle;
 use crate::tenant::Tenant;
-use crate::tenant_log::TenantLog;
 use crate::worker::Worker;
 use insula_model::wire::Retired;
 use std::rc::Rc;
@@ -109,13 +108,9 @@ impl Worker {
     /// Puts a successor in a tenant's place, if anything was made of it here; the old one, and the
     /// instances that it kept. Its shared instances are still to be closed.
     fn renew(&self, slot: u32) -> Option<(Rc<Tenant>, Vec<Idle>)> {
-        let before = self.tenant(slot)?;
+        let before = self.awake(slot)?;
         before.since.get()?;
-        let entry = before.entry.clone();
-        let name = entry.name.clone();
-        let log = TenantLog::new(slot, name, entry.revision, self.to_supervisor.clone());
-        let tenant =
-            Rc::new(Tenant::new(entry, Some(&before), log, self.access_log, self.idle_total()));
+        let tenant = self.made(before.entry.clone(), Some(&before));
         *tenant.canary.borrow_mut() = before.canary.take();
         self.supplant(&before, &tenant);
         let idle = before.pool.close();

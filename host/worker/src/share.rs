@@ -15,13 +15,14 @@
 use crate::turns::TURN_NS;
 use insula_ipc::table::Table;
 use insula_model::{Qos, Resources};
+use insula_sandbox::epoch::thread_cpu_ns;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Longer than any slice can be: something that cannot be interrupted held the event loop.
-const OVERRUN_NS: u64 = 4_000_000;
+pub(crate) const OVERRUN_NS: u64 = 4_000_000;
 /// Ticks that it ignored, at least: where the clock itself is kept waiting, a long slice is no guest's fault.
 const OVERRUN_TICKS: u64 = 6;
 /// Time in such slices after which a tenant has no free ones, if it is also [`OVERRUN_PARTS`] of all its
@@ -42,6 +43,8 @@ const BURST_NS: u64 = 4_000_000;
 const BURST_MIN_NS: u64 = 200_000;
 /// Over how many slices, roughly, the typical one is taken.
 const TYPICAL_OF: u64 = 8;
+/// How long the event loop's CPU time is taken for known: it is a system call, and a suspect's slices are many.
+const CPU_KNOWN_NS: u64 = 1_000_000;
 /// What a short request takes, roughly: it decides among tenants that are level.
 const REQUEST_NS: u64 = 40_000;
 /// Of a tenant that asks for no CPU, as of a cgroup.
@@ -224,6 +227,8 @@ pub(crate) struct Fair {
     weights: Cell<u64>,
     active: RefCell<Vec<Rc<Account>>>,
     swept_ns: Cell<u64>,
+    /// When the event loop's CPU time was last read, and what it was.
+    cpu_known: Cell<(u64, u64)>,
     /// What newcomers have used of [`GIFT_NS`], and when that was.
     gifts_ns: Cell<(u64, u64)>,
     idle: Arc<Idle>,
@@ -260,6 +265,17 @@ impl Fair {
         let most = active.iter().map(|account| account.used.get());
         self.clock.set(most.fold(self.clock.get(), f64::max));
         self.gifts_ns.set((0, 0));
+    }
+
+    /// CPU time of the event loop's thread, at most: it is read once in [`CPU_KNOWN_NS`], and taken to have run
+    /// ever since.
+    pub(crate) fn cpu_at(&self, now_ns: u64) -> u64 {
+        let (mut then_ns, mut cpu_ns) = self.cpu_known.get();
+        if now_ns.saturating_sub(then_ns) > CPU_KNOWN_NS {
+            (then_ns, cpu_ns) = (now_ns, thread_cpu_ns());
+            self.cpu_known.set((then_ns, cpu_ns));
+        }
+        cpu_ns + now_ns.saturating_sub(then_ns)
     }
 
     /// A first slice of so long was not enough.
@@ -330,7 +346,7 @@ impl Fair {
         self.add(account, cpu_ns.unwrap_or(wall_ns.min(OVERRUN_NS)));
         if wall_ns > OVERRUN_NS {
             // Wall time may be another process's doing, so the first time only has its next slices
-            // measured, which costs two system calls each.
+            // measured, which costs system calls.
             account.share.borrow().judge(cpu_ns.unwrap_or(0), ticks, now_ns);
             account.suspect_until_ns.set(now_ns + SUSPICION_NS);
         }

@@ -7,7 +7,7 @@ use crate::access::Access;
 use crate::breaker::Record;
 use crate::canary::Canary;
 use crate::outbound::Outbound;
-use crate::pool::Pool;
+use crate::pool::{Pool, Total};
 use crate::repave::drop_slowly;
 use crate::share::Account;
 use crate::sharing::SharedPool;
@@ -16,8 +16,9 @@ use insula_ipc::breaker::Probe;
 use insula_ipc::table::Table;
 use insula_keyvalue::Database;
 use insula_model::access_log::Sample;
+use insula_model::api::GuestKind;
 use insula_model::wire::TenantEntry;
-use insula_model::{Grants, Outcome};
+use insula_model::{Grants, Metering, Outcome};
 use insula_sandbox::invoke::Budget;
 use insula_sandbox::log::LineSink;
 use insula_sandbox::{Capabilities, Loaded};
@@ -78,7 +79,7 @@ impl Tenant {
         kin: Option<&Self>,
         log: TenantLog,
         access_log: Sample,
-        idle_total: Rc<Cell<u32>>,
+        idle_total: Rc<Total>,
     ) -> Self {
         let log = Arc::new(log);
         let to = log.clone();
@@ -146,6 +147,11 @@ impl Tenant {
         })
     }
 
+    /// Whether its guests run on the engine that most do: WASI 0.2, metered by fuel.
+    pub(crate) fn is_usual(&self) -> bool {
+        is_usual(&self.entry)
+    }
+
     /// Whether it has no successor yet, and was not removed.
     pub(crate) fn is_active(&self) -> bool {
         !self.pool.is_closed()
@@ -198,4 +204,10 @@ impl Tenant {
         drop_slowly(self.pool.close());
         self.shared.close();
     }
+}
+
+/// Whether such a tenant's guests run on the engine that most do.
+pub(crate) fn is_usual(entry: &TenantEntry) -> bool {
+    let is_02 = !matches!(entry.kind, GuestKind::Http03 | GuestKind::Command03);
+    is_02 && entry.limits.metering == Metering::Fuel
 }

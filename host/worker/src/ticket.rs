@@ -5,6 +5,7 @@
 
 use crate::access::Draft;
 use crate::errand::{Back, BoxFuture, Errand};
+use crate::share::OVERRUN_NS;
 use crate::tenant::Tenant;
 use crate::tracer::Recording;
 use crate::worker::Worker;
@@ -224,11 +225,13 @@ impl Ticket {
         }
         let turn = worker.epoch.guest_runs();
         worker.cell().set_current(Some(self.tenant.entry.slot));
-        let before_ns = account.is_suspect(now_ns).then(thread_cpu_ns);
+        let before_ns = account.is_suspect(now_ns).then(|| worker.fair.cpu_at(now_ns));
         let polled = guest.as_mut().poll(cx);
-        let cpu_ns = before_ns.map(|before| thread_cpu_ns().saturating_sub(before));
         let end_ns = monotonic_ns();
         let wall_ns = end_ns.saturating_sub(now_ns);
+        // A system call, and only a slice that was too long is in question.
+        let cpu_ns = before_ns.filter(|_| wall_ns > OVERRUN_NS);
+        let cpu_ns = cpu_ns.map(|before| thread_cpu_ns().saturating_sub(before).min(wall_ns));
         self.cpu += Duration::from_nanos(cpu_ns.unwrap_or(wall_ns));
         worker.fair.charge(account, wall_ns, cpu_ns, turn.ticks(), end_ns);
         let share = account.share.borrow();

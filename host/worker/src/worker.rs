@@ -7,10 +7,12 @@ use crate::codes::Codes;
 use crate::hand;
 use crate::long::Long;
 use crate::outbound::Outbound;
+use crate::pool::{IDLE_MAX, IDLE_OTHER_MAX, Total};
 use crate::pressure::Pressure;
-use crate::router::Router;
+use crate::repave::drop_slowly;
+use crate::roll::Roll;
 use crate::share::Fair;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, is_usual};
 use crate::tenant_log::TenantLog;
 use crate::tracer::Tracer;
 use crate::turns::Turns;
@@ -23,7 +25,6 @@ use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +32,9 @@ use tokio::sync::{Notify, mpsc};
 
 /// How often idle instances are looked at, while there are any.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Idle instances that are dropped at once where room is needed: some milliseconds' work.
+const ROOM_INSTANCES: usize = 64;
 
 pub(crate) struct Worker {
     pub(crate) index: u32,
@@ -49,10 +53,8 @@ pub(crate) struct Worker {
     pub(crate) turns: Turns,
     /// Tenants' key-value stores.
     stores: Database,
-    pub(crate) router: RefCell<Router>,
-    tenants: RefCell<HashMap<u32, Rc<Tenant>>>,
-    /// Slots by name, for calls from tenant to tenant.
-    names: RefCell<HashMap<Box<str>, u32>>,
+    /// Everyone who is deployed.
+    roll: RefCell<Roll>,
     pub(crate) outbound: Arc<Outbound>,
     pub(crate) running: Cell<u64>,
     /// The port that tenants are served at.
@@ -76,8 +78,8 @@ pub(crate) struct Worker {
     /// Which requests the access log gets of tenants that do not say so themselves.
     pub(crate) access_log: Sample,
     pub(crate) tracer: Tracer,
-    /// Idle instances of all tenants.
-    idle_total: Rc<Cell<u32>>,
+    /// Idle instances of tenants on the usual engine, and of the others.
+    idle_totals: [Rc<Total>; 2],
     /// Tenants with idle instances; looked after while there are any.
     with_idle: RefCell<Vec<Rc<Tenant>>>,
     request_ids: RequestIds,
@@ -111,9 +113,7 @@ impl Worker {
             turns: Turns::default(),
             long,
             stores,
-            router: RefCell::default(),
-            tenants: RefCell::default(),
-            names: RefCell::default(),
+            roll: RefCell::default(),
             outbound,
             running: Cell::new(0),
             port: Cell::new(0),
@@ -128,7 +128,7 @@ impl Worker {
             to_supervisor,
             access_log,
             tracer,
-            idle_total: Rc::default(),
+            idle_totals: [Total::new(IDLE_MAX), Total::new(IDLE_OTHER_MAX)],
             with_idle: RefCell::default(),
             request_ids: RequestIds {
                 start: RandomState::new().hash_one(std::process::id()),
@@ -153,34 +153,33 @@ impl Worker {
     pub(crate) fn publish(&self, entry: TenantEntry) {
         let slot = entry.slot;
         self.cell().know_slot(slot);
-        let log =
-            TenantLog::new(slot, entry.name.clone(), entry.revision, self.to_supervisor.clone());
         if let Some(of) = entry.canary.clone() {
-            return self.publish_canary(entry, &of, log);
+            return self.publish_canary(entry, &of);
         }
-        let before = self.tenants.borrow().get(&slot).cloned();
-        let tenant = Rc::new(Tenant::new(
-            entry,
-            before.as_deref(),
-            log,
-            self.access_log,
-            self.idle_total.clone(),
-        ));
-        if let Some(before) = &before {
+        let (known, before) = {
+            let roll = self.roll.borrow();
+            (roll.has(slot), roll.awake(slot).cloned())
+        };
+        if known {
+            self.table.breaker(slot).reset();
+        }
+        let Some(before) = before else {
+            // Nothing of it was ever made here.
+            let awake = self.roll.borrow_mut().put_asleep(entry);
+            if let Err(entry) = awake {
+                let tenant = self.made(*entry, None);
+                self.roll.borrow_mut().put_awake(&tenant);
+            }
+            return;
+        };
+        let tenant = self.made(entry, Some(&before));
+        {
             let mut canary = before.canary.borrow_mut();
             // One that is promoted is what is published here.
             let goes_on = |canary: &Canary| canary.tenant.entry.revision != tenant.entry.revision;
             *tenant.canary.borrow_mut() = canary.take().filter(goes_on);
         }
-        self.names.borrow_mut().insert(tenant.entry.name.as_str().into(), slot);
-        let Some(before) = before else {
-            self.tenants.borrow_mut().insert(slot, tenant.clone());
-            let mut router = self.router.borrow_mut();
-            tenant.entry.routes.iter().for_each(|route| router.insert(route, &tenant));
-            return;
-        };
         self.supplant(&before, &tenant);
-        self.table.breaker(slot).reset();
         if tenant.entry.stopped {
             // Those that wait for a place have the old one.
             before.stopped.set(true);
@@ -195,38 +194,41 @@ impl Worker {
         }
     }
 
+    /// A tenant that is awake.
+    pub(crate) fn made(&self, entry: TenantEntry, kin: Option<&Tenant>) -> Rc<Tenant> {
+        let (slot, name) = (entry.slot, entry.name.clone());
+        let log = TenantLog::new(slot, name, entry.revision, self.to_supervisor.clone());
+        let total = self.idle_total(&entry);
+        Rc::new(Tenant::new(entry, kin, log, self.access_log, total))
+    }
+
+    fn idle_total(&self, entry: &TenantEntry) -> Rc<Total> {
+        let [usual, others] = &self.idle_totals;
+        if is_usual(entry) { usual.clone() } else { others.clone() }
+    }
+
     /// Puts `after` where `before` is, for every request from now on.
     pub(crate) fn supplant(&self, before: &Rc<Tenant>, after: &Rc<Tenant>) {
-        self.tenants.borrow_mut().insert(after.entry.slot, after.clone());
-        if let Some(of) = &after.entry.canary {
-            // It has no routes, and hangs on the tenant whose requests it shares.
-            let Some(stable) = self.tenant(of.slot) else { return };
-            if let Some(canary) = &mut *stable.canary.borrow_mut()
-                && Rc::ptr_eq(&canary.tenant, before)
-            {
-                canary.tenant = after.clone();
-            }
-            return;
+        let Some(of) = &after.entry.canary else {
+            return self.roll.borrow_mut().put_awake(after);
+        };
+        self.roll.borrow_mut().put_in_place(after);
+        // It has no routes, and hangs on the tenant whose requests it shares.
+        let Some(stable) = self.tenant(of.slot) else { return };
+        if let Some(canary) = &mut *stable.canary.borrow_mut()
+            && Rc::ptr_eq(&canary.tenant, before)
+        {
+            canary.tenant = after.clone();
         }
-        let mut router = self.router.borrow_mut();
-        // New routes first: at no point does a route that both have lead nowhere.
-        after.entry.routes.iter().for_each(|route| router.insert(route, after));
-        before.entry.routes.iter().for_each(|route| router.remove(route, before));
     }
 
     /// Gives a revision its part of the tenant's requests, from now on.
-    fn publish_canary(&self, entry: TenantEntry, of: &CanaryOf, log: TenantLog) {
+    fn publish_canary(&self, entry: TenantEntry, of: &CanaryOf) {
         // The supervisor never tells of a canary before its tenant, nor of one without.
         let Some(stable) = self.tenant(of.slot) else { return };
-        let slot = entry.slot;
-        let tenant = Rc::new(Tenant::new(
-            entry,
-            Some(&stable),
-            log,
-            self.access_log,
-            self.idle_total.clone(),
-        ));
-        let before = self.tenants.borrow_mut().insert(slot, tenant.clone());
+        let before = self.awake(entry.slot);
+        let tenant = self.made(entry, Some(&stable));
+        self.roll.borrow_mut().put_in_place(&tenant);
         *stable.canary.borrow_mut() = Some(Canary::new(tenant, of));
         if let Some(before) = before {
             before.close();
@@ -236,45 +238,60 @@ impl Worker {
     /// A revision that is not in force, for its probe; what it writes goes to `log`.
     pub(crate) fn probed(&self, entry: TenantEntry, log: TenantLog) -> Rc<Tenant> {
         self.cell().know_slot(entry.slot);
-        let kin = self.tenant_named(entry.name.as_str());
-        Rc::new(Tenant::new(entry, kin.as_deref(), log, self.access_log, self.idle_total.clone()))
+        // Its stores end with the tenant's; otherwise there is no reason to wake it.
+        let stores = entry.grants.as_ref().is_some_and(|grants| grants.keyvalue.is_some());
+        let slot = self.roll.borrow().named(entry.name.as_str());
+        let kin = slot.and_then(|slot| if stores { self.tenant(slot) } else { self.awake(slot) });
+        let total = self.idle_total(&entry);
+        Rc::new(Tenant::new(entry, kin.as_deref(), log, self.access_log, total))
     }
 
     /// The tenant of this name.
     pub(crate) fn tenant_named(&self, name: &str) -> Option<Rc<Tenant>> {
-        let slot = *self.names.borrow().get(name)?;
-        self.tenants
-            .borrow()
-            .get(&slot)
-            .filter(|tenant| tenant.entry.name.as_str() == name)
-            .cloned()
+        let slot = self.roll.borrow().named(name)?;
+        self.tenant(slot)
     }
 
-    /// The tenant in this slot.
+    /// The tenant that this host and path lead to; `host` in normal form.
+    pub(crate) fn routed(&self, host: &str, path: &str) -> Option<Rc<Tenant>> {
+        let roll = self.roll.borrow();
+        let slot = roll.find(host, path)?;
+        if let Some(tenant) = roll.awake(slot) {
+            return Some(tenant.clone());
+        }
+        drop(roll);
+        self.tenant(slot)
+    }
+
+    /// The tenant in this slot, if anything was ever made of it here.
+    pub(crate) fn awake(&self, slot: u32) -> Option<Rc<Tenant>> {
+        self.roll.borrow().awake(slot).cloned()
+    }
+
+    /// The tenant in this slot; from now on it is awake.
     pub(crate) fn tenant(&self, slot: u32) -> Option<Rc<Tenant>> {
-        self.tenants.borrow().get(&slot).cloned()
+        if let Some(tenant) = self.awake(slot) {
+            return Some(tenant);
+        }
+        let entry = self.roll.borrow().asleep(slot)?;
+        let tenant = self.made(entry, None);
+        self.roll.borrow_mut().put_in_place(&tenant);
+        Some(tenant)
     }
 
     /// Takes a tenant out of service.
     pub(crate) fn remove(&self, slot: u32) {
-        let Some(before) = self.tenants.borrow_mut().remove(&slot) else { return };
+        let before = self.awake(slot);
+        self.roll.borrow_mut().remove(slot);
+        let Some(before) = before else { return };
         if let Some(of) = &before.entry.canary {
-            if let Some(stable) = self.tenant(of.slot) {
+            if let Some(stable) = self.awake(of.slot) {
                 stable.canary.borrow_mut().take_if(|canary| Rc::ptr_eq(&canary.tenant, &before));
             }
-            before.close();
         } else {
-            self.names.borrow_mut().remove(before.entry.name.as_str());
             before.end();
-            let mut router = self.router.borrow_mut();
-            before.entry.routes.iter().for_each(|route| router.remove(route, &before));
-            before.close();
         }
-    }
-
-    /// The count of all tenants' idle instances.
-    pub(crate) fn idle_total(&self) -> Rc<Cell<u32>> {
-        self.idle_total.clone()
+        before.close();
     }
 
     /// What a tenant's instances may reach.
@@ -328,7 +345,8 @@ impl Worker {
 
     /// Says how many idle instances there are.
     pub(crate) fn tell_idle(&self) {
-        self.cell().set_idle(u64::from(self.idle_total.get()));
+        let idle = self.idle_totals.iter().map(|total| u64::from(total.count()));
+        self.cell().set_idle(idle.sum());
     }
 
     /// Has the tenant's idle instances retired in time.
@@ -344,15 +362,36 @@ impl Worker {
     }
 
     /// This process is out of slots, mappings, memory or descriptors: lets go of what nobody uses now,
-    /// idle instances first, since they hold the code that is least needed. Whether there was any.
-    pub(crate) fn make_room(&self) -> bool {
-        let mut any = false;
+    /// idle instances first, since they hold the code that is least needed: some of them, those that somebody began
+    /// to look after first. If it is for a tenant, those on the same engine. Whether there was any.
+    pub(crate) fn make_room(&self, whose: Option<&Tenant>) -> bool {
+        let (mut cleared, mut any) = (0, false);
         for tenant in self.with_idle.borrow().iter() {
-            any |= tenant.pool.clear() | tenant.shared.clear();
+            if whose.is_some_and(|whose| whose.is_usual() != tenant.is_usual()) {
+                continue;
+            }
+            cleared += tenant.pool.clear(ROOM_INSTANCES - cleared);
+            any |= tenant.shared.clear();
+            if cleared >= ROOM_INSTANCES {
+                break;
+            }
         }
         let evicted = self.codes.evict();
         self.cell().set_loaded(self.codes.count(), self.codes.loads());
-        any || evicted
+        any || cleared > 0 || evicted
+    }
+
+    /// The host's memory runs low: lets go of everything that nobody uses now, between turns of the event loop
+    /// where that is much.
+    pub(crate) fn let_go_of_idle(&self) {
+        let mut retired = Vec::new();
+        for tenant in self.with_idle.borrow().iter() {
+            tenant.pool.take_all(&mut retired);
+            tenant.shared.clear();
+        }
+        drop_slowly(retired);
+        self.codes.evict();
+        self.cell().set_loaded(self.codes.count(), self.codes.loads());
     }
 
     /// Retires idle instances in time. Ends when none are left, so that an idle worker sleeps.
@@ -360,15 +399,19 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             let now = Instant::now();
+            let mut retired = Vec::new();
             let mut with_idle = self.with_idle.borrow_mut();
             with_idle.retain(|tenant| {
                 self.sweep_by_age(tenant, now);
-                let any = tenant.pool.sweep(now) | tenant.shared.sweep(now);
+                let any = tenant.pool.sweep(now, &mut retired) | tenant.shared.sweep(now);
                 tenant.swept.set(any);
                 any
             });
+            let ends = with_idle.is_empty();
+            drop(with_idle);
+            drop_slowly(retired);
             self.tell_idle();
-            if with_idle.is_empty() {
+            if ends {
                 return;
             }
         }

@@ -70,9 +70,10 @@ pub(super) async fn list(
         // A name that was mistyped is not a namespace without tenants.
         app.deployer.namespace(namespace.clone()).await?;
     }
-    let mut tenants = app.deployer.registry.all();
-    tenants.retain(|tenant| query.namespace.as_ref().is_none_or(|one| tenant.namespace == *one));
-    Ok(Json(tenants.iter().map(|tenant| summary(&app, tenant)).collect()))
+    let tenants = app.deployer.registry.all();
+    let tenants = tenants
+        .filter(|tenant| query.namespace.as_ref().is_none_or(|one| tenant.namespace == *one));
+    Ok(Json(tenants.map(|tenant| summary(&app, &tenant)).collect()))
 }
 
 /// Deploys a tenant, or a new revision of it, which it probes first. When this answers, every worker

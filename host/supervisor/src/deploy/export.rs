@@ -10,7 +10,6 @@ use crate::archive::{
     ArchiveError, NAMESPACES, NamespaceFile, Preface, Sealing, SealingKey, SecretFile, TenantFile,
     Writer, artifact, of_tenant,
 };
-use crate::registry::Tenant;
 use bytes::Bytes;
 use insula_model::api::{ExportedScratch, ExportedTenant};
 use insula_model::grants::secrets::SecretValue;
@@ -222,7 +221,7 @@ impl Export {
         tar.follow_symlinks(false);
         let written = tar.append_dir_all("", &dir).and_then(|()| tar.into_inner()?.flush());
         let after = self.at_rest(name);
-        if !after.is_some_and(|after| Arc::ptr_eq(&before, &after)) {
+        if after.is_none_or(|after| after != before) {
             return Ok(ExportedScratch::LeftOut);
         }
         written.map_err(reading)?;
@@ -230,14 +229,14 @@ impl Export {
         Ok(ExportedScratch::Included)
     }
 
-    /// The tenant, if it is stopped and nothing of it runs any more.
-    fn at_rest(&self, name: &TenantName) -> Option<Arc<Tenant>> {
+    /// What is in the tenant's slot, if it is stopped and nothing of it runs any more.
+    fn at_rest(&self, name: &TenantName) -> Option<(u32, u32)> {
         let Deployer { registry, workers, jobs, .. } = &*self.deployer;
         let tenant = registry.get(name).filter(|tenant| tenant.entry.stopped)?;
         let slot = tenant.entry.slot;
         let counters = workers.counters_of(&tenant);
         let rests = counters.running == 0 && counters.memory_bytes == 0 && !jobs.runs_in(slot);
-        rests.then_some(tenant)
+        Some((slot, registry.version(slot)?)).filter(|_| rests)
     }
 
     fn anonymous(&self) -> Result<File, DeployError> {

@@ -28,13 +28,12 @@ impl Deployer {
     /// The tenants that are meant, by name; an error if one of them is not there.
     pub(crate) async fn chosen(&self, chosen: Chosen) -> Result<Vec<Arc<Tenant>>, DeployError> {
         match chosen {
-            Chosen::All => Ok(self.registry.all()),
+            Chosen::All => Ok(self.registry.all().collect()),
             Chosen::Of(namespace) => {
                 // A name that was mistyped is not a namespace without tenants.
                 self.namespace(namespace.clone()).await?;
-                let mut tenants = self.registry.all();
-                tenants.retain(|tenant| tenant.namespace == namespace);
-                Ok(tenants)
+                let tenants = self.registry.all();
+                Ok(tenants.filter(|tenant| tenant.namespace == namespace).collect())
             }
             Chosen::Names(names) => {
                 let mut seen = HashSet::new();

@@ -34,7 +34,7 @@ impl Scheduler {
     async fn load(&self, mut last: HashMap<TenantName, JobRun>) {
         let now = now_ms();
         let goes_on = self.board.goes_on();
-        for (count, tenant) in self.registry.all().into_iter().enumerate() {
+        for (count, tenant) in self.registry.jobs().into_iter().enumerate() {
             if count % STARTS_MAX == 0 {
                 tokio::task::yield_now().await;
             }

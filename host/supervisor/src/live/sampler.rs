@@ -13,6 +13,8 @@ use std::time::Instant;
 
 /// A tenant, and what was last said of it.
 struct Known {
+    /// Of the registry: the same as long as the tenant is.
+    version: u32,
     tenant: Arc<Tenant>,
     seen: Seen,
     told: EventFigures,
@@ -73,22 +75,26 @@ impl Sampler {
         let mut total = Total::default();
         let (mut tenants, mut figures) = (Vec::new(), Vec::new());
         let mut before: Vec<Option<Known>> = std::mem::take(&mut self.known);
-        for tenant in app.deployer.registry.all() {
-            let slot = tenant.entry.slot;
+        for (slot, version) in app.deployer.registry.versions() {
+            let was = before.get_mut(slot as usize).and_then(Option::take);
+            let same = was.as_ref().filter(|known| known.version == version);
+            let tenant = same.map(|known| known.tenant.clone());
+            let Some(tenant) = tenant.or_else(|| app.deployer.registry.by_slot(slot)) else {
+                continue;
+            };
             let counters = app.deployer.workers.counters_of(&tenant);
             let latency = app.deployer.workers.latency_of(&tenant);
-            let was = before.get_mut(slot as usize).and_then(Option::take);
             let mut known = match was {
                 Some(mut known) if known.tenant.entry.name == tenant.entry.name => {
-                    if !Arc::ptr_eq(&known.tenant, &tenant) {
+                    if known.version != version {
                         tenants.push(introduced(&tenant));
-                        known.tenant = tenant;
+                        (known.tenant, known.version) = (tenant, version);
                     }
                     known
                 }
                 _ => {
                     tenants.push(introduced(&tenant));
-                    Known { tenant, seen: Seen::first(counters, &latency), told: idle(slot) }
+                    Known { version, tenant, seen: Seen::first(counters, &latency), told: idle(slot) }
                 }
             };
             let happened = known.seen.update(counters, &latency, self.look);

@@ -64,11 +64,11 @@ pub(super) enum Who {
 pub(super) async fn write(
     mut to: OwnedWriteHalf,
     config: WorkerConfig,
-    snapshot: Vec<Arc<Tenant>>,
+    snapshot: impl Iterator<Item = Arc<Tenant>>,
     queued: mpsc::Receiver<Bytes>,
 ) -> Result<OwnedWriteHalf, ChannelError> {
     send(&mut to, &ToWorker::Hello { version: WIRE_VERSION, config }).await?;
-    for tenants in Batches(snapshot.into_iter().peekable()) {
+    for tenants in Batches(snapshot.peekable()) {
         send(&mut to, &ToWorker::Publish { seq: SNAPSHOT_SEQ, tenants, removed: Vec::new() })
             .await?;
     }

@@ -54,11 +54,11 @@ pub(super) async fn open(
         // What a crash left behind; this directory's lock is held, so nobody else writes there.
         store.sweep();
         let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
-        let registry = Registry::load(state.load()?, state.load_canaries()?);
+        let registry = Registry::load(|to| state.load(to), state.load_canaries()?)?;
         finish_imports(&data.join(TENANTS), &state)?;
         forget_stores(&data.join(TENANTS), &registry);
-        directories::forget_all_but(&data.join(TENANTS), |name| registry.get(name).is_some());
-        logs::forget_all_but(&data, |name| registry.get(name).is_some());
+        directories::forget_all_but(&data.join(TENANTS), |name| registry.has(name));
+        logs::forget_all_but(&data, |name| registry.has(name));
         let last_runs = state.recover_runs(&go_on)?;
         let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
         let used = usage::Opened::open(&data)?;
@@ -81,8 +81,8 @@ fn finish_imports(dir: &Path, state: &State) -> Result<(), ServeError> {
 /// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose
 /// stores cannot be opened serves all the same: guests that use them are told.
 fn forget_stores(dir: &Path, registry: &Registry) {
-    let tenants = registry.all();
-    let names = tenants.iter().map(|tenant| tenant.entry.name.as_str()).collect();
+    let all = registry.names();
+    let names = all.iter().map(TenantName::as_str).collect();
     if let Err(error) = insula_keyvalue::hide_others(dir, &names) {
         tracing::error!(?error, "removed tenants' stores could not be looked for: {error}");
         return;

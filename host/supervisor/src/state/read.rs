@@ -99,11 +99,11 @@ pub(super) fn head(connection: &Connection, name: &TenantName) -> Result<Option<
 
 impl State {
     /// Every tenant with its active revision, by name. One query. Blocks.
-    pub(crate) fn load(&self) -> Result<Vec<Tenant>, StateError> {
-        self.load_all().map_err(|error| super::located(error, &self.path))
+    pub(crate) fn load(&self, to: &mut dyn FnMut(Tenant)) -> Result<(), StateError> {
+        self.load_all(to).map_err(|error| super::located(error, &self.path))
     }
 
-    fn load_all(&self) -> Result<Vec<Tenant>, StateError> {
+    fn load_all(&self, to: &mut dyn FnMut(Tenant)) -> Result<(), StateError> {
         let connection = crate::sync::lock(&self.connection);
         let mut statement = connection.prepare(&format!(
             "SELECT {COLUMNS} FROM tenants t
@@ -111,11 +111,10 @@ impl State {
              JOIN artifacts a ON a.digest = r.artifact ORDER BY t.name"
         ))?;
         let mut rows = statement.query([])?;
-        let mut tenants = Vec::new();
         while let Some(row) = rows.next()? {
-            tenants.push(tenant_from(&connection, &self.vault, row)?);
+            to(tenant_from(&connection, &self.vault, row)?);
         }
-        Ok(tenants)
+        Ok(())
     }
 
     /// Every artifact that a revision refers to.

@@ -41,7 +41,9 @@ impl State {
             identity: copy::identity(path),
             damage: Arc::default(),
         };
-        state.load()
+        let mut tenants = Vec::new();
+        state.load(&mut |tenant| tenants.push(tenant))?;
+        Ok(tenants)
     }
 }
 
