@@ -9,21 +9,27 @@ use super::tail::{inode, open};
 use super::{Filter, Kind, file};
 use insula_model::TenantName;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::str::FromStr;
 
 /// Bytes between two cursors among lines that are there already.
 const MARK_BYTES: usize = 64 << 10;
+/// Bytes of a file's begin by which it is known again: a line's time and request, at least.
+const HEAD_BYTES: usize = 128;
 
 /// The begin of a line in one of a log's files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Cursor {
-    device: u64,
     inode: u64,
+    /// Of the file's first bytes, as far as they lie before the offset: a file that is gone leaves its number
+    /// to the next one, often at once.
+    head: u64,
     offset: u64,
 }
 
@@ -35,20 +41,41 @@ pub(crate) struct NotACursor;
 impl Cursor {
     /// Where `file` is, less what was read ahead.
     pub(super) fn of(file: &mut File, ahead: usize) -> io::Result<Self> {
-        let (device, inode) = inode(file)?;
         let offset = file.stream_position()?.saturating_sub(ahead as u64);
-        Ok(Self { device, inode, offset })
+        Ok(Self { inode: inode(file)?.1, head: print_of(&head(file)?, offset), offset })
     }
 
     /// As its reader gets it.
     pub(super) fn line(self) -> Vec<u8> {
         format!("{{\"cursor\":\"{self}\"}}\n").into_bytes()
     }
+
+    /// Whether it is a place in this file.
+    fn is_in(self, file: &File) -> io::Result<bool> {
+        Ok(self.inode == inode(file)?.1
+            && self.offset <= file.metadata()?.len()
+            && self.head == print_of(&head(file)?, self.offset))
+    }
+}
+
+/// The first bytes of a file. Files only grow, so they stay.
+fn head(file: &File) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; HEAD_BYTES];
+    let read = file.read_at(&mut head, 0)?;
+    head.truncate(read);
+    Ok(head)
+}
+
+/// What stands for as much of a file's head as lies before an offset.
+fn print_of(head: &[u8], offset: u64) -> u64 {
+    let before = usize::try_from(offset).unwrap_or(usize::MAX).min(head.len());
+    let digest = Sha256::digest(&head[..before]);
+    digest.iter().take(8).fold(0, |print, byte| print << 8 | u64::from(*byte))
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}.{:x}.{:x}", self.device, self.inode, self.offset)
+        write!(f, "{:x}.{:x}.{:x}", self.inode, self.head, self.offset)
     }
 }
 
@@ -58,7 +85,7 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, NotACursor> {
         let mut parts = text.split('.').map(|part| u64::from_str_radix(part, 16).ok());
         let mut next = || parts.next().flatten().ok_or(NotACursor);
-        let cursor = Self { device: next()?, inode: next()?, offset: next()? };
+        let cursor = Self { inode: next()?, head: next()?, offset: next()? };
         if parts.next().is_some() { Err(NotACursor) } else { Ok(cursor) }
     }
 }
@@ -80,8 +107,16 @@ pub(super) struct Kept {
 
 /// Of one file.
 struct Piece {
-    at: Cursor,
+    inode: u64,
+    head: Vec<u8>,
+    from: u64,
     bytes: Vec<u8>,
+}
+
+impl Piece {
+    fn cursor(&self, offset: u64) -> Cursor {
+        Cursor { inode: self.inode, head: print_of(&self.head, offset), offset }
+    }
 }
 
 impl Kept {
@@ -95,23 +130,28 @@ impl Kept {
         // In this order for the reason that `tail` has.
         let mut current = open(&file::current(dir, name, kind))?;
         let mut older = open(&file::older(dir, name, kind))?;
-        let id = |file: &Option<File>| file.as_ref().map(inode).transpose();
-        let (current_id, older_id) = (id(&current)?, id(&older)?);
-        let after_id = after.map(|after| (after.device, after.inode));
-        if older_id == current_id || (after_id.is_some() && after_id == current_id) {
+        let same = match (&current, &older) {
+            (Some(a), Some(b)) => inode(a)? == inode(b)?,
+            _ => false,
+        };
+        let stands_in = |file: &Option<File>| match (after, file) {
+            (Some(after), Some(file)) => after.is_in(file),
+            _ => Ok(false),
+        };
+        let (in_current, in_older) = (stands_in(&current)?, stands_in(&older)?);
+        if same || in_current {
             older = None;
         }
         let mut pieces = Vec::new();
-        for (file, id) in [(&mut older, older_id), (&mut current, current_id)] {
-            let (Some(file), Some((device, inode))) = (file, id) else { continue };
-            // A file that is shorter is another one of the same number.
-            let length = file.metadata()?.len();
-            let named = after.filter(|after| after_id == id && after.offset <= length);
-            let offset = named.map_or(0, |after| after.offset);
-            file.seek(SeekFrom::Start(offset))?;
+        for (file, is_here) in [(&mut older, in_older), (&mut current, in_current)] {
+            let Some(file) = file else { continue };
+            let from = after.filter(|_| is_here).map_or(0, |after| after.offset);
+            file.seek(SeekFrom::Start(from))?;
             let mut bytes = Vec::new();
             file.take(kind.file_bytes_max()).read_to_end(&mut bytes)?;
-            pieces.push(Piece { at: Cursor { device, inode, offset }, bytes });
+            // After what follows it, which may be longer by now.
+            let (inode, head) = (inode(file)?.1, head(file)?);
+            pieces.push(Piece { inode, head, from, bytes });
         }
         Ok(Self { pieces, file: current })
     }
@@ -122,10 +162,10 @@ impl Kept {
         filter: Option<&Filter>,
         lines: Option<usize>,
     ) -> (Vec<u8>, Vec<u8>) {
-        let mut passing: Vec<(Cursor, &[u8])> = Vec::new();
-        let (mut at, mut part) = (Cursor::default(), &[][..]);
+        let mut passing: Vec<(&Piece, u64, &[u8])> = Vec::new();
+        let (mut end, mut part) = (Cursor::default(), &[][..]);
         for piece in &self.pieces {
-            at = piece.at;
+            let mut at = piece.from;
             part = &[];
             for line in piece.bytes.split_inclusive(|byte| *byte == b'\n') {
                 if !line.ends_with(b"\n") {
@@ -133,28 +173,29 @@ impl Kept {
                     break;
                 }
                 if filter.is_none_or(|filter| filter.passes(line)) {
-                    passing.push((at, line));
+                    passing.push((piece, at, line));
                 }
-                at.offset += line.len() as u64;
+                at += line.len() as u64;
             }
+            end = piece.cursor(at);
         }
         let from = lines.map_or(0, |lines| passing.len().saturating_sub(lines));
         let (mut marked, mut unmarked) = (Vec::new(), MARK_BYTES);
         if lines.is_none() {
             // Its reader sees whether this is the place that it has asked for.
-            let start = self.pieces.first().map(|piece| piece.at).unwrap_or_default();
-            marked.extend(start.line());
+            let start = self.pieces.first().map(|piece| piece.cursor(piece.from));
+            marked.extend(start.unwrap_or_default().line());
             unmarked = 0;
         }
-        for (place, line) in &passing[from..] {
+        for (piece, at, line) in &passing[from..] {
             if unmarked >= MARK_BYTES {
-                marked.extend(place.line());
+                marked.extend(piece.cursor(*at).line());
                 unmarked = 0;
             }
             marked.extend_from_slice(line);
             unmarked += line.len();
         }
-        marked.extend(at.line());
+        marked.extend(end.line());
         (marked, part.to_vec())
     }
 }
@@ -200,6 +241,10 @@ mod tests {
         rotate();
         std::fs::write(&current, "6\n").unwrap();
         assert_eq!(lines_of(&kept(Some(third)), None).0, ["5", "6"]);
+        // And a longer file may have the number of the one that is gone.
+        std::fs::write(&current, "6\n7\n8\n9\n10\n").unwrap();
+        let lines = lines_of(&kept(Some(third)), None).0;
+        assert_eq!(lines, ["5", "6", "7", "8", "9", "10"]);
     }
 
     #[test]

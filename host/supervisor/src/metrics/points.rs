@@ -131,7 +131,7 @@ fn unit(name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use crate::metrics::page::Page;
     use proptest::prelude::*;
