@@ -374,6 +374,10 @@ impl Table {
 
     /// Clears a slot in all columns, before it gets a new owner.
     pub fn clear_slot(&self, slot: u32) {
+        // A row that nothing was written to is zero, and writing to it would cost memory.
+        if !self.is_active(slot) {
+            return;
+        }
         for cell in self.row(slot) {
             for word in cell.0 {
                 word.store(0, SeqCst);

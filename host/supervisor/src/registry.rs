@@ -70,11 +70,6 @@ impl Reserved {
         self.slot
     }
 
-    /// What happens in the slot is a probe, and nobody's.
-    pub(crate) fn for_probe(&self) {
-        lock(&self.registry.0).probes.insert(self.slot);
-    }
-
     /// The slot, from here on the caller's to [`Registry::free`].
     pub(crate) fn take(mut self) -> u32 {
         self.taken = true;
@@ -88,8 +83,8 @@ impl Drop for Reserved {
             return;
         }
         let mut inner = lock(&self.registry.0);
+        inner.probes.remove(&self.slot);
         if inner.by_slot.get(self.slot as usize).is_some_and(Option::is_none) {
-            inner.probes.remove(&self.slot);
             inner.free.insert(self.slot);
         }
     }
@@ -201,11 +196,31 @@ impl Registry {
     /// A slot that nobody has and nobody else gets meanwhile; `None` if the host is full.
     pub(crate) fn reserve(self: &Arc<Self>) -> Option<Reserved> {
         let mut inner = lock(&self.0);
-        let next = u32::try_from(inner.by_slot.len()).ok().filter(|next| *next < SLOTS_MAX);
+        let next = u32::try_from(inner.by_slot.len()).ok();
+        let next = next.filter(|next| *next < SLOTS_MAX && !inner.probes.contains(next));
         let slot = inner.free.first().copied().or(next)?;
         inner.make_place(slot);
         drop(inner);
         Some(Reserved { registry: Arc::clone(self), slot, taken: false })
+    }
+
+    /// The same for a probe: what happens in the slot is nobody's. It is the last that is free, always the same
+    /// where one probe comes after another, because a row of the shared table that was ever used takes memory.
+    pub(crate) fn reserve_for_probe(self: &Arc<Self>) -> Option<Reserved> {
+        let slot = {
+            let mut inner = lock(&self.0);
+            let first = u32::try_from(inner.by_slot.len()).unwrap_or(SLOTS_MAX);
+            let last = (first..SLOTS_MAX).rev().find(|slot| !inner.probes.contains(slot));
+            last.inspect(|slot| {
+                inner.probes.insert(*slot);
+            })
+        };
+        match slot {
+            Some(slot) => Some(Reserved { registry: Arc::clone(self), slot, taken: false }),
+            None => self.reserve().inspect(|reserved| {
+                lock(&self.0).probes.insert(reserved.slot);
+            }),
+        }
     }
 
     /// Puts a tenant's revision in force.
@@ -241,7 +256,9 @@ impl Registry {
         inner.parts.remove(&slot);
         inner.probes.remove(&slot);
         inner.clear_place(slot);
-        inner.free.insert(slot);
+        if (slot as usize) < inner.by_slot.len() {
+            inner.free.insert(slot);
+        }
     }
 
     /// The slot of the tenant that the canary in this slot is, or was, part of.
@@ -324,7 +341,8 @@ impl Registry {
     pub(crate) fn jobs(&self) -> Vec<Arc<Tenant>> {
         let inner = lock(&self.0);
         let whole = inner.by_slot.iter().flatten().filter_map(Kept::as_whole);
-        let jobs = whole.filter(|tenant| tenant.schedule.is_some() && tenant.entry.canary.is_none());
+        let jobs =
+            whole.filter(|tenant| tenant.schedule.is_some() && tenant.entry.canary.is_none());
         jobs.cloned().collect()
     }
 

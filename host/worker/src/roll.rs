@@ -85,7 +85,11 @@ struct Name {
 /// Where a host leads.
 enum Host {
     /// One route of one tenant, as nearly all do; it stands in the tenant's record.
-    One { hash: u32, slot: u32, route: u16 },
+    One {
+        hash: u32,
+        slot: u32,
+        route: u16,
+    },
     Many(Box<Shared>),
 }
 

@@ -160,7 +160,8 @@ impl Worker {
             let roll = self.roll.borrow();
             (roll.has(slot), roll.awake(slot).cloned())
         };
-        if known {
+        // A circuit that was never touched is closed, and touching it takes memory.
+        if known && self.table.is_active(slot) {
             self.table.breaker(slot).reset();
         }
         let Some(before) = before else {

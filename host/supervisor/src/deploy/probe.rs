@@ -5,7 +5,6 @@
 
 use super::{DeployError, Deployer, Plan, detached};
 use crate::processes::{ProbeAsked, Unprobed};
-use crate::registry::Reserved;
 use insula_model::api::GuestKind;
 use insula_model::probe::{Expect, PROBE_TIMEOUT_MS_DEFAULT, Probe};
 use insula_model::wire::{ProbeEnd, ProbeReport, TenantEntry};
@@ -107,15 +106,14 @@ impl Deployer {
         detached(async move {
             if plan.grants.keyvalue.is_some() {
                 let _alone = self.publishing.lock().await;
-                if self.registry.get(&plan.name).is_none() {
+                if !self.registry.has(&plan.name) {
                     // What an earlier tenant of this name stored is not for this one to see.
                     self.hide_stores(&plan.name).await?;
                 }
             }
             let granted = plan.grants.secrets.clone();
             let secrets = self.state.secret_values(plan.name.clone(), granted).await?;
-            let reserved = self.registry.reserve();
-            reserved.iter().for_each(Reserved::for_probe);
+            let reserved = self.registry.reserve_for_probe();
             // A host without a free slot has the tenant's own, if it has one.
             let own = self.registry.get(&plan.name).map(|tenant| tenant.entry.slot);
             let slot = reserved.as_ref().map(|reserved| reserved.slot()).or(own);

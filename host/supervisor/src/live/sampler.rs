@@ -94,7 +94,12 @@ impl Sampler {
                 }
                 _ => {
                     tenants.push(introduced(&tenant));
-                    Known { version, tenant, seen: Seen::first(counters, &latency), told: idle(slot) }
+                    Known {
+                        version,
+                        tenant,
+                        seen: Seen::first(counters, &latency),
+                        told: idle(slot),
+                    }
                 }
             };
             let happened = known.seen.update(counters, &latency, self.look);

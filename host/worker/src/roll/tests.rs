@@ -76,9 +76,10 @@ impl Plain {
     }
 
     fn find(&self, host: usize, path: &str) -> Option<u32> {
-        let led = self.routes.iter().filter(|((own, prefix), _)| {
-            *own == host && prefix_matches(PREFIXES[*prefix], path)
-        });
+        let led = self
+            .routes
+            .iter()
+            .filter(|((own, prefix), _)| *own == host && prefix_matches(PREFIXES[*prefix], path));
         led.max_by_key(|((_, prefix), _)| PREFIXES[*prefix].len()).map(|(_, slot)| *slot)
     }
 }
