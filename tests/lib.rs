@@ -15,6 +15,8 @@ pub mod binary;
 pub mod browser;
 #[path = "harness/cli.rs"]
 pub mod cli;
+#[path = "harness/collector.rs"]
+pub mod collector;
 #[path = "harness/disk.rs"]
 pub mod disk;
 #[path = "harness/faults.rs"]

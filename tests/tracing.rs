@@ -1,78 +1,26 @@
 //! Traces: in with a request, through guests, out with calls, and to a collector.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use insula_tests::collector::Collector;
 use insula_tests::upstream::Upstream;
 use insula_tests::wait::eventually;
 use insula_tests::{Answer, Connection, Host, Setup, repo};
+use rustix::process::Signal;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
 
-/// Takes OTLP over HTTP as JSON, and remembers the spans.
-struct Collector {
-    port: u16,
-    spans: Arc<Mutex<Vec<Value>>>,
-    /// What it answers.
-    status: Arc<AtomicU16>,
-}
-
-impl Collector {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (spans, status) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU16::new(200)));
-        let (to, answer) = (spans.clone(), status.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let mut head = String::new();
-                while !head.ends_with("\r\n\r\n") {
-                    assert!(reader.read_line(&mut head).unwrap() > 0, "cut: {head}");
-                }
-                let head = head.to_lowercase();
-                assert!(head.starts_with("post /v1/traces http/1.1"), "{head}");
-                assert!(head.contains("content-type: application/json"), "{head}");
-                let length = head.split("content-length: ").nth(1).unwrap();
-                let length: usize = length.split_whitespace().next().unwrap().parse().unwrap();
-                let mut body = vec![0; length];
-                reader.read_exact(&mut body).unwrap();
-                let body: Value = serde_json::from_slice(&body).unwrap();
-                let status = answer.load(Ordering::SeqCst);
-                if status == 200 {
-                    let resource = &body["resourceSpans"][0];
-                    let service = &resource["resource"]["attributes"][0];
-                    assert_eq!(service["value"]["stringValue"], "insula");
-                    let spans = resource["scopeSpans"][0]["spans"].as_array().unwrap();
-                    to.lock().unwrap().extend(spans.clone());
-                }
-                let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 2\r\n\r\n{{}}");
-                stream.write_all(answer.as_bytes()).unwrap();
-            }
-        });
-        Self { port, spans, status }
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// The span of one tenant's one request, and those below it.
-    #[track_caller]
-    fn of(&self, tenant: &str) -> (Value, Vec<Value>) {
-        let name = format!("GET {tenant}");
-        eventually(&format!("a span `{name}`"), || {
-            let spans = self.spans.lock().unwrap();
-            let own = spans.iter().find(|span| span["name"] == name.as_str())?.clone();
-            let below = |span: &&Value| span["parentSpanId"] == own["spanId"] && span["kind"] == 1;
-            Some((own.clone(), spans.iter().filter(below).cloned().collect()))
-        })
-    }
+/// The span of one tenant's one request, and those below it.
+#[track_caller]
+fn spans_of(collector: &Collector, tenant: &str) -> (Value, Vec<Value>) {
+    let name = format!("GET {tenant}");
+    eventually(&format!("a span `{name}`"), || {
+        let spans = collector.spans();
+        let own = spans.iter().find(|span| span["name"] == name.as_str())?.clone();
+        let below = |span: &&Value| span["parentSpanId"] == own["spanId"] && span["kind"] == 1;
+        Some((own.clone(), spans.iter().filter(below).cloned().collect()))
+    })
 }
 
 fn ask(host: &Host, tenant: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
@@ -146,11 +94,11 @@ fn spans_of_every_stage_reach_a_collector() {
     let given = format!("00-{TRACE}-{SPAN}-01");
     let seen = parent(&ask(&host, "echo", "/", &[("traceparent", &given)]).text()).unwrap();
     assert!(seen.starts_with(&format!("00-{TRACE}-")) && seen != given, "{seen}");
-    let (span, stages) = collector.of("echo");
+    let (span, stages) = spans_of(&collector, "echo");
     assert_eq!((&span["traceId"], &span["parentSpanId"]), (&TRACE.into(), &SPAN.into()));
     assert_eq!(format!("00-{TRACE}-{}-01", span["spanId"].as_str().unwrap()), seen);
     let names: Vec<&str> = stages.iter().map(|stage| stage["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["admit", "load", "run", "respond"]);
+    assert_eq!(names, ["admit", "load", "instantiate", "run", "respond"]);
     let time = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
     let mut at = time(&span["startTimeUnixNano"]);
     for stage in &stages {
@@ -164,20 +112,21 @@ fn spans_of_every_stage_reach_a_collector() {
     assert_eq!(attribute(&span, "insula.tenant")["stringValue"], "echo");
     // One that begins here, through two tenants.
     ask(&host, "prowler", "/?url=hello.internal", &[]).expect_ok();
-    let ((caller, _), (callee, _)) = (collector.of("prowler"), collector.of("hello"));
+    let ((caller, _), (callee, _)) =
+        (spans_of(&collector, "prowler"), spans_of(&collector, "hello"));
     assert_eq!(callee["traceId"], caller["traceId"]);
     assert_eq!(callee["parentSpanId"], caller["spanId"]);
     assert!(caller.get("parentSpanId").is_none() && caller["traceId"] != TRACE, "{caller}");
     // A fault is one, and names itself; it never came to an answer of the guest's.
     let failed = ask(&host, "hostile-trap", "/go", &[]);
-    let (span, stages) = collector.of("hostile-trap");
+    let (span, stages) = spans_of(&collector, "hostile-trap");
     assert_eq!(attribute(&span, "error.type")["stringValue"], "trap");
     assert_eq!(attribute(&span, "insula.request")["stringValue"], failed.request_id());
-    assert_eq!((&span["status"]["code"], stages.len()), (&2.into(), 3));
+    assert_eq!((&span["status"]["code"], stages.len()), (&2.into(), 4));
     let record = host.eventually_told("hostile-trap", failed.request_id(), "trap");
     assert_eq!(record.trace.as_deref(), span["traceId"].as_str());
     // A collector that is not well costs spans, and nothing else.
-    collector.status.store(503, Ordering::SeqCst);
+    collector.answers(Some(503));
     ask(&host, "hello", "/", &[]).expect_ok();
     host.eventually_logs("the collector does not take them");
     eventually("they are counted", || {
@@ -192,10 +141,60 @@ fn spans_of_every_stage_reach_a_collector() {
 }
 
 #[test]
+fn requests_that_are_refused_are_spans() {
+    let collector = Collector::start();
+    let host = Setup::new().args(["--otlp", &collector.url(), "--otlp-sample", "0"]).start();
+    host.deploy("busy", &repo::guest("hello"), &["--rate", "1"]);
+    host.deploy_guests(&["hello"]);
+    // Those that nobody has marked are not recorded, whether they are refused or not.
+    let given = format!("00-{TRACE}-{SPAN}-01");
+    let refused = eventually("one is refused", || {
+        ask(&host, "busy", "/", &[]);
+        let marked = ask(&host, "busy", "/", &[("traceparent", &given)]);
+        (marked.status() == 429).then_some(marked)
+    });
+    assert_eq!(refused.fault(), Some("rate-limit"));
+    let (span, stages) = eventually("its spans", || {
+        let spans = collector.spans();
+        let is_own = |span: &&Value| {
+            span["kind"] == 2
+                && attribute(span, "insula.request")["stringValue"] == refused.request_id()
+        };
+        let own = spans.iter().find(is_own)?.clone();
+        let below = |span: &&Value| span["parentSpanId"] == own["spanId"];
+        Some((own.clone(), spans.iter().filter(below).cloned().collect::<Vec<_>>()))
+    });
+    assert_eq!((&span["traceId"], &span["parentSpanId"]), (&TRACE.into(), &SPAN.into()));
+    assert_eq!(attribute(&span, "http.response.status_code")["intValue"], "429");
+    assert_eq!(attribute(&span, "error.type")["stringValue"], "rate-limit");
+    // The client's doing, and nothing came after admission.
+    assert!(span["status"].get("code").is_none(), "{span}");
+    let names: Vec<&str> = stages.iter().map(|stage| stage["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["admit"]);
+    // What is refused by its head.
+    let given = format!("00-{}-{SPAN}-01", TRACE.replace('4', "5"));
+    let mut connection = Connection::open(host.addr());
+    connection.send(format!(
+        "POST / HTTP/1.1\r\nhost: hello.localhost\r\ntraceparent: {given}\r\n\
+         content-length: 99999999999\r\n\r\n"
+    ));
+    assert_eq!(connection.answer().fault(), Some("request-body-too-large"));
+    let span = eventually("its span", || {
+        collector.spans().into_iter().find(|span| span["name"] == "POST hello")
+    });
+    assert_eq!(attribute(&span, "http.response.status_code")["intValue"], "413");
+    assert_eq!(attribute(&span, "error.type")["stringValue"], "request-body-too-large");
+    let marked = [TRACE.to_owned(), TRACE.replace('4', "5")];
+    for span in collector.spans() {
+        assert!(marked.iter().any(|trace| span["traceId"] == trace.as_str()), "{span}");
+    }
+}
+
+#[test]
 fn only_so_many_traces_are_recorded_as_was_asked_for() {
     let collector = Collector::start();
-    let file = format!("[traces]\notlp = {:?}\nsample = 0\n", collector.url());
-    let host = Setup::new().config(&file).start();
+    let file = format!("[otlp]\nurl = {:?}\nsignals = [\"traces\"]\nsample = 0\n", collector.url());
+    let mut host = Setup::new().config(&file).start();
     host.deploy_guests(&["hello", "echo"]);
     // It has a trace of its own all the same, marked as one that nobody records.
     let seen = parent(&ask(&host, "echo", "/", &[]).text()).unwrap();
@@ -203,9 +202,12 @@ fn only_so_many_traces_are_recorded_as_was_asked_for() {
     // What others record is recorded here, too.
     let given = format!("00-{TRACE}-{SPAN}-01");
     ask(&host, "hello", "/", &[("traceparent", &given)]).expect_ok();
-    collector.of("hello");
-    let spans = collector.spans.lock().unwrap();
+    spans_of(&collector, "hello");
+    let spans = collector.spans();
     assert!(spans.iter().all(|span| span["traceId"] == TRACE), "{spans:?}");
+    // Metrics are exported at the end at the latest, if they are at all.
+    assert!(host.stop(Signal::TERM).success(), "{}", host.log());
+    assert!(collector.received("/v1/metrics").is_empty());
 }
 
 #[test]

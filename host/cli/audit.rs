@@ -1,13 +1,13 @@
 //! `insula audit`: who changed or read what through the control API, when, from where.
 
+use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::follow::{self, AuditPlace, Wanted};
 use crate::host_args::HostArgs;
-use crate::logs::RECORD_BYTES_MAX;
 use crate::moment::Moment;
 use crate::out::{self, Paint};
 use crate::text::printable;
 use anyhow::Result;
-use http_body_util::BodyExt;
 use insula_model::TenantName;
 use insula_model::api::{AuditActor, AuditCheck, AuditEvent, AuditRecord};
 
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     if args.verify {
         return verify(args).await;
     }
-    let mut query = format!("follow={}", args.follow);
+    let mut query = String::from("begins=false");
     let mut ask = |key: &str, value: Option<String>| {
         if let Some(value) = value {
             query.push_str(&format!("&{key}={value}"));
@@ -68,7 +68,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     ask("tenant", args.name.map(|name| name.to_string()));
     ask("since", args.since.map(Moment::text));
     ask("until", args.until.map(Moment::text));
-    ask("tail", args.tail.map(|lines| lines.to_string()));
     let plain = |action: &String| action.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     if let Some(odd) = args.action.iter().find(|action| !plain(action)) {
         let message = format!("`{odd}` is no action");
@@ -78,29 +77,26 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     ask("action", Some(args.action.join(",")).filter(|all| !all.is_empty()));
     let client = args.host.client()?;
-    let mut body = client.stream(&format!("/v1/audit?{query}")).await?;
     let paint = out::stdout_paint();
-    let mut pending = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| client.lost("while it sent the records").caused_by(error))?;
-        let Ok(data) = frame.into_data() else { continue };
-        pending.extend_from_slice(&data);
-        let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') else {
-            if pending.len() > RECORD_BYTES_MAX {
-                let message = "the host sent a record without an end";
-                return Err(Failure::new(Exit::Failure, message).into());
-            }
-            continue;
-        };
-        let rest = pending.split_off(end + 1);
-        print(&pending, args.json, paint)?;
-        pending = rest;
-    }
+    // Which records are still to come is known by the number of the last one, whether it passes or not.
+    let after = match args.tail {
+        Some(0) if args.follow => last_number(&client).await?,
+        _ => None,
+    };
+    let mut place = AuditPlace::new(args.tail, args.follow, after);
+    let path = format!("/v1/audit?{query}");
+    let wanted = Wanted { path: &path, follow: args.follow, what: "the records" };
+    follow::records(&client, wanted, &mut place, |records| print(records, args.json, paint))
+        .await?;
     if args.follow {
         out::note("the records have ended: the host shut down");
     }
     Ok(())
+}
+
+async fn last_number(client: &Client) -> Result<Option<u64>> {
+    let answer = client.get("/v1/audit?begins=true&tail=1").await?;
+    Ok(AuditPlace::number(answer.json()))
 }
 
 fn print(records: &[u8], json: bool, paint: Paint) -> Result<()> {

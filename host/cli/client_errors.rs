@@ -37,7 +37,11 @@ pub(crate) fn unreachable(socket: &Path, error: io::Error) -> Failure {
             return Failure::new(Exit::Unreachable, message).hint(hint).caused_by(error);
         }
     };
-    Failure::new(Exit::Unreachable, message).hint(hint)
+    let failure = Failure::new(Exit::Unreachable, message).hint(hint);
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => failure.gone(),
+        _ => failure,
+    }
 }
 
 /// The command that makes a host listen on `socket`.

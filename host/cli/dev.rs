@@ -142,7 +142,7 @@ impl Following {
         let (client, name) = (client.clone(), name.clone());
         Self(tokio::spawn(async move {
             loop {
-                if let Err(error) = logs::follow(&client, &name).await {
+                if let Err(error) = logs::follow_on(&client, &name).await {
                     failure::explain(&error);
                 }
                 tokio::time::sleep(LOG_AGAIN).await;

@@ -34,17 +34,25 @@ pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
+    /// Nobody is there, so that there is nothing to wait for.
+    gone: bool,
 }
 
 impl Failure {
     /// A failure without a mend yet.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None, source: None }
+        Self { exit, message: message.into(), hint: None, source: None, gone: false }
     }
 
     /// Adds the mend.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// It is that there is no host.
+    pub(crate) fn gone(mut self) -> Self {
+        self.gone = true;
         self
     }
 
@@ -69,6 +77,11 @@ impl Error for Failure {
 
 fn known(error: &anyhow::Error) -> Option<&Failure> {
     error.chain().find_map(|cause| cause.downcast_ref::<Failure>())
+}
+
+/// Whether `error` is that there is no host.
+pub(crate) fn is_gone(error: &anyhow::Error) -> bool {
+    known(error).is_some_and(|failure| failure.gone)
 }
 
 /// The exit code that belongs to `error`.

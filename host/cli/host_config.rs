@@ -3,7 +3,7 @@
 use crate::failure::{Exit, Failure};
 use crate::host_args::{absolute, default_data_dir};
 use crate::metrics_flags::MetricsFlags;
-use crate::trace_flags::TraceFlags;
+use crate::otlp_flags::OtlpFlags;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::ValueHint;
@@ -75,13 +75,13 @@ pub(crate) struct HostFlags {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secrets_key: Option<PathBuf>,
     /// Configuration file (TOML): listen, data, workers, memory, drain, log, access_log, secrets_key, [metrics],
-    /// [traces], [ceilings], [compiler], [outbound]
+    /// [otlp], [ceilings], [compiler], [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     #[command(flatten)]
     metrics: MetricsFlags,
     #[command(flatten)]
-    traces: TraceFlags,
+    otlp: OtlpFlags,
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -214,11 +214,11 @@ impl HostFlags {
         };
         let metrics = self.metrics.resolve(file.metrics);
         let metrics = metrics.map_err(|(key, why)| in_file(key)(why))?;
-        let traces = self.traces.resolve(file.traces);
-        let traces = traces.map_err(|(key, why)| in_file(key)(why))?;
+        let otlp = self.otlp.resolve(file.otlp);
+        let otlp = otlp.map_err(|(key, why)| in_file(key)(why))?;
         Ok(HostConfig {
             metrics,
-            traces,
+            otlp,
             listen: listen.unwrap_or(LISTEN_DEFAULT),
             data,
             workers: workers.unwrap_or_else(cores),

@@ -5,13 +5,13 @@
 
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
+use crate::follow::{self, LogPlace, Wanted};
 use crate::host_args::HostArgs;
 use crate::moment::Moment;
 use crate::out::{self, Paint};
 use crate::text::{self, encoded, printable, printable_lines};
 use anyhow::Result;
 use clap::ValueEnum;
-use http_body_util::BodyExt;
 use insula_model::TenantName;
 use insula_model::api::{AccessRecord, LogRecord, LogStream};
 use tokio::task::JoinSet;
@@ -104,6 +104,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         return Err(Failure::new(Exit::Usage, message).into());
     }
     let query = query(&args);
+    let (tail, follow) = (args.tail, args.follow);
     let client = args.host.client()?;
     let several = names.len() > 1;
     let mut shown = JoinSet::new();
@@ -115,9 +116,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let client = client.clone();
         if several && !args.follow {
             // One after the other: what is there is not mixed.
-            show(&client, &path, &manner).await?;
+            show(&client, &path, LogPlace::new(tail, follow), &manner).await?;
         } else {
-            shown.spawn(async move { show(&client, &path, &manner).await });
+            let place = LogPlace::new(tail, follow);
+            shown.spawn(async move { show(&client, &path, place, &manner).await });
         }
     }
     while let Some(ended) = shown.join_next().await {
@@ -136,9 +138,8 @@ fn query(args: &Args) -> String {
         Stream::Host => "host",
     };
     let streams: Vec<&str> = args.stream.iter().map(word).collect();
-    let mut query = format!("follow={}&access={}", args.follow, args.access);
+    let mut query = format!("access={}", args.access);
     let asked = [
-        ("tail", args.tail.map(|lines| lines.to_string())),
         ("since", args.since.map(Moment::text)),
         ("until", args.until.map(Moment::text)),
         ("grep", args.grep.clone()),
@@ -155,40 +156,24 @@ fn query(args: &Args) -> String {
 }
 
 /// Prints what a tenant's log gets from now on, until it ends.
-pub(crate) async fn follow(client: &Client, name: &TenantName) -> Result<()> {
-    let path = format!("/v1/tenants/{name}/logs?follow=true&tail=0");
+pub(crate) async fn follow_on(client: &Client, name: &TenantName) -> Result<()> {
+    let path = format!("/v1/tenants/{name}/logs?access=false");
     let paint = out::stdout_paint();
-    show(client, &path, &Manner { json: false, access: false, name: None, paint }).await
+    show(
+        client,
+        &path,
+        LogPlace::new(Some(0), true),
+        &Manner { json: false, access: false, name: None, paint },
+    )
+    .await
 }
 
-async fn show(client: &Client, path: &str, manner: &Manner) -> Result<()> {
-    let mut body = client.stream(path).await?;
-    let mut pending = Vec::new();
-    // While following, silence is no error: only the user, or the end of the host, ends the wait.
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| client.lost("while it sent the log").caused_by(error))?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        pending.extend_from_slice(&data);
-        let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') else {
-            if pending.len() > RECORD_BYTES_MAX {
-                let message = "the host sent a log record without an end";
-                return Err(Failure::new(Exit::Failure, message).into());
-            }
-            continue;
-        };
-        let rest = pending.split_off(end + 1);
-        print(&pending, manner)?;
-        pending = rest;
-    }
-    print(&pending, manner)
+async fn show(client: &Client, path: &str, mut place: LogPlace, manner: &Manner) -> Result<()> {
+    let wanted = Wanted { path, follow: place.follows(), what: "the log" };
+    follow::records(client, wanted, &mut place, |records| print(records, manner)).await
 }
 
 fn print(records: &[u8], manner: &Manner) -> Result<()> {
-    if records.is_empty() {
-        return Ok(());
-    }
     if manner.json && (manner.name.is_none() || manner.access) {
         return out::write(records);
     }

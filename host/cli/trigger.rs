@@ -1,6 +1,7 @@
 //! `insula trigger`: a job, now.
 
 use crate::client::{ANSWER_MS_MAX, Client, no_body};
+use crate::follow::{LogPlace, Place, again, patiently};
 use crate::host_args::HostArgs;
 use crate::logs::{RECORD_BYTES_MAX, readable};
 use crate::{out, runs};
@@ -45,8 +46,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let client = args.host.client()?;
     let name = &args.name;
     // Before the run, so that none of its lines is missed.
+    let log_path = format!("/v1/tenants/{name}/logs?access=false");
+    let place = LogPlace::new(Some(0), true);
     let log = match args.wait {
-        true => Some(client.stream(&format!("/v1/tenants/{name}/logs?follow=true&tail=0")).await?),
+        true => Some(client.stream(&format!("{log_path}{}", place.query())).await?),
         false => None,
     };
     let path = format!("/v1/tenants/{name}/runs");
@@ -64,8 +67,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     };
-    let ended = Followed { client: &client, path: &path, number: started.run, show: !args.json };
-    let ended = ended.to_the_end(log).await?;
+    let followed = Followed {
+        client: &client,
+        path: &path,
+        log_path: &log_path,
+        number: started.run,
+        show: !args.json,
+    };
+    let ended = followed.to_the_end(log, place).await?;
     if args.json {
         let json = serde_json::to_vec(&ended).context("cannot write the run as JSON")?;
         out::json(&json)?;
@@ -84,23 +93,29 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 struct Followed<'a> {
     client: &'a Client,
     path: &'a str,
+    log_path: &'a str,
     number: u64,
     show: bool,
 }
 
 impl Followed<'_> {
-    async fn to_the_end(&self, mut log: Incoming) -> Result<JobRun> {
+    async fn to_the_end(&self, mut log: Incoming, mut place: LogPlace) -> Result<JobRun> {
         let mut pending = Vec::new();
         loop {
             let frame = tokio::time::timeout(LOOK, log.frame()).await;
             let look = match frame {
                 Err(_) => true,
                 Ok(None) => return Err(self.client.lost("before the run ended").into()),
-                Ok(Some(frame)) => {
-                    let lost = |error| self.client.lost("while it sent the log").caused_by(error);
-                    let data = frame.map_err(lost)?.into_data().unwrap_or_default();
-                    pending.extend_from_slice(&data);
-                    self.print(&mut pending)?
+                Ok(Some(Err(error))) => {
+                    let lost = self.client.lost("while it sent the log").caused_by(error);
+                    place.broke_off();
+                    pending.clear();
+                    log = again(self.client, self.log_path, &place, lost).await?;
+                    true
+                }
+                Ok(Some(Ok(frame))) => {
+                    pending.extend_from_slice(&frame.into_data().unwrap_or_default());
+                    self.print(&mut pending, &mut place)?
                 }
             };
             if look && let Some(ended) = self.ended().await? {
@@ -113,12 +128,13 @@ impl Followed<'_> {
     }
 
     /// Prints the whole records of this run; whether the host said something about it.
-    fn print(&self, pending: &mut Vec<u8>) -> Result<bool> {
+    fn print(&self, pending: &mut Vec<u8>, place: &mut LogPlace) -> Result<bool> {
         let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') else { return Ok(false) };
         let rest = pending.split_off(end + 1);
         let records = std::mem::replace(pending, rest);
         let id = RequestId::run(self.number).to_string();
-        let records = records.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let records = records.split(|byte| *byte == b'\n');
+        let records = records.filter(|line| !line.is_empty() && place.takes(line));
         let mut told = false;
         for record in records.filter_map(|line| serde_json::from_slice::<LogRecord>(line).ok()) {
             if record.request == id {
@@ -132,7 +148,8 @@ impl Followed<'_> {
     }
 
     async fn ended(&self) -> Result<Option<JobRun>> {
-        let all: Vec<JobRun> = self.client.get(self.path).await?.read()?;
+        let all = patiently(None, || self.client.get(self.path)).await?;
+        let all: Vec<JobRun> = all.read()?;
         let run = all.into_iter().find(|run| run.run == self.number);
         Ok(run.filter(|run| run.result.is_some()))
     }

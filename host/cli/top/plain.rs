@@ -3,6 +3,7 @@
 use super::columns::{Column, sort};
 use super::sample::{Row, Sample};
 use crate::client::Client;
+use crate::follow::patiently;
 use crate::table::{self, number, text};
 use crate::{out, text as words};
 use anyhow::{Context, Result};
@@ -40,7 +41,7 @@ impl Tables {
         ticks.tick().await;
         while count.is_none_or(|count| printed < count) {
             ticks.tick().await;
-            let now: Activity = client.get(path).await?.read()?;
+            let now: Activity = patiently(None, || client.get(path)).await?.read()?;
             let mut sample = Sample::between(Some(&before), &now);
             sort(&mut sample.rows, self.sort, false);
             sample.rows.truncate(self.limit.unwrap_or(usize::MAX));

@@ -31,8 +31,9 @@ pub struct ConfigFile {
     pub secrets_key: Option<String>,
     /// Metrics.
     pub metrics: MetricsConfig,
-    /// Traces.
-    pub traces: TracesConfig,
+    /// The collector of traces and metrics. `[traces]` is the table's older name.
+    #[serde(alias = "traces")]
+    pub otlp: OtlpConfig,
     /// What manifests may ask for.
     pub ceilings: Ceilings,
     /// How hard the compiler may work on one artifact.
@@ -53,15 +54,30 @@ pub struct MetricsConfig {
     pub by: Option<MetricsBy>,
 }
 
-/// `[traces]`: where they are sent, and how many.
+/// `[otlp]`: where traces and metrics are sent, and how many.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct TracesConfig {
+pub struct OtlpConfig {
     /// `--otlp`, `INSULA_OTLP`: URL of a collector that takes OTLP over HTTP. Default: none, and nothing is
-    /// recorded.
-    pub otlp: Option<String>,
+    /// recorded or exported. `otlp` is the key's older name.
+    #[serde(alias = "otlp")]
+    pub url: Option<String>,
+    /// `--otlp-signals`, `INSULA_OTLP_SIGNALS`: what is sent. Default: traces and metrics.
+    pub signals: Option<Vec<OtlpSignal>>,
     /// `--otlp-sample`, `INSULA_OTLP_SAMPLE`: the part of all traces that begin here which is recorded, 0 to 1.
     pub sample: Option<SampleRatio>,
+    /// `--otlp-interval`, `INSULA_OTLP_INTERVAL`: time between two exports of metrics. Default 1m.
+    pub interval: Option<DurationMs>,
+}
+
+/// What a collector can get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OtlpSignal {
+    /// Spans of requests.
+    Traces,
+    /// Figures of tenants and the host.
+    Metrics,
 }
 
 /// A part of all, from 0 to 1, kept in millionths.

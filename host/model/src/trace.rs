@@ -121,7 +121,9 @@ pub enum Stage {
     Admit,
     /// The code was there, or has been loaded.
     Load,
-    /// An instance was made, or one taken that was kept, and the guest set the head of its answer.
+    /// An instance was made, or one was ready that was kept or is shared.
+    Instantiate,
+    /// The guest set the head of its answer.
     Run,
     /// The answer went out.
     Respond,
@@ -129,13 +131,15 @@ pub enum Stage {
 
 impl Stage {
     /// In their order.
-    pub const ALL: [Self; 4] = [Self::Admit, Self::Load, Self::Run, Self::Respond];
+    pub const ALL: [Self; 5] =
+        [Self::Admit, Self::Load, Self::Instantiate, Self::Run, Self::Respond];
 
     /// What its span is called.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Admit => "admit",
             Self::Load => "load",
+            Self::Instantiate => "instantiate",
             Self::Run => "run",
             Self::Respond => "respond",
         }

@@ -307,6 +307,7 @@ async fn run(
             return Finished { refused: full.then(|| Box::new(request)), ..ended(error) };
         }
     };
+    gauge.ready();
     let result = instance.handle(request, head).await;
     note_fuel(&instance.store);
     match result {

@@ -3,6 +3,7 @@
 //! wasmtime's own `StoreLimits` checks each memory by itself, so a guest with eight memories would
 //! get eight times its limit. Bounded by the tenant's `memory`; ends with the store.
 
+use crate::epoch::monotonic_ns;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use wasmtime::ResourceLimiter;
@@ -34,9 +35,20 @@ pub struct Gauge {
     pub cancelled: AtomicBool,
     /// The host needs its memory: likewise.
     pub evicted: AtomicBool,
+    /// Somebody wants to know when the instance was ready.
+    pub timed: AtomicBool,
+    /// When it was, in nanoseconds of [`crate::epoch::monotonic_ns`]; 0 if it was not, or nobody wants to know.
+    pub ready_ns: AtomicU64,
 }
 
 impl Gauge {
+    /// The instance is there, and the guest is about to run in it.
+    pub(crate) fn ready(&self) {
+        if self.timed.load(Relaxed) {
+            self.ready_ns.store(monotonic_ns(), Relaxed);
+        }
+    }
+
     /// Whether any of the guest's code has run.
     pub(crate) fn has_run(&self) -> bool {
         self.entered.load(Relaxed) || self.fuel.load(Relaxed) > 0

@@ -116,15 +116,18 @@ async fn start(pre: &ProgramPre, store: &mut Store<State>) -> wasmtime::Result<R
     match pre {
         ProgramPre::Preview1(pre) => {
             let instance = pre.instantiate_async(&mut *store).await?;
+            store.data().limiter.gauge.ready();
             let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
             start.call_async(store, ()).await.map(Ok)
         }
         ProgramPre::Command02(pre) => {
             let command = pre.instantiate_async(&mut *store).await?;
+            store.data().limiter.gauge.ready();
             command.wasi_cli_run().call_run(store).await
         }
         ProgramPre::Command03(pre) => {
             let command = pre.instantiate_async(&mut *store).await?;
+            store.data().limiter.gauge.ready();
             store
                 .run_concurrent(async |accessor| {
                     let result = command.wasi_cli_run().call_run(accessor).await?;

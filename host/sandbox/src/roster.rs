@@ -261,6 +261,7 @@ impl Roster {
             inner.present.iter_mut().find(|present| Arc::ptr_eq(&present.place, &entrant.place))
         {
             present.entered = true;
+            present.place.gauge.ready();
         }
         Some((entrant, inner.tank))
     }

@@ -12,6 +12,7 @@
 //!                ├──▶ audit      who changed or read what, before anybody is told that it is done
 //!                └──▶ rollouts   which canaries are well: promoted, or rolled back
 //! control ──▶ live    what happens at this moment, while somebody watches
+//! metrics, traces ──▶ otlp   what a collector gets
 //! ```
 //! It never touches a tenant's request and never runs or compiles guest code: compiling happens in
 //! children, running in workers. Everything that may wait for a disk runs on a blocking thread, so the
@@ -33,6 +34,7 @@ mod live;
 mod logs;
 mod metrics;
 mod notify;
+mod otlp;
 mod passed;
 mod processes;
 mod registry;
@@ -51,11 +53,11 @@ pub use compile::{CompileError, Compiled, compile};
 pub use control::SocketError;
 pub use data::{DataError, RestoreError, control_socket, holder, restore};
 pub use metrics::MetricsOptions;
+pub use otlp::{Collector, CollectorError, OtlpOptions};
 pub use passed::{Passed, PassedError};
 pub use processes::WorkersFailed;
 pub use serve::{HostConfig, ServeError, serve};
 pub use state::StateError;
-pub use traces::{Collector, CollectorError, TraceOptions};
 pub use upgrade::{HANDOVER_VARIABLE, HandoverError, Origin, Said, Watch, guard, preflight};
 pub use usage::LedgerError;
 pub use vault::{KEY_FILE_BYTES_MAX, SecretsKey, SecretsKeyError, VaultError};

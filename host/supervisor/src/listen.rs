@@ -43,7 +43,18 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Listens for whoever scrapes metrics.
-pub(crate) fn listen_for_metrics(addr: SocketAddr) -> Result<TcpListener, ServeError> {
+/// Listens for whoever scrapes metrics; on what the host before left, if that is this address.
+pub(crate) fn listen_for_metrics(
+    addr: SocketAddr,
+    handed: Option<TcpListener>,
+) -> Result<TcpListener, ServeError> {
+    let is_there = |listener: &TcpListener| {
+        listener.local_addr().is_ok_and(|own| {
+            own.ip() == addr.ip() && (addr.port() == 0 || own.port() == addr.port())
+        })
+    };
+    if let Some(listener) = handed.filter(is_there) {
+        return Ok(listener);
+    }
     bind(addr).map_err(|source| ServeError::Metrics { addr, source })
 }

@@ -11,42 +11,39 @@
 //! What can be refused cheaply comes first. The end is bounded: a publish under way, the drain, and a
 //! few seconds; a second signal ends the workers at once.
 
-use crate::audit::Audit;
 mod error;
+mod opening;
 
 use crate::compilers::Compilers;
 use crate::control::{self, App, Socket};
 use crate::data::{DataDir, control_socket};
-use crate::deploy::{DeployError, Deployer, EXPORTS_MAX, MountRules, adopt, repair};
+use crate::deploy::{Deployer, EXPORTS_MAX, MountRules, repair};
 use crate::jobs::{Board, Scheduler};
 use crate::keeper::Keeper;
 use crate::listen::listen_for_metrics;
 use crate::live::Live;
 use crate::logs::{Logs, Writing};
-use crate::metrics::{Metrics, MetricsOptions};
+use crate::metrics::{Exporter, Metrics, MetricsOptions};
 use crate::notify;
+use crate::otlp::{self, OtlpOptions, Sender, Signal as OtlpSignal};
 use crate::passed::Passed;
 use crate::processes::{WorkerSetup, Workers};
-use crate::registry::Registry;
 use crate::rollouts;
-use crate::state::State;
-use crate::traces::{TraceOptions, Traces};
+use crate::traces::Traces;
 use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};
-use crate::usage;
-use crate::vault::{SecretsKey, Vault};
-use crate::{clock, data as data_dir, listen, logs, state, upkeep};
+use crate::vault::SecretsKey;
+use crate::{clock, listen, upkeep};
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::Table;
 use insula_model::access_log::Sample;
 use insula_model::api::{HostInfo, JobRun};
 use insula_model::config::CompilerLimits;
 use insula_model::{Ceilings, TenantName};
-use insula_sandbox::capabilities::directories;
-use insula_sandbox::store::ArtifactStore;
-use std::collections::{HashMap, HashSet};
+use opening::{open, private, sweep_engines};
+use std::collections::HashMap;
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -85,8 +82,8 @@ pub struct HostConfig {
     pub log: String,
     /// Bytes of memory that all workers may hold; none for 80% of what there is.
     pub memory_bytes: Option<u64>,
-    /// Where traces are sent; none for nowhere.
-    pub traces: Option<TraceOptions>,
+    /// Where traces and metrics are sent; none for nowhere.
+    pub otlp: Option<OtlpOptions>,
     /// Where metrics are served, and how many.
     pub metrics: MetricsOptions,
     /// What manifests may ask for.
@@ -214,7 +211,11 @@ pub(crate) struct Host {
     pub(crate) scheduler: Option<JoinHandle<()>>,
     /// Until it is opened.
     resting: Option<(Scheduler, HashMap<TenantName, JobRun>)>,
-    metrics: Option<TcpListener>,
+    exporter: Option<Exporter>,
+    /// Where metrics are served besides the control socket; kept for the host that goes on from this one.
+    pub(crate) metrics_listener: Option<TcpListener>,
+    pub(crate) metrics: Option<JoinHandle<()>>,
+    pub(crate) exporting: Option<JoinHandle<()>>,
 }
 
 impl Host {
@@ -224,7 +225,7 @@ impl Host {
         owned: &DataDir,
         listener: TcpListener,
         socket: Socket,
-        before: Option<Before>,
+        mut before: Option<Before>,
     ) -> Result<Self, ServeError> {
         let listen = listener.local_addr()?;
         let data = owned.path();
@@ -235,13 +236,19 @@ impl Host {
         let table = Arc::new(Table::create(config.workers)?);
         let available = || available_bytes().map(|bytes| bytes / 100 * MEMORY_PERCENT_DEFAULT);
         table.set_memory_budget(config.memory_bytes.or_else(available).unwrap_or(0));
-        let metrics_listener = config.metrics.listen.map(listen_for_metrics).transpose()?;
-        let metrics = Arc::new(Metrics::new(Arc::clone(&table), &config.metrics));
+        let handed = before.as_mut().and_then(|before| before.metrics.take());
+        let listen_for = |addr| listen_for_metrics(addr, handed);
+        let metrics_listener = config.metrics.listen.map(listen_for).transpose()?;
+        let counted_ms = before.as_ref().and_then(Before::counted_unix_ms);
+        let counted_ms = counted_ms.unwrap_or_else(clock::now_ms);
+        let metrics = Arc::new(Metrics::new(Arc::clone(&table), &config.metrics, counted_ms));
+        let resource = otlp::resource(listen);
+        let traces = &metrics.events.traces;
         let (code_needed, needs) = mpsc::channel(CODE_NEEDED_MAX);
         let setup = WorkerSetup {
             listener,
             table: Arc::clone(&table),
-            traces: Traces::start(config.traces.as_ref(), Arc::clone(&metrics.events.traces)),
+            traces: Traces::start(config.otlp.as_ref(), resource.clone(), Arc::clone(traces)),
             metrics: Arc::clone(&metrics),
             log: config.log.clone(),
             code_dir: store.code_dir().to_path_buf(),
@@ -266,6 +273,16 @@ impl Host {
         }
         let (to_registry, to_jobs) = (Arc::clone(&registry), Arc::clone(&jobs));
         let workers = Workers::start(setup, to_registry, to_jobs, logs.clone(), code_needed, lives);
+        let exporter = config.otlp.as_ref().and_then(|options| {
+            Some(Exporter {
+                sender: Sender::new(options.collector.clone(), OtlpSignal::Metrics),
+                interval: Duration::from_millis(options.metrics_ms?),
+                resource,
+                metrics: Arc::clone(&metrics),
+                workers: workers.clone(),
+                registry: Arc::clone(&registry),
+            })
+        });
         let usage = used.of(Arc::clone(&registry), workers.clone(), billed);
         let scheduler = Scheduler {
             board: Arc::clone(&jobs),
@@ -330,7 +347,10 @@ impl Host {
             ],
             scheduler: None,
             resting: Some((scheduler, last_runs)),
-            metrics: metrics_listener,
+            exporter,
+            metrics_listener,
+            metrics: None,
+            exporting: None,
             app,
             writing,
             ending,
@@ -345,14 +365,17 @@ impl Host {
         if let Some((scheduler, last_runs)) = self.resting.take() {
             self.scheduler = Some(tokio::spawn(scheduler.run(last_runs)));
         }
-        if let Some(listener) = self.metrics.take() {
-            let app = Arc::clone(&self.app);
-            tokio::spawn(async move {
+        if let Some(listener) = &self.metrics_listener {
+            let (listener, app) = (listener.try_clone()?, Arc::clone(&self.app));
+            self.metrics = Some(tokio::spawn(async move {
                 if let Err(error) = control::serve_metrics(listener, app).await {
                     tracing::error!(%error, "metrics are not served any more");
                 }
-            });
+            }));
         }
+        let exporter = self.exporter.take();
+        let ending = || self.app.ending.clone();
+        self.exporting = exporter.map(|exporter| tokio::spawn(exporter.run(ending())));
         let deployer = Arc::clone(&self.app.deployer);
         self.helpers.push(tokio::spawn(deployer.usage.clone().run()));
         let audit = self.app.audit.clone();
@@ -392,7 +415,13 @@ impl Host {
         {
             tracing::error!(%error, "the control API had panicked");
         }
-        drop(self.socket);
+        drop((self.socket, self.metrics_listener));
+        // Bounded by itself.
+        if let Some(exporting) = self.exporting
+            && let Err(error) = exporting.await
+        {
+            tracing::error!(%error, "the export of metrics had panicked");
+        }
         for helper in self.helpers {
             helper.abort();
         }
@@ -413,81 +442,4 @@ impl Host {
         }
         tracing::info!("stopped");
     }
-}
-
-type Opened = (ArtifactStore, State, Registry, HashMap<TenantName, JobRun>, Audit, usage::Opened);
-
-/// What no tenant may see, wherever links lead: the data directory, which is absolute already, and the
-/// key for secrets.
-fn private(data: &Path, secrets_key: Option<&SecretsKey>) -> Vec<PathBuf> {
-    let key = secrets_key.and_then(SecretsKey::file);
-    let key = key.map(|key| std::fs::canonicalize(key).unwrap_or_else(|_| key.to_path_buf()));
-    [data.to_path_buf()].into_iter().chain(key).collect()
-}
-
-/// Opens what is on disk; blocks elsewhere.
-async fn open(
-    data: PathBuf,
-    secrets_key: Option<SecretsKey>,
-    unclean: bool,
-    go_on: HashSet<(TenantName, u64)>,
-) -> Result<Opened, ServeError> {
-    let opened = tokio::task::spawn_blocking(move || {
-        let log = state::database_path(&data).with_extension("db-wal");
-        if unclean && !log.exists() && state::database_path(&data).exists() {
-            tracing::warn!(
-                file = %log.display(),
-                "the last host was killed, and the log of its database is not there: what it \
-                 acknowledged last may be lost; look who removed it"
-            );
-        }
-        if data_dir::use_reserve(&data) {
-            tracing::error!(
-                "the disk of the data directory is full; free some space: this host starts with what \
-                 it kept in reserve, and changes may be refused"
-            );
-        }
-        let store = ArtifactStore::open(&data)?;
-        // What a crash left behind; this directory's lock is held, so nobody else writes there.
-        store.sweep();
-        let state = State::open(&data, Vault::open(&data, secrets_key)?)?;
-        let registry = Registry::load(|to| state.load(to), state.load_canaries()?)?;
-        finish_imports(&data.join(TENANTS), &state)?;
-        forget_stores(&data.join(TENANTS), &registry);
-        directories::forget_all_but(&data.join(TENANTS), |name| registry.has(name));
-        logs::forget_all_but(&data, |name| registry.has(name));
-        let last_runs = state.recover_runs(&go_on)?;
-        let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
-        let used = usage::Opened::open(&data)?;
-        Ok((store, state, registry, last_runs, audit, used))
-    });
-    opened.await.map_err(io::Error::other)?
-}
-
-/// Gives tenants whose import a crash cut short what was staged for them. A failure is no reason not to
-/// serve the others, and the note stays for the next start: but what is staged must not be taken for
-/// something that nobody owns, so the host does not start with it.
-fn finish_imports(dir: &Path, state: &State) -> Result<(), ServeError> {
-    let finished = state.recover_imports(|name, staged| {
-        tracing::info!(tenant = %name, "an import that was cut short is finished");
-        adopt(dir, staged, name)
-    })?;
-    finished.map_err(|error: DeployError| ServeError::Io(io::Error::other(error.to_string())))
-}
-
-/// Hides the stores of tenants whose removal a crash cut short, and has them erased. A host whose
-/// stores cannot be opened serves all the same: guests that use them are told.
-fn forget_stores(dir: &Path, registry: &Registry) {
-    let all = registry.names();
-    let names = all.iter().map(TenantName::as_str).collect();
-    if let Err(error) = insula_keyvalue::hide_others(dir, &names) {
-        tracing::error!(?error, "removed tenants' stores could not be looked for: {error}");
-        return;
-    }
-    let dir = dir.to_path_buf();
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = insula_keyvalue::purge(&dir) {
-            tracing::warn!(?error, "removed stores are erased by the next start: {error}");
-        }
-    });
 }

@@ -105,8 +105,13 @@ async fn answer(
     let id = id.within(traced.context);
     let access = access::begin(&worker, &tenant, &parts, &peer, id);
     let took_us = || monotonic_ns().saturating_sub(received_ns) / 1_000;
+    let told = |fault| {
+        let request = (id, &parts.method, received_ns);
+        worker.tracer.refused(&worker, &traced, request, &tenant.entry, fault);
+    };
     let refuse = |access, fault, detail: &dyn Fn() -> String| {
         access::refused(access, fault, took_us());
+        told(fault);
         answered(&worker, &tenant, refuse(&worker, &tenant, id, fault, detail))
     };
     let limits = &tenant.entry.limits;
@@ -127,6 +132,7 @@ async fn answer(
             let retry_after_s = retry_after_s(&worker, &tenant, fault);
             let fault = answered(&worker, &tenant, shed(&worker, &tenant, id, fault));
             access::refused(access, fault, took_us());
+            told(fault);
             // A client that asks again at once would keep the worker busy with refusing it.
             if tenant.is_flooded() {
                 tokio::time::sleep(FLOOD_PAUSE).await;

@@ -90,6 +90,9 @@ impl Ticket {
 
     /// Its trace is recorded from here on.
     pub(crate) fn record(&mut self, recording: Option<Box<Recording>>) {
+        if recording.is_some() {
+            self.gauge.timed.store(true, Relaxed);
+        }
         self.recording = recording;
     }
 
@@ -283,7 +286,8 @@ impl Drop for Ticket {
             if let Some(id) = self.carries {
                 self.worker.outbound.carried(id);
             }
-            if let Some(recording) = self.recording.take() {
+            if let Some(mut recording) = self.recording.take() {
+                recording.instantiated(self.gauge.ready_ns.load(Relaxed));
                 let tracer = &self.worker.tracer;
                 tracer.finish(*recording, &self.tenant.entry, (outcome, status), end_ns);
             }

@@ -10,11 +10,12 @@
 //! [`RECORDS_MAX`] records a second; more are dropped and counted. Costs a request without a trace one look-up
 //! among its fields.
 
+use crate::respond;
 use crate::worker::Worker;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use insula_model::trace::{Stage, TRACEPARENT, TRACESTATE, TraceContext, TraceRecord};
 use insula_model::wire::{FromWorker, TenantEntry};
-use insula_model::{Outcome, RequestId};
+use insula_model::{Fault, Outcome, RequestId};
 use insula_sandbox::epoch::monotonic_ns;
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
@@ -23,10 +24,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Requests that one worker records between two messages to the supervisor.
 const RECORDS_MAX: usize = 500;
+/// Of those, requests that were refused: a flood of them must leave room for the others.
+const REFUSED_MAX: usize = RECORDS_MAX / 2;
 /// Between two of those messages.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// Spans of one request.
 const SPANS_MAX: u64 = 1 + Stage::ALL.len() as u64;
+/// Spans of one that was refused.
+const SPANS_REFUSED: u64 = 2;
 const MILLION: u64 = 1_000_000;
 /// By OpenTelemetry's conventions, any other is `_OTHER`.
 const METHODS: [&str; 9] =
@@ -44,6 +49,8 @@ pub(crate) struct Tracer {
     sampled_ppm: Option<u32>,
     seed: Cell<u64>,
     records: RefCell<Vec<TraceRecord>>,
+    /// Of the records, those of requests that were refused.
+    refused: Cell<usize>,
     dropped: Cell<u64>,
     /// Recorded requests that have not ended.
     under_way: Cell<u32>,
@@ -76,6 +83,7 @@ impl Tracer {
             sampled_ppm,
             seed: Cell::new(RandomState::new().hash_one(std::process::id())),
             records: RefCell::default(),
+            refused: Cell::new(0),
             dropped: Cell::new(0),
             under_way: Cell::new(0),
             sending: Cell::new(false),
@@ -133,22 +141,37 @@ impl Tracer {
         received_ns: u64,
     ) -> Option<Box<Recording>> {
         let context = traced.context.filter(|_| traced.recorded)?;
+        self.keep_sending(worker);
+        self.under_way.set(self.under_way.get() + 1);
+        Some(Box::new(Recording::new(context, traced.parent, id, method, received_ns)))
+    }
+
+    /// A request was refused before anything ran. Costs one that is not recorded a branch.
+    pub(crate) fn refused(
+        &self,
+        worker: &Rc<Worker>,
+        traced: &Traced,
+        (id, method, received_ns): (RequestId, &http::Method, u64),
+        entry: &TenantEntry,
+        fault: Fault,
+    ) {
+        let Some(context) = traced.context.filter(|_| traced.recorded) else { return };
+        self.keep_sending(worker);
+        if self.refused.get() >= REFUSED_MAX || self.records.borrow().len() >= RECORDS_MAX {
+            self.dropped.set(self.dropped.get().saturating_add(SPANS_REFUSED));
+            return;
+        }
+        self.refused.set(self.refused.get() + 1);
+        let recording = Recording::new(context, traced.parent, id, method, received_ns);
+        let how = (respond::outcome(fault), Some(respond::status(fault).as_u16()));
+        self.records.borrow_mut().push(recording.record(entry, how, monotonic_ns()));
+    }
+
+    /// Has records sent until nothing is under way any more.
+    fn keep_sending(&self, worker: &Rc<Worker>) {
         if !self.sending.replace(true) {
             tokio::task::spawn_local(keep_sending(worker.clone()));
         }
-        self.under_way.set(self.under_way.get() + 1);
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ns = u64::try_from(unix.as_nanos()).unwrap_or(0);
-        let known = METHODS.into_iter().find(|known| *known == method.as_str());
-        Some(Box::new(Recording {
-            context,
-            parent: traced.parent,
-            id,
-            method: known.unwrap_or("_OTHER"),
-            received_ns,
-            start_unix_ns: unix_ns.saturating_sub(monotonic_ns().saturating_sub(received_ns)),
-            stages_ns: [0; Stage::ALL.len()],
-        }))
     }
 
     /// A recorded request has ended.
@@ -165,24 +188,13 @@ impl Tracer {
             self.dropped.set(self.dropped.get().saturating_add(SPANS_MAX));
             return;
         }
-        records.push(TraceRecord {
-            context: recording.context,
-            parent: recording.parent,
-            tenant: entry.name.clone(),
-            revision: entry.revision,
-            request: recording.id.to_string(),
-            method: recording.method.into(),
-            status,
-            outcome,
-            start_unix_ns: recording.start_unix_ns,
-            stages_ns: recording.stages_ns,
-            end_ns: end_ns.saturating_sub(recording.received_ns),
-        });
+        records.push(recording.record(entry, (outcome, status), end_ns));
     }
 
     /// Tells the supervisor what was recorded, if it takes it now.
     pub(crate) fn send(&self, worker: &Worker) {
         let records = self.records.take();
+        self.refused.set(0);
         let dropped = self.dropped.take();
         if records.is_empty() && dropped == 0 {
             return;
@@ -207,6 +219,60 @@ fn given(headers: &mut HeaderMap) -> Option<TraceContext> {
 }
 
 impl Recording {
+    fn new(
+        context: TraceContext,
+        parent: Option<u64>,
+        id: RequestId,
+        method: &http::Method,
+        received_ns: u64,
+    ) -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ns = u64::try_from(unix.as_nanos()).unwrap_or(0);
+        let known = METHODS.into_iter().find(|known| *known == method.as_str());
+        Self {
+            context,
+            parent,
+            id,
+            method: known.unwrap_or("_OTHER"),
+            received_ns,
+            start_unix_ns: unix_ns.saturating_sub(monotonic_ns().saturating_sub(received_ns)),
+            stages_ns: [0; Stage::ALL.len()],
+        }
+    }
+
+    /// What the supervisor is told.
+    fn record(
+        self,
+        entry: &TenantEntry,
+        (outcome, status): (Outcome, Option<u16>),
+        end_ns: u64,
+    ) -> TraceRecord {
+        TraceRecord {
+            context: self.context,
+            parent: self.parent,
+            tenant: entry.name.clone(),
+            revision: entry.revision,
+            request: self.id.to_string(),
+            method: self.method.into(),
+            status,
+            outcome,
+            start_unix_ns: self.start_unix_ns,
+            stages_ns: self.stages_ns,
+            end_ns: end_ns.saturating_sub(self.received_ns),
+        }
+    }
+
+    /// The instance was ready then; 0 if it was not.
+    pub(crate) fn instantiated(&mut self, at_ns: u64) {
+        let [_, load_ns, own_ns, run_ns, _] = &mut self.stages_ns;
+        if at_ns != 0 {
+            *own_ns = at_ns.saturating_sub(self.received_ns).max(*load_ns);
+        } else if *run_ns != 0 {
+            // It has run: there was an instance all along.
+            *own_ns = *load_ns;
+        }
+    }
+
     /// A stage has ended, now.
     pub(crate) fn ended(&mut self, stage: Stage) {
         let now_ns = monotonic_ns();

@@ -25,6 +25,8 @@ pub(crate) struct Filter {
     pub(crate) actions: Vec<String>,
     /// Begins of changes too, and not their ends alone.
     pub(crate) begins: bool,
+    /// After this number; 0 for all.
+    pub(crate) after: u64,
 }
 
 impl Filter {
@@ -37,7 +39,8 @@ impl Filter {
                 .strip_prefix(kind.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         };
-        (self.begins || record.event.stage != AuditStage::Began)
+        record.seq > self.after
+            && (self.begins || record.event.stage != AuditStage::Began)
             && self.tenant.as_ref().is_none_or(|name| record.event.tenant.as_ref() == Some(name))
             && self.since.as_ref().is_none_or(|since| record.at >= *since)
             && self.until.as_ref().is_none_or(|until| record.at < *until)

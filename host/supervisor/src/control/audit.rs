@@ -8,23 +8,20 @@
 use super::App;
 use super::body::{Asked, Bounded};
 use super::error::ApiError;
+use super::lines;
 use super::peer::Peer;
 use crate::audit::{Filter, Reading};
 use crate::clock;
 use crate::sync::lock;
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::Method;
-use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
 use insula_model::api::{AuditCheck, AuditEvent, AuditRecord, AuditStage, ErrorBody, ErrorCode};
 use insula_model::{Digest, TenantName};
 use serde::Deserialize;
 use std::sync::{Arc, Mutex};
-use tokio::sync::watch;
 use utoipa::IntoParams;
 
 /// What changes are called. Another one gets the last word of its path, and how: `stop`, `widget-set`.
@@ -50,7 +47,6 @@ const READS: [(&str, &str); 5] = [
 ];
 /// Bytes of a name in a path that are recorded.
 const TARGET_BYTES_MAX: usize = 128;
-const NDJSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/x-ndjson")];
 
 /// What only the handler of a call knows.
 #[derive(Debug, Default)]
@@ -267,6 +263,8 @@ pub(super) struct AuditQuery {
     /// Whether to go on with the records to come, until the client closes.
     #[serde(default)]
     follow: bool,
+    /// Only records after this one: its `seq`.
+    after: Option<u64>,
     /// Whether begins of changes are wanted as well as their ends.
     #[serde(default)]
     begins: bool,
@@ -288,6 +286,7 @@ impl AuditQuery {
             until: time(&self.until)?,
             actions: actions.filter(|one| !one.is_empty()).map(str::to_owned).collect(),
             begins: self.begins,
+            after: self.after.unwrap_or(0),
         })
     }
 }
@@ -309,19 +308,7 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     let reading = app.audit.read(query.filter()?, query.tail, query.follow).await;
     let reading = reading.map_err(ApiError::internal)?;
-    let lines = stream::try_unfold((reading, app.ending.clone()), next);
-    Ok((NDJSON, Body::from_stream(lines)).into_response())
-}
-
-type Following = (Reading, watch::Receiver<bool>);
-
-/// The next records, or the end when the host ends.
-async fn next((reading, mut ending): Following) -> std::io::Result<Option<(Vec<u8>, Following)>> {
-    let next = tokio::select! {
-        next = reading.next() => next?,
-        _ = ending.wait_for(|ending| *ending) => None,
-    };
-    Ok(next.map(|(chunk, reading)| (chunk, (reading, ending))))
+    Ok(lines::answer(&app, reading, Reading::next))
 }
 
 /// Whether every record that is kept is as it was written, and none is missing.

@@ -3,21 +3,16 @@
 use super::App;
 use super::body::{Asked, Named};
 use super::error::ApiError;
+use super::lines;
 use crate::clock;
-use crate::logs::{Asked as Wanted, Filter, Kind, Reading, pattern, read};
-use axum::body::Body;
+use crate::logs::{Asked as Wanted, Cursor, Filter, Kind, Reading, pattern, read};
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, HeaderName};
-use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use axum::response::Response;
 use insula_model::TenantName;
 use insula_model::api::{ErrorBody, LogRecord, LogStream};
 use serde::Deserialize;
 use std::sync::Arc;
-use tokio::sync::watch;
 use utoipa::IntoParams;
-
-const NDJSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/x-ndjson")];
 
 /// What of a log is wanted.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -44,6 +39,12 @@ pub(super) struct LogQuery {
     request: Option<String>,
     /// Only lines of this revision.
     revision: Option<u32>,
+    /// Whether to say in between, in lines of their own, how far one has come: `{"cursor":"…"}`.
+    #[serde(default)]
+    cursors: bool,
+    /// Only what follows this cursor, in place of `tail`.
+    #[param(value_type = Option<String>)]
+    after: Option<Cursor>,
 }
 
 impl LogQuery {
@@ -87,7 +88,7 @@ impl LogQuery {
     responses(
         (status = 200, description = "One record a line, oldest first; an AccessRecord with `access`",
             body = LogRecord, content_type = "application/x-ndjson"),
-        (status = 400, description = "Not a name, or an unknown query, a time, stream or pattern that is none", body = ErrorBody),
+        (status = 400, description = "Not a name, or an unknown query, a time, stream, pattern or cursor that is none", body = ErrorBody),
         (status = 404, description = "No such tenant", body = ErrorBody),
         (status = 500, description = "The log cannot be read", body = ErrorBody),
     )
@@ -104,21 +105,11 @@ pub(super) async fn logs(
         kind: if query.access { Kind::Access } else { Kind::Lines },
         lines: query.tail,
         follow: query.follow,
+        cursors: query.cursors,
+        after: query.after,
         filter: query.filter()?,
     };
     let reading = read(&app.deployer.logs, name, wanted).await;
     let reading = reading.map_err(ApiError::internal)?;
-    let lines = stream::try_unfold((reading, app.ending.clone()), next);
-    Ok((NDJSON, Body::from_stream(lines)).into_response())
-}
-
-type Following = (Reading, watch::Receiver<bool>);
-
-/// The next chunk, or the end when the host ends.
-async fn next((reading, mut ending): Following) -> std::io::Result<Option<(Vec<u8>, Following)>> {
-    let next = tokio::select! {
-        next = reading.next() => next?,
-        _ = ending.wait_for(|ending| *ending) => None,
-    };
-    Ok(next.map(|(chunk, reading)| (chunk, (reading, ending))))
+    Ok(lines::answer(&app, reading, Reading::next))
 }

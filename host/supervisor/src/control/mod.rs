@@ -3,7 +3,8 @@
 //! Owns the socket file and the connections on it. Access is the file's mode, 0600 in a directory of
 //! mode 0700. Bounded by [`connections::CONNECTIONS_MAX`] connections, [`body::JSON_BYTES_MAX`] of JSON,
 //! and the artifact ceiling for uploads. Ends when told to; requests under way then have a moment to end
-//! (see `connections`), and followed logs end at once.
+//! (see `connections`), and followed logs end at once
+//! (see `lines`).
 //!
 //! Every answer of 400 and above has one shape, those of the framework included.
 
@@ -14,6 +15,7 @@ mod body;
 mod connections;
 mod error;
 mod events;
+mod lines;
 mod listener;
 mod logs;
 mod metrics;

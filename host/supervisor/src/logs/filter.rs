@@ -56,7 +56,8 @@ impl Filter {
         more && streams.is_empty() && revision.is_none()
     }
 
-    fn passes(&self, bytes: &[u8]) -> bool {
+    /// Whether one line does.
+    pub(super) fn passes(&self, bytes: &[u8]) -> bool {
         // What a crash cut short is shown to those who ask for everything.
         let Ok(line) = serde_json::from_slice::<Line<'_>>(bytes) else { return false };
         self.since.as_ref().is_none_or(|since| *line.at >= **since)

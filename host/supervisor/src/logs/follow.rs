@@ -5,8 +5,9 @@
 //! takes it. A slow follower therefore costs no memory; one that is slower than two whole files misses
 //! what has been rotated away.
 
+use super::cursor::Kept;
 use super::tail::{inode, open, tail};
-use super::{Filter, Kind, Logs, file};
+use super::{Cursor, Filter, Kind, Logs, file};
 use crate::sync::lock;
 use insula_model::TenantName;
 use std::fs::File;
@@ -24,6 +25,8 @@ pub(crate) struct Reading {
     name: TenantName,
     kind: Kind,
     filter: Option<Filter>,
+    /// Whether the reader is told how far it has come.
+    cursors: bool,
     /// The begin of a line that is to be looked at when it is whole; at most as long as a line.
     part: Vec<u8>,
     first: Vec<u8>,
@@ -39,12 +42,16 @@ pub(crate) struct Asked {
     pub(crate) lines: Option<usize>,
     /// Then what comes after.
     pub(crate) follow: bool,
+    /// With cursors in between.
+    pub(crate) cursors: bool,
+    /// From here on, in place of so many lines.
+    pub(crate) after: Option<Cursor>,
     pub(crate) filter: Filter,
 }
 
 /// Begins to read.
 pub(crate) async fn read(logs: &Logs, name: TenantName, asked: Asked) -> io::Result<Reading> {
-    let Asked { kind, lines, follow, filter } = asked;
+    let Asked { kind, lines, follow, cursors, after, filter } = asked;
     let filter = Some(filter).filter(|filter| !filter.is_all());
     // Before the files are read, so that nothing falls in between.
     let wakes = follow.then(|| {
@@ -53,6 +60,23 @@ pub(crate) async fn read(logs: &Logs, name: TenantName, asked: Asked) -> io::Res
     });
     let dir = Arc::clone(&logs.dir);
     blocking(move || {
+        if cursors || after.is_some() {
+            let kept = Kept::read(&dir, &name, kind, after)?;
+            let lines = lines.filter(|_| after.is_none());
+            let (first, part) = kept.marked(filter.as_ref(), lines);
+            let file = kept.file;
+            return Ok(Reading {
+                dir,
+                name,
+                kind,
+                filter,
+                cursors: true,
+                part,
+                first,
+                file,
+                wakes,
+            });
+        }
         let mut tail = tail(&dir, &name, kind, lines.filter(|_| filter.is_none()))?;
         if !follow {
             // A line that is being written at this moment is not there yet.
@@ -63,7 +87,8 @@ pub(crate) async fn read(logs: &Logs, name: TenantName, asked: Asked) -> io::Res
             Some(filter) => filter.split(&tail.bytes, lines),
             None => (tail.bytes, Vec::new()),
         };
-        Ok(Reading { dir, name, kind, filter, part, first, file: tail.file, wakes })
+        let file = tail.file;
+        Ok(Reading { dir, name, kind, filter, cursors, part, first, file, wakes })
     })
     .await
 }
@@ -108,11 +133,19 @@ impl Reading {
                 file.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
             }
             if !chunk.is_empty() {
-                let Some(filter) = &self.filter else { return Ok(chunk) };
+                if self.filter.is_none() && !self.cursors {
+                    return Ok(chunk);
+                }
                 self.part.append(&mut chunk);
-                let (passing, part) = filter.split(&self.part, None);
+                // What a crash cut short passes no filter, not even this one.
+                let all = Filter::default();
+                let filter = self.filter.as_ref().unwrap_or(&all);
+                let (mut passing, part) = filter.split(&self.part, None);
                 self.part = part;
                 if !passing.is_empty() {
+                    if let Some(file) = self.file.as_mut().filter(|_| self.cursors) {
+                        passing.extend(Cursor::of(file, self.part.len())?.line());
+                    }
                     return Ok(passing);
                 }
                 continue;

@@ -13,6 +13,7 @@
 //! A guest's words are one JSON string on one line, whatever they hold, and the file is chosen by what
 //! the worker says: nobody can write a line that looks like somebody else's.
 
+mod cursor;
 mod file;
 mod filter;
 mod follow;
@@ -32,6 +33,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use cursor::Cursor;
 pub(crate) use filter::{Filter, pattern};
 pub(crate) use follow::{Asked, Reading, read};
 

@@ -30,6 +30,10 @@ pub(super) struct Book {
     /// What those did who are removed and had no series.
     gone: Figures,
     spaces: Spaces,
+    /// When all counters began, in nanoseconds since 1970.
+    began_unix_ns: u64,
+    /// When this was looked at last.
+    looked_unix_ns: u64,
 }
 
 #[derive(Debug)]
@@ -37,6 +41,8 @@ struct Member {
     name: TenantName,
     /// What it had done before it got its series.
     before: Figures,
+    /// When its series began at 0.
+    since_unix_ns: u64,
 }
 
 /// The same where namespaces have the series.
@@ -56,13 +62,16 @@ pub(super) struct Series {
     /// None for all others together.
     pub(super) namespace: Option<Namespace>,
     pub(super) figures: Figures,
+    /// When its counters began at 0, in nanoseconds since 1970.
+    pub(super) since_unix_ns: u64,
 }
 
 /// A tenant that had a request: its slot, its name and namespace unless it is removed, and what it did.
 type Active = (u32, Option<(TenantName, Namespace)>, Figures);
 
 impl Book {
-    pub(super) fn new(by: MetricsBy, most: usize) -> Self {
+    /// Counters began at `began_unix_ns`.
+    pub(super) fn new(by: MetricsBy, most: usize, began_unix_ns: u64) -> Self {
         Self {
             by,
             most,
@@ -70,14 +79,17 @@ impl Book {
             others: HashSet::new(),
             gone: Figures::default(),
             spaces: Spaces::default(),
+            began_unix_ns,
+            looked_unix_ns: began_unix_ns,
         }
     }
 
-    /// All series as they are now. `counted_in` tells of which slot's figures a slot's are part (another one's
+    /// All series as they are at `now_unix_ns`. `counted_in` tells of which slot's figures a slot's are part (another one's
     /// for a canary, nobody's for a probe), `named` who has a slot.
     pub(super) fn series(
         &mut self,
         table: &Table,
+        now_unix_ns: u64,
         counted_in: impl Fn(u32) -> Option<u32>,
         named: impl Fn(u32) -> Option<(TenantName, Namespace)>,
     ) -> Vec<Series> {
@@ -88,7 +100,8 @@ impl Book {
                     let Some(own) = counted_in(slot) else { continue };
                     rows.entry(own).or_default().add(&Figures::of(table, slot));
                 }
-                self.by_tenant(rows.into_iter().map(|(slot, sum)| (slot, named(slot), sum)))
+                let rows = rows.into_iter().map(|(slot, sum)| (slot, named(slot), sum));
+                self.by_tenant(rows, now_unix_ns)
             }
             // Each slot by itself: removed with its tenant, a canary's is nobody's but still the namespace's.
             MetricsBy::Namespace => {
@@ -117,7 +130,8 @@ impl Book {
         self.spaces.of.remove(&slot);
     }
 
-    fn by_tenant(&mut self, active: impl Iterator<Item = Active>) -> Vec<Series> {
+    fn by_tenant(&mut self, active: impl Iterator<Item = Active>, now_unix_ns: u64) -> Vec<Series> {
+        let looked_unix_ns = std::mem::replace(&mut self.looked_unix_ns, now_unix_ns);
         let mut other = self.gone;
         let mut series = Vec::new();
         let mut without = Vec::new();
@@ -125,8 +139,12 @@ impl Book {
             match (self.members.get(&slot), named) {
                 (Some(member), Some((name, namespace))) if member.name == name => {
                     other.add(&member.before);
-                    let figures = figures.since(&member.before);
-                    series.push(Series { tenant: Some(name), namespace: Some(namespace), figures });
+                    series.push(Series {
+                        tenant: Some(name),
+                        namespace: Some(namespace),
+                        figures: figures.since(&member.before),
+                        since_unix_ns: member.since_unix_ns,
+                    });
                 }
                 // Removed, and its row not cleared yet: its series has ended.
                 (Some(member), _) => other.add(&member.before),
@@ -147,20 +165,22 @@ impl Book {
             let shown = self.others.remove(&slot);
             let before = if shown { figures.counted() } else { Figures::default() };
             other.add(&before);
-            let own = figures.since(&before);
+            // Of one that was not seen before, all that there is came after the last look.
+            let since_unix_ns = if shown { now_unix_ns } else { looked_unix_ns };
             series.push(Series {
                 tenant: Some(name.clone()),
                 namespace: Some(namespace),
-                figures: own,
+                figures: figures.since(&before),
+                since_unix_ns,
             });
-            self.members.insert(slot, Member { name, before });
+            self.members.insert(slot, Member { name, before, since_unix_ns });
         }
         for (slot, _, figures) in later {
             self.others.insert(slot);
             other.add(&figures);
         }
         series.sort_by(|a, b| a.tenant.cmp(&b.tenant));
-        series.push(Series { tenant: None, namespace: None, figures: other });
+        series.push(self.others(other));
         series
     }
 
@@ -189,9 +209,13 @@ impl Book {
             tenant: None,
             namespace: Some(space),
             figures,
+            since_unix_ns: self.began_unix_ns,
         });
-        let other = Series { tenant: None, namespace: None, figures: other };
-        series.chain([other]).collect()
+        series.chain([self.others(other)]).collect()
+    }
+
+    fn others(&self, figures: Figures) -> Series {
+        Series { tenant: None, namespace: None, figures, since_unix_ns: self.began_unix_ns }
     }
 }
 
@@ -232,11 +256,13 @@ mod tests {
             steps in prop::collection::vec(step(), 1..80), by_tenant in any::<bool>(), most in 0usize..4,
         ) {
             let by = if by_tenant { MetricsBy::Tenant } else { MetricsBy::Namespace };
-            let mut book = Book::new(by, most);
+            let mut book = Book::new(by, most, 1);
+            let mut clock = 1;
             // By slot: the generation of its tenant, and what it did; removed ones keep the row until cleared.
             let mut rows: BTreeMap<u32, (bool, u64)> = BTreeMap::new();
             let mut generation: HashMap<u32, u32> = HashMap::new();
             let mut last: HashMap<(Option<TenantName>, Option<Namespace>), u64> = HashMap::new();
+            let mut began: HashMap<(Option<TenantName>, Option<Namespace>), u64> = HashMap::new();
             let (mut all, mut ended) = (0, 0);
             for step in steps {
                 match step {
@@ -265,6 +291,7 @@ mod tests {
                         }
                     }
                     Step::Scrape => {
+                        clock += 1;
                         let name = |slot: u32| {
                             let generation = generation.get(&slot).copied().unwrap_or(0);
                             let tenant = format!("t{slot}-{generation}").parse().unwrap();
@@ -274,7 +301,7 @@ mod tests {
                             (*slot, alive.then(|| name(*slot)), did(*n))
                         });
                         let series = match by {
-                            MetricsBy::Tenant => book.by_tenant(active),
+                            MetricsBy::Tenant => book.by_tenant(active, clock),
                             MetricsBy::Namespace => book.by_namespace(active),
                         };
                         prop_assert!(series.len() <= most + 1);
@@ -285,7 +312,11 @@ mod tests {
                         let sum: u64 = series.iter().map(|s| s.figures.counters.requests).sum();
                         prop_assert_eq!(sum + ended + ending, all);
                         for one in series {
+                            prop_assert!((1..=clock).contains(&one.since_unix_ns));
+                            // A series begins once: another tenant of the slot has another name here.
                             let key = (one.tenant, one.namespace);
+                            let known = began.entry(key.clone()).or_insert(one.since_unix_ns);
+                            prop_assert_eq!(*known, one.since_unix_ns);
                             let now = one.figures.counters.requests;
                             let before = last.insert(key.clone(), now).unwrap_or(0);
                             prop_assert!(now >= before, "{:?} fell from {} to {}", key, before, now);

@@ -17,6 +17,8 @@ pub(crate) struct Events {
     pub(super) unchanged: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) scrapes: AtomicU64,
+    pub(super) exported: AtomicU64,
+    pub(super) unexported: AtomicU64,
     pub(crate) traces: Arc<Counts>,
 }
 

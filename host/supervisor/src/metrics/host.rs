@@ -1,8 +1,8 @@
 //! The families of the host as a whole, of its workers, and of the supervisor's own process.
 
 use super::events::Events;
+use super::page::{Kind, Labels, Page};
 use super::process::{Process, descriptors};
-use super::text::{Kind, Labels, Page};
 use crate::sync::lock;
 use insula_ipc::memory::Resident;
 use insula_ipc::table::{Table, WorkerCell};
@@ -20,11 +20,11 @@ pub(super) struct Host<'a> {
     pub(super) series: usize,
 }
 
-const STATES: [(WorkerState, &str); 4] = [
-    (WorkerState::Starting, "state=\"starting\""),
-    (WorkerState::Serving, "state=\"serving\""),
-    (WorkerState::BackingOff, "state=\"backing-off\""),
-    (WorkerState::Draining, "state=\"draining\""),
+const STATES: [(WorkerState, (&str, &str)); 4] = [
+    (WorkerState::Starting, ("state", "starting")),
+    (WorkerState::Serving, ("state", "serving")),
+    (WorkerState::BackingOff, ("state", "backing-off")),
+    (WorkerState::Draining, ("state", "draining")),
 ];
 
 const PRESSURES: [MemoryPressure; 6] = [
@@ -112,8 +112,8 @@ pub(super) fn write(page: &mut Page, table: &Table, host: &Host<'_>) {
 }
 
 fn build(page: &mut Page) {
-    let labels = Labels::default().with("version", env!("CARGO_PKG_VERSION"));
-    page.family(Kind::Gauge, "insula_build_info", "The version that runs.").sample(&labels, 1);
+    let labels = page.labels(&[("version", env!("CARGO_PKG_VERSION"))]);
+    page.family(Kind::Gauge, "insula_build_info", "The version that runs.").sample(&labels, 1u64);
 }
 
 fn events(page: &mut Page, events: &Events) {
@@ -124,13 +124,13 @@ fn events(page: &mut Page, events: &Events) {
         "insula_deploys_total",
         "Deploys and rollbacks that were asked for, by result.",
     );
-    deploys.labelled(&none, "result=\"changed\"", count(&events.deployed));
-    deploys.labelled(&none, "result=\"unchanged\"", count(&events.unchanged));
-    deploys.labelled(&none, "result=\"failed\"", count(&events.refused));
+    deploys.labelled(&none, ("result", "changed"), count(&events.deployed));
+    deploys.labelled(&none, ("result", "unchanged"), count(&events.unchanged));
+    deploys.labelled(&none, ("result", "failed"), count(&events.refused));
     let mut compiled =
         page.family(Kind::Counter, "insula_compilations_total", "Compilers that ran, by result.");
-    compiled.labelled(&none, "result=\"succeeded\"", count(&events.compiled));
-    compiled.labelled(&none, "result=\"failed\"", count(&events.uncompiled));
+    compiled.labelled(&none, ("result", "succeeded"), count(&events.compiled));
+    compiled.labelled(&none, ("result", "failed"), count(&events.uncompiled));
     let times = *lock(&events.compile_times);
     page.family(Kind::Histogram, "insula_compile_duration_seconds", "How long compilers took.")
         .durations(&none, &times);
@@ -146,6 +146,13 @@ fn events(page: &mut Page, events: &Events) {
         "Spans for which there was no room, or that the collector did not take.",
         count(&events.traces.dropped),
     );
+    let mut exports = page.family(
+        Kind::Counter,
+        "insula_metrics_exports_total",
+        "How often these figures were sent to the collector, by result.",
+    );
+    exports.labelled(&none, ("result", "succeeded"), count(&events.exported));
+    exports.labelled(&none, ("result", "failed"), count(&events.unexported));
     page.one(
         Kind::Counter,
         "insula_metrics_scrapes_total",
@@ -162,8 +169,8 @@ fn memory(page: &mut Page, host: &Host<'_>) {
         "insula_host_memory_bytes",
         "Memory that processes of the host alone hold; pages of files do not count.",
     );
-    held.labelled(&none, "kind=\"workers\"", host.memory.used_bytes);
-    held.labelled(&none, "kind=\"supervisor\"", own);
+    held.labelled(&none, ("kind", "workers"), host.memory.used_bytes);
+    held.labelled(&none, ("kind", "supervisor"), own);
     page.one(
         Kind::Gauge,
         "insula_host_memory_budget_bytes",
@@ -176,8 +183,8 @@ fn memory(page: &mut Page, host: &Host<'_>) {
         "What is given up because memory runs low: 1 for the step in force.",
     );
     for step in PRESSURES {
-        let label = format!("step=\"{}\"", step.as_str());
-        pressure.labelled(&none, &label, u64::from(step == host.memory.pressure));
+        let is_in_force = u64::from(step == host.memory.pressure);
+        pressure.labelled(&none, ("step", step.as_str()), is_in_force);
     }
 }
 
@@ -187,9 +194,23 @@ fn workers(page: &mut Page, table: &Table, workers: &[WorkerInfo]) {
     for (state, label) in STATES {
         states.labelled(&none, label, workers.iter().filter(|w| w.state == state).count());
     }
-    let labels: Vec<Labels> = workers
+    let processes: Vec<Process> = workers
         .iter()
-        .map(|worker| Labels::default().with("worker", &worker.index.to_string()))
+        .map(|worker| worker.pid.map(|pid| Process::read(&pid.to_string())).unwrap_or_default())
+        .collect();
+    let named = |worker: &WorkerInfo| {
+        let index = worker.index.to_string();
+        page.labels(&[("worker", index.as_str())])
+    };
+    let names: Vec<Labels> = workers.iter().map(named).collect();
+    // What a worker counts goes with its process.
+    let labels: Vec<Labels> = names
+        .iter()
+        .zip(&processes)
+        .map(|(name, process)| match process.started_unix_ns() {
+            Some(started) => name.clone().since(started),
+            None => name.clone(),
+        })
         .collect();
     let each = || labels.iter().zip(workers);
     let mut restarts = page.family(
@@ -197,8 +218,8 @@ fn workers(page: &mut Page, table: &Table, workers: &[WorkerInfo]) {
         "insula_worker_restarts_total",
         "Times that a worker died and was replaced.",
     );
-    for (labels, worker) in each() {
-        restarts.sample(labels, worker.restarts);
+    for (name, worker) in names.iter().zip(workers) {
+        restarts.sample(name, worker.restarts);
     }
     let mut memory =
         page.family(Kind::Gauge, "insula_worker_memory_bytes", "Memory that a worker alone holds.");
@@ -210,8 +231,7 @@ fn workers(page: &mut Page, table: &Table, workers: &[WorkerInfo]) {
         "insula_worker_cpu_seconds_total",
         "CPU time of the worker's process; begins anew when it is replaced.",
     );
-    for (labels, worker) in each() {
-        let process = worker.pid.map(|pid| Process::read(&pid.to_string())).unwrap_or_default();
+    for (labels, process) in labels.iter().zip(&processes) {
         cpu.sample(labels, process.cpu_s);
     }
     for (kind, name, help, of) in OF_WORKERS {
@@ -226,12 +246,9 @@ fn workers(page: &mut Page, table: &Table, workers: &[WorkerInfo]) {
 fn own(page: &mut Page) {
     let process = Process::read("self");
     let (open, most) = descriptors();
-    page.one(
-        Kind::Counter,
-        "process_cpu_seconds_total",
-        "CPU time of the supervisor.",
-        process.cpu_s,
-    );
+    let started = process.started_unix_ns().unwrap_or(0);
+    page.family(Kind::Counter, "process_cpu_seconds_total", "CPU time of the supervisor.")
+        .sample(&Labels::default().since(started), process.cpu_s);
     page.one(
         Kind::Gauge,
         "process_resident_memory_bytes",

@@ -1,4 +1,5 @@
-//! Metrics in Prometheus' text format: `GET /metrics` on the control socket, and on an address of its own.
+//! Metrics: in Prometheus' text format by `GET /metrics` on the control socket and on an address of its own, and
+//! sent to a collector ([`export`]).
 //!
 //! Owns which tenants have series of their own ([`book`]) and what the supervisor counts itself ([`events`]);
 //! everything else is read from the shared table and from /proc when it is asked for. Bounded by
@@ -6,8 +7,11 @@
 
 mod book;
 mod events;
+mod export;
 mod figures;
 mod host;
+mod page;
+mod points;
 mod process;
 mod tenants;
 mod text;
@@ -15,14 +19,17 @@ mod text;
 use crate::processes::Workers;
 use crate::registry::Registry;
 use crate::sync::lock;
-use book::Book;
+use book::{Book, Series};
 pub(crate) use events::Events;
+pub(crate) use export::Exporter;
 use figures::Figures;
 use insula_ipc::table::Table;
 use insula_model::config::MetricsBy;
+use page::Page;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What of all there is to tell.
 #[derive(Debug, Clone)]
@@ -40,12 +47,16 @@ pub(crate) struct Metrics {
     table: Arc<Table>,
     book: Mutex<Book>,
     pub(crate) events: Arc<Events>,
+    /// When the supervisor's own counters began, in nanoseconds since 1970.
+    began_unix_ns: u64,
 }
 
 impl Metrics {
-    pub(crate) fn new(table: Arc<Table>, options: &MetricsOptions) -> Self {
-        let book = Mutex::new(Book::new(options.by, options.series_max));
-        Self { table, book, events: Arc::default() }
+    /// What is in `table` was counted from `counted_unix_ms` on, in milliseconds since 1970.
+    pub(crate) fn new(table: Arc<Table>, options: &MetricsOptions, counted_unix_ms: u64) -> Self {
+        let counted_unix_ns = counted_unix_ms.saturating_mul(1_000_000);
+        let book = Mutex::new(Book::new(options.by, options.series_max, counted_unix_ns));
+        Self { table, book, events: Arc::default(), began_unix_ns: unix_ns() }
     }
 
     /// Clears the row of a removed tenant; what it did is not lost to the sums.
@@ -71,23 +82,39 @@ impl Metrics {
     /// The page. Takes some 10 µs for each series, and reads /proc: not for an event loop.
     pub(crate) fn page(&self, workers: &Workers, registry: &Registry) -> String {
         self.events.scrapes.fetch_add(1, Relaxed);
+        let series = self.series(registry, unix_ns());
+        let mut page = Page::text();
+        self.write_host(&mut page, workers, registry, series.len());
+        tenants::write(&mut page, &series);
+        page.finish()
+    }
+
+    /// All series as they are now.
+    fn series(&self, registry: &Registry, now_unix_ns: u64) -> Vec<Series> {
         let named = |slot| {
             let tenant = registry.by_slot(slot)?;
             Some((tenant.entry.name.clone(), tenant.namespace.clone()))
         };
         let counted_in = |slot| (!registry.is_probe(slot)).then(|| registry.counted_in(slot));
-        let series = lock(&self.book).series(&self.table, counted_in, named);
-        let mut page = text::Page::default();
+        lock(&self.book).series(&self.table, now_unix_ns, counted_in, named)
+    }
+
+    /// The families that are not of tenants.
+    fn write_host(&self, page: &mut Page, workers: &Workers, registry: &Registry, series: usize) {
         let infos = workers.infos();
         let host = host::Host {
             tenants: registry.len(),
             workers: &infos,
             memory: workers.memory(),
             events: &self.events,
-            series: series.len(),
+            series,
         };
-        host::write(&mut page, &self.table, &host);
-        tenants::write(&mut page, &series);
-        page.into_text()
+        host::write(page, &self.table, &host);
     }
+}
+
+/// Now, in nanoseconds since 1970.
+fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

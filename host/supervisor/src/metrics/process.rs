@@ -1,6 +1,7 @@
 //! What the kernel says about this process and its workers (proc_pid_stat(5)).
 
 use std::fs;
+use std::time::Duration;
 
 /// One process, or nothing but zeros if it is gone.
 #[derive(Debug, Default, Clone, Copy)]
@@ -26,6 +27,13 @@ impl Process {
             .ok()
             .and_then(|stat| Self::parse(&stat))
             .unwrap_or_default()
+    }
+
+    /// The same in nanoseconds; none if it is gone.
+    pub(super) fn started_unix_ns(&self) -> Option<u64> {
+        let since =
+            Duration::try_from_secs_f64(self.started_s).ok().filter(|since| !since.is_zero())?;
+        u64::try_from(since.as_nanos()).ok()
     }
 
     fn parse(stat: &str) -> Option<Self> {

@@ -1,7 +1,7 @@
 //! The families that have a series for each tenant.
 
 use super::book::Series;
-use super::text::{Kind, Labels, Page, seconds};
+use super::page::{Kind, Labels, Page, seconds};
 use insula_model::api::Counters;
 
 /// Stands for all tenants without a series of their own. No tenant's name begins like that.
@@ -100,7 +100,8 @@ const PLAIN: [Plain; 13] = [
 
 /// Writes all of them.
 pub(super) fn write(page: &mut Page, series: &[Series]) {
-    let labelled: Vec<(Labels, &Series)> = series.iter().map(|one| (labels(one), one)).collect();
+    let labelled: Vec<(Labels, &Series)> =
+        series.iter().map(|one| (labels(page, one), one)).collect();
     let mut requests = page.family(
         Kind::Counter,
         "insula_http_requests_total",
@@ -109,11 +110,11 @@ pub(super) fn write(page: &mut Page, series: &[Series]) {
     for (labels, one) in &labelled {
         let c = &one.figures.counters;
         for (outcome, count) in [
-            ("outcome=\"response\"", c.responses),
-            ("outcome=\"client-fault\"", c.client_faults),
-            ("outcome=\"guest-fault\"", c.guest_faults),
-            ("outcome=\"host-fault\"", c.host_faults),
-            ("outcome=\"shed\"", c.shed),
+            (("outcome", "response"), c.responses),
+            (("outcome", "client-fault"), c.client_faults),
+            (("outcome", "guest-fault"), c.guest_faults),
+            (("outcome", "host-fault"), c.host_faults),
+            (("outcome", "shed"), c.shed),
         ] {
             requests.labelled(labels, outcome, count);
         }
@@ -126,10 +127,10 @@ pub(super) fn write(page: &mut Page, series: &[Series]) {
     for (labels, one) in &labelled {
         let c = &one.figures.counters;
         for (class, count) in [
-            ("code=\"2xx\"", c.status_2xx),
-            ("code=\"3xx\"", c.status_3xx),
-            ("code=\"4xx\"", c.status_4xx),
-            ("code=\"5xx\"", c.status_5xx),
+            (("code", "2xx"), c.status_2xx),
+            (("code", "3xx"), c.status_3xx),
+            (("code", "4xx"), c.status_4xx),
+            (("code", "5xx"), c.status_5xx),
         ] {
             responses.labelled(labels, class, count);
         }
@@ -155,16 +156,17 @@ pub(super) fn write(page: &mut Page, series: &[Series]) {
     }
 }
 
-fn labels(series: &Series) -> Labels {
+fn labels(page: &Page, series: &Series) -> Labels {
     let namespace = series.namespace.as_ref().map(ToString::to_string);
-    let labels = Labels::default();
-    match (&series.tenant, namespace) {
-        (Some(tenant), namespace) => labels
-            .with("tenant", tenant.as_str())
-            .with("namespace", namespace.as_deref().unwrap_or(OTHER)),
-        (None, Some(namespace)) => labels.with("namespace", &namespace),
-        (None, None) => labels.with("tenant", OTHER).with("namespace", OTHER),
-    }
+    let labels = match (&series.tenant, &namespace) {
+        (Some(tenant), namespace) => page.labels(&[
+            ("tenant", tenant.as_str()),
+            ("namespace", namespace.as_deref().unwrap_or(OTHER)),
+        ]),
+        (None, Some(namespace)) => page.labels(&[("namespace", namespace.as_str())]),
+        (None, None) => page.labels(&[("tenant", OTHER), ("namespace", OTHER)]),
+    };
+    labels.since(series.since_unix_ns)
 }
 
 #[cfg(test)]
@@ -172,6 +174,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::metrics::book::Book;
+    use crate::metrics::points::Points;
     use insula_ipc::table::Table;
     use insula_model::config::MetricsBy;
     use insula_model::{Outcome, StatusClass, Usage};
@@ -196,18 +199,23 @@ mod tests {
         }
         let named =
             |slot: u32| Some((format!("t{slot}").parse().unwrap(), "default".parse().unwrap()));
-        let mut book = Book::new(MetricsBy::Tenant, SERIES);
+        let mut book = Book::new(MetricsBy::Tenant, SERIES, 1);
         let mut sizes = Vec::new();
         for _ in 0..2 {
             let since = Instant::now();
-            let series = book.series(&table, Some, named);
+            let series = book.series(&table, 2, Some, named);
             assert_eq!(series.len(), SERIES + 1);
-            let mut page = Page::default();
+            let mut page = Page::text();
             write(&mut page, &series);
+            let mut points = Page::Points(Points::at(2, 1));
+            write(&mut points, &series);
+            let metrics: Vec<serde_json::Value> =
+                serde_json::from_str(&format!("[{}]", points.finish())).unwrap();
+            assert_eq!(metrics[0]["sum"]["dataPoints"].as_array().unwrap().len(), 5 * (SERIES + 1));
             assert!(since.elapsed() < SCRAPE_MAX, "{:?}", since.elapsed());
             let sum: u64 = series.iter().map(|one| one.figures.counters.requests).sum();
             assert_eq!(sum, (0..u64::from(TENANTS)).map(|slot| slot % 7 + 1).sum::<u64>());
-            sizes.push(page.into_text().len());
+            sizes.push(page.finish().len());
         }
         // 44 samples of some 90 bytes for each series.
         assert!(sizes[0] < SERIES * 6_000 && sizes[0] == sizes[1], "{sizes:?}");

@@ -2,17 +2,14 @@
 //!
 //! A crate for this would own every counter; here they are in the shared table, and the format is a few lines.
 
+use super::page::{Kind, Labels, Number, seconds};
 use insula_model::Latency;
 use insula_model::latency::BOUNDS_US;
 use std::fmt::{Display, Write};
 
-/// What a family's samples are.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-}
+/// A page as text.
+#[derive(Debug, Default)]
+pub(super) struct Text(String);
 
 impl Kind {
     fn as_str(self) -> &'static str {
@@ -24,106 +21,92 @@ impl Kind {
     }
 }
 
-/// The labels of one sample, written once for all families that have them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Labels(String);
-
-impl Labels {
-    /// One label more; the value may be any text.
-    pub(super) fn with(&self, name: &str, value: &str) -> Self {
-        let mut labels = self.0.clone();
-        if !labels.is_empty() {
-            labels.push(',');
+impl Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Int(value) => value.fmt(f),
+            Self::Float(value) => value.fmt(f),
         }
-        labels.push_str(name);
-        labels.push_str("=\"");
-        for c in value.chars() {
-            match c {
-                '\\' => labels.push_str("\\\\"),
-                '"' => labels.push_str("\\\""),
-                '\n' => labels.push_str("\\n"),
-                c => labels.push(c),
-            }
-        }
-        labels.push('"');
-        Self(labels)
     }
 }
 
-/// A page of metrics.
-#[derive(Debug, Default)]
-pub(super) struct Page(String);
-
-impl Page {
-    /// The text.
-    pub(super) fn into_text(self) -> String {
+impl Text {
+    pub(super) fn finish(self) -> String {
         self.0
     }
 
-    /// A family; its samples follow at once.
-    pub(super) fn family<'a>(&'a mut self, kind: Kind, name: &'a str, help: &str) -> Family<'a> {
+    pub(super) fn labels(pairs: &[(&str, &str)]) -> String {
+        let mut labels = String::new();
+        for (name, value) in pairs {
+            if !labels.is_empty() {
+                labels.push(',');
+            }
+            labels.push_str(name);
+            labels.push_str("=\"");
+            for c in value.chars() {
+                match c {
+                    '\\' => labels.push_str("\\\\"),
+                    '"' => labels.push_str("\\\""),
+                    '\n' => labels.push_str("\\n"),
+                    c => labels.push(c),
+                }
+            }
+            labels.push('"');
+        }
+        labels
+    }
+
+    pub(super) fn family(&mut self, kind: Kind, name: &str, help: &str) {
         // Writing to a string does not fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {}", kind.as_str());
-        Family { page: &mut self.0, name }
     }
 
-    /// A family of one sample without labels.
-    pub(super) fn one(&mut self, kind: Kind, name: &str, help: &str, value: impl Display) {
-        self.family(kind, name, help).sample(&Labels::default(), value);
-    }
-}
-
-/// A family that is being written.
-#[derive(Debug)]
-pub(super) struct Family<'a> {
-    page: &'a mut String,
-    name: &'a str,
-}
-
-impl Family<'_> {
-    /// One sample.
-    pub(super) fn sample(&mut self, labels: &Labels, value: impl Display) {
-        self.line("", &labels.0, "", value);
+    pub(super) fn sample(
+        &mut self,
+        name: &str,
+        labels: &Labels,
+        more: Option<(&str, &str)>,
+        value: Number,
+    ) {
+        self.line(name, "", labels, more, value);
     }
 
-    /// One sample with one label more, whose value needs no escaping.
-    pub(super) fn labelled(&mut self, labels: &Labels, more: &str, value: impl Display) {
-        self.line("", &labels.0, more, value);
-    }
-
-    /// Durations, as a histogram in seconds.
-    pub(super) fn durations(&mut self, labels: &Labels, latency: &Latency) {
+    pub(super) fn durations(&mut self, name: &str, labels: &Labels, latency: &Latency) {
         let mut cumulative = 0u64;
         for (held, bound_us) in latency.buckets.iter().zip(BOUNDS_US) {
             cumulative = cumulative.saturating_add(*held);
-            let le = format!("le=\"{}\"", seconds(bound_us));
-            self.line("_bucket", &labels.0, &le, cumulative);
+            let le = seconds(bound_us).to_string();
+            self.line(name, "_bucket", labels, Some(("le", le.as_str())), cumulative);
         }
-        self.line("_bucket", &labels.0, "le=\"+Inf\"", latency.count());
-        self.line("_sum", &labels.0, "", seconds(latency.sum_us));
-        self.line("_count", &labels.0, "", latency.count());
+        self.line(name, "_bucket", labels, Some(("le", "+Inf")), latency.count());
+        self.line(name, "_sum", labels, None, seconds(latency.sum_us));
+        self.line(name, "_count", labels, None, latency.count());
     }
 
-    fn line(&mut self, suffix: &str, labels: &str, more: &str, value: impl Display) {
-        let (page, name) = (&mut *self.page, self.name);
-        let comma = if labels.is_empty() || more.is_empty() { "" } else { "," };
-        let _ = if labels.is_empty() && more.is_empty() {
-            writeln!(page, "{name}{suffix} {value}")
-        } else {
-            writeln!(page, "{name}{suffix}{{{labels}{comma}{more}}} {value}")
+    fn line(
+        &mut self,
+        name: &str,
+        suffix: &str,
+        labels: &Labels,
+        more: Option<(&str, &str)>,
+        value: impl Display,
+    ) {
+        let (page, labels) = (&mut self.0, &labels.written);
+        let comma = if labels.is_empty() { "" } else { "," };
+        let _ = match more {
+            Some((key, word)) => {
+                writeln!(page, "{name}{suffix}{{{labels}{comma}{key}=\"{word}\"}} {value}")
+            }
+            None if labels.is_empty() => writeln!(page, "{name}{suffix} {value}"),
+            None => writeln!(page, "{name}{suffix}{{{labels}}} {value}"),
         };
     }
-}
-
-/// Microseconds as seconds. Prometheus' own numbers are no more exact.
-#[allow(clippy::cast_precision_loss)]
-pub(super) fn seconds(us: u64) -> f64 {
-    us as f64 / 1_000_000.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::page::Page;
     use proptest::prelude::*;
 
     /// A label's value, read as Prometheus reads it; none if the line does not end with it.
@@ -147,9 +130,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_label_is_on_one_line_and_reads_back(value in "\\PC*|[\\x00-\\x7f]*") {
-            let mut page = Page::default();
-            page.family(Kind::Gauge, "x", "help").sample(&Labels::default().with("l", &value), 1);
-            let text = page.into_text();
+            let mut page = Page::text();
+            let labels = page.labels(&[("l", value.as_str())]);
+            page.family(Kind::Gauge, "x", "help").sample(&labels, 1u64);
+            let text = page.finish();
             let line = text.strip_prefix("# HELP x help\n# TYPE x gauge\n").unwrap_or("");
             let line = line.strip_suffix('\n').unwrap_or("");
             prop_assert!(!line.contains('\n'));
@@ -158,10 +142,10 @@ mod tests {
 
         #[test]
         fn buckets_never_fall_and_end_in_the_count(buckets in prop::array::uniform18(0u64..1_000)) {
-            let mut page = Page::default();
+            let mut page = Page::text();
             let latency = Latency { buckets, sum_us: 5 };
             page.family(Kind::Histogram, "x", "help").durations(&Labels::default(), &latency);
-            let text = page.into_text();
+            let text = page.finish();
             let last = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok());
             let counts: Vec<u64> =
                 text.lines().filter(|l| l.starts_with("x_bucket")).filter_map(last).collect();
@@ -175,10 +159,10 @@ mod tests {
     fn a_histogram_is_in_seconds() {
         let mut latency = Latency::default();
         (latency.buckets[0], latency.buckets[17], latency.sum_us) = (2, 1, 12_000_080);
-        let mut page = Page::default();
-        page.family(Kind::Histogram, "x", "h")
-            .durations(&Labels::default().with("a", "b"), &latency);
-        let text = page.into_text();
+        let mut page = Page::text();
+        let labels = page.labels(&[("a", "b")]);
+        page.family(Kind::Histogram, "x", "h").durations(&labels, &latency);
+        let text = page.finish();
         for line in [
             "x_bucket{a=\"b\",le=\"0.00005\"} 2",
             "x_bucket{a=\"b\",le=\"10\"} 2",

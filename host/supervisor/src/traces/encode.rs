@@ -1,7 +1,6 @@
 //! Records of requests as OTLP's JSON (<https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding>).
-//!
-//! By serde, which is here: the protobuf form would need a code generator and its runtime for one message.
 
+use crate::otlp::{number, text};
 use insula_model::Outcome;
 use insula_model::trace::{Stage, TraceRecord};
 use serde_json::{Value, json};
@@ -16,15 +15,11 @@ pub(super) fn spans_in(record: &TraceRecord) -> u64 {
 }
 
 /// The body of one export.
-pub(super) fn body(records: &[TraceRecord]) -> Value {
+pub(super) fn body(resource: &Value, records: &[TraceRecord]) -> Value {
     let spans: Vec<Value> = records.iter().flat_map(spans).collect();
     let version = env!("CARGO_PKG_VERSION");
     json!({"resourceSpans": [{
-        "resource": {"attributes": [
-            text("service.name", "insula"),
-            text("service.version", version),
-            number("process.pid", u64::from(std::process::id())),
-        ]},
+        "resource": resource,
         "scopeSpans": [{"scope": {"name": "insula", "version": version}, "spans": spans}],
     }]})
 }
@@ -100,15 +95,6 @@ fn own(record: &TraceRecord) -> Value {
     span
 }
 
-fn text(key: &str, value: &str) -> Value {
-    json!({"key": key, "value": {"stringValue": value}})
-}
-
-/// 64-bit numbers are strings in this form.
-fn number(key: &str, value: u64) -> Value {
-    json!({"key": key, "value": {"intValue": value.to_string()}})
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -116,7 +102,7 @@ mod tests {
     use insula_model::Fault;
     use insula_model::trace::TraceContext;
 
-    fn record(stages_ns: [u64; 4], outcome: Outcome) -> TraceRecord {
+    fn record(stages_ns: [u64; 5], outcome: Outcome) -> TraceRecord {
         TraceRecord {
             context: TraceContext { trace: 0xabc, span: u64::MAX, flags: 1 },
             parent: Some(5),
@@ -134,20 +120,26 @@ mod tests {
 
     #[test]
     fn stages_follow_each_other_to_the_end() {
-        let whole = record([10, 20, 30, 90], Outcome::Response);
+        let whole = record([10, 20, 25, 30, 90], Outcome::Response);
         let told: Vec<_> =
             stages(&whole).map(|(stage, from, to)| (stage.as_str(), from, to)).collect();
         assert_eq!(
             told,
-            [("admit", 0, 10), ("load", 10, 20), ("run", 20, 30), ("respond", 30, 90)]
+            [
+                ("admit", 0, 10),
+                ("load", 10, 20),
+                ("instantiate", 20, 25),
+                ("run", 25, 30),
+                ("respond", 30, 90)
+            ]
         );
         // It ended while the code was loaded.
-        let failed = record([10, 0, 0, 0], Outcome::HostFault(Fault::CodeUnavailable));
+        let failed = record([10, 0, 0, 0, 0], Outcome::HostFault(Fault::CodeUnavailable));
         let told: Vec<_> =
             stages(&failed).map(|(stage, from, to)| (stage.as_str(), from, to)).collect();
         assert_eq!(told, [("admit", 0, 10), ("load", 10, 90)]);
         assert_eq!(spans_in(&failed), 3);
-        let body = body(&[failed]);
+        let body = body(&json!({}), &[failed]);
         let spans = &body["resourceSpans"][0]["scopeSpans"][0]["spans"];
         assert_eq!(spans.as_array().unwrap().len(), 3);
         assert_eq!(spans[0]["parentSpanId"], "0000000000000005");
@@ -156,5 +148,10 @@ mod tests {
         assert_eq!(spans[2]["endTimeUnixNano"], "1090");
         assert_eq!(spans[1]["traceId"], format!("{:032x}", 0xabc));
         assert_ne!(spans[1]["spanId"], "0000000000000000");
+        // It was refused before anything ran.
+        let refused = record([0; 5], Outcome::Shed(Fault::RateLimit));
+        let told: Vec<_> =
+            stages(&refused).map(|(stage, from, to)| (stage.as_str(), from, to)).collect();
+        assert_eq!(told, [("admit", 0, 90)]);
     }
 }

@@ -3,34 +3,27 @@
 //! ```text
 //! worker ── TraceRecords, once a second ──▶ take ──queue──▶ task ── POST /v1/traces ──▶ collector
 //! ```
-//! Owns the queue and the task. Bounded by [`QUEUE_MESSAGES_MAX`]; what does not fit, or what the collector
-//! does not take, is dropped and counted, never waited for. Ends with the host; what is queued then is lost.
+//! Owns the queue and the task. Bounded by [`QUEUE_MESSAGES_MAX`], and [`BATCH_MS_MAX`] for each batch; what does
+//! not fit, or what the collector does not take by then, is dropped and counted, never waited for. Ends with the
+//! host; what is queued then is lost.
 
 mod encode;
-mod send;
 
+use crate::otlp::{OtlpOptions, Sender, Signal};
 use insula_model::trace::TraceRecord;
-pub use send::{Collector, CollectorError};
+use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Messages of workers that wait to be sent; each holds what one worker recorded in a second.
 const QUEUE_MESSAGES_MAX: usize = 64;
 /// Records in one request to the collector: some 2 KiB each.
 const BATCH_RECORDS_MAX: usize = 512;
-/// Between two lines in the host's log about a collector that fails, in seconds.
-const COMPLAINT_S: u64 = 60;
-
-/// What a host is told about traces.
-#[derive(Debug, Clone)]
-pub struct TraceOptions {
-    /// Where they are sent.
-    pub collector: Collector,
-    /// Of a million traces that begin here, so many are recorded.
-    pub sampled_ppm: u32,
-}
+/// How long one batch may take, all attempts together, in milliseconds.
+const BATCH_MS_MAX: u64 = 10_000;
 
 /// Where workers' records go.
 #[derive(Debug, Clone)]
@@ -48,14 +41,20 @@ pub(crate) struct Counts {
 }
 
 impl Traces {
-    /// Starts the task, if there is a collector.
-    pub(crate) fn start(options: Option<&TraceOptions>, counts: Arc<Counts>) -> Self {
-        let queue = options.map(|options| {
+    /// Starts the task, if traces are exported.
+    pub(crate) fn start(
+        options: Option<&OtlpOptions>,
+        resource: Value,
+        counts: Arc<Counts>,
+    ) -> Self {
+        let options = options.and_then(|options| Some((&options.collector, options.sampled_ppm?)));
+        let queue = options.map(|(collector, _)| {
             let (queue, records) = mpsc::channel(QUEUE_MESSAGES_MAX);
-            tokio::spawn(export(options.collector.clone(), records, Arc::clone(&counts)));
+            let sender = Sender::new(collector.clone(), Signal::Traces);
+            tokio::spawn(export(sender, resource, records, Arc::clone(&counts)));
             queue
         });
-        Self { queue, sampled_ppm: options.map(|options| options.sampled_ppm), counts }
+        Self { queue, sampled_ppm: options.map(|(_, sampled_ppm)| sampled_ppm), counts }
     }
 
     /// Of a million traces that begin here, so many are recorded; none if nothing is.
@@ -84,22 +83,19 @@ fn spans(records: &[TraceRecord]) -> u64 {
 
 /// Sends until the host ends.
 async fn export(
-    collector: Collector,
+    mut sender: Sender,
+    resource: Value,
     mut queue: mpsc::Receiver<Vec<TraceRecord>>,
     counts: Arc<Counts>,
 ) {
-    let mut complained: Option<Instant> = None;
     while let Some(records) = queue.recv().await {
         for batch in records.chunks(BATCH_RECORDS_MAX) {
-            let sent = collector.post(encode::body(batch).to_string()).await;
-            let counter = if sent.is_ok() { &counts.exported } else { &counts.dropped };
-            counter.fetch_add(spans(batch), Relaxed);
-            let Err(error) = sent else { continue };
-            let quiet = Duration::from_secs(COMPLAINT_S);
-            if complained.is_none_or(|at| at.elapsed() >= quiet) {
-                complained = Some(Instant::now());
-                tracing::warn!(%collector, %error, "traces are dropped: the collector does not take them");
-            }
+            let until = Instant::now() + Duration::from_millis(BATCH_MS_MAX);
+            let json = encode::body(&resource, batch).to_string();
+            let all = spans(batch);
+            let lost = sender.send(json, until).await.map_or(all, |rejected| rejected.min(all));
+            counts.exported.fetch_add(all - lost, Relaxed);
+            counts.dropped.fetch_add(lost, Relaxed);
         }
     }
 }

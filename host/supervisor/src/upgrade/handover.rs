@@ -64,6 +64,9 @@ pub(super) struct Message {
     pub(super) listener: RawFd,
     /// The control socket.
     pub(super) control: RawFd,
+    /// Where metrics are served besides the control socket; none if they are not.
+    #[serde(default)]
+    pub(super) metrics: Option<RawFd>,
     /// Whether the control socket's file is the host's to remove.
     pub(super) control_has_file: bool,
     /// The shared table of the old workers.
@@ -112,8 +115,8 @@ pub(super) struct Worker {
 impl Message {
     fn numbers(&self) -> impl Iterator<Item = RawFd> {
         let one = [self.lock, self.listener, self.control, self.table, self.old_binary];
-        let guard = self.guard.iter().map(|guard| guard.socket);
-        one.into_iter().chain(self.workers.iter().map(|worker| worker.socket)).chain(guard)
+        let more = self.guard.iter().map(|guard| guard.socket).chain(self.metrics);
+        one.into_iter().chain(self.workers.iter().map(|worker| worker.socket)).chain(more)
     }
 }
 

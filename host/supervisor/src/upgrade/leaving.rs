@@ -38,9 +38,13 @@ impl Host {
         // Nobody is refused: who comes from now on waits in the socket for the next supervisor.
         self.app.upgrader.hold();
         tokio::time::sleep(Duration::from_millis(LAST_REQUESTS_MS)).await;
+        // Its counters go on with the next supervisor, which exports what they are by then.
+        if let Some(exporting) = self.exporting {
+            exporting.abort();
+        }
         self.ending.send_replace(true);
-        if let Some(control) = self.control {
-            let _ = control.await;
+        for serving in [self.control, self.metrics].into_iter().flatten() {
+            let _ = serving.await;
         }
         let publish = Duration::from_millis(PUBLISH_MS_MAX);
         let _alone = tokio::time::timeout(publish, deployer.publishing.lock()).await;
@@ -97,6 +101,7 @@ impl Host {
             lock: data.lock().as_raw_fd(),
             listener: deployer.workers.listener_fd().as_raw_fd(),
             control: self.socket.fd().as_raw_fd(),
+            metrics: self.metrics_listener.as_ref().map(AsRawFd::as_raw_fd),
             control_has_file: self.socket.has_file(),
             table: table.as_raw_fd(),
             old_binary: binary.as_raw_fd(),
@@ -115,6 +120,7 @@ impl Host {
         let all = || {
             let one = [data.lock().as_fd(), deployer.workers.listener_fd(), self.socket.fd()];
             let more = [table, binary.as_fd()];
+            let more = more.into_iter().chain(self.metrics_listener.as_ref().map(AsFd::as_fd));
             let sockets = workers.iter().map(|worker| worker.socket.as_fd());
             one.into_iter().chain(more).chain(sockets)
         };

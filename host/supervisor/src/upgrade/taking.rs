@@ -1,6 +1,7 @@
 //! The new supervisor's part: going on where the old one left off, or giving everything back.
 
 use super::handover::Taken;
+use crate::clock;
 use crate::control::Socket;
 use crate::data::{DataDir, control_socket};
 use crate::jobs::HandedJobs;
@@ -35,9 +36,16 @@ pub(crate) struct Before {
     /// Whether the old workers speak this version of the protocol.
     pub(crate) speaks: bool,
     pub(crate) upgrade: UpgradeInfo,
+    /// Where metrics were served besides the control socket.
+    pub(crate) metrics: Option<TcpListener>,
 }
 
 impl Before {
+    /// Since when its figures were counted, in milliseconds since 1970; none if they begin anew.
+    pub(crate) fn counted_unix_ms(&self) -> Option<u64> {
+        self.table.as_ref().and_then(|_| clock::to_millis(&self.started_at))
+    }
+
     /// Runs that go on in old workers.
     pub(crate) fn runs(&self) -> HashSet<(TenantName, u64)> {
         self.jobs.running.iter().map(|run| (run.name.clone(), run.run.run)).collect()
@@ -101,6 +109,10 @@ async fn start(
         canaries: message.canaries.clone(),
         speaks,
         upgrade: message.upgrade.clone(),
+        metrics: match message.metrics {
+            Some(number) => Some(TcpListener::from(taken.descriptor(number)?)),
+            None => None,
+        },
     };
     let host = Host::start(config, &data, listener, socket, Some(before)).await?;
     let old = message.workers.iter().map(|worker| {
