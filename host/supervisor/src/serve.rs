@@ -39,7 +39,7 @@ use insula_model::access_log::Sample;
 use insula_model::api::{HostInfo, JobRun};
 use insula_model::config::CompilerLimits;
 use insula_model::{Ceilings, TenantName};
-use opening::{open, private, sweep_engines};
+use opening::{open, private};
 use std::collections::HashMap;
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, TcpListener};
