@@ -128,7 +128,7 @@ export function canaryPanel(name, { change, now, changed }) {
     if (slowest) meters.latency.set(canary.latency.p99_ms ?? 0, slowest, latency);
     meters.time.element.hidden = !lasts;
     if (lasts) {
-      const whole = Math.floor(Math.max(0, now() - Date.parse(canary.since)) / 1000) * 1000;
+      const whole = Math.floor(canary.tried_ms / 1000) * 1000;
       meters.time.set(Math.min(whole, lasts), lasts, duration);
     }
     const bounds = slowest ? "either bound is passed" : "the bound is passed";
