@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Idle instances in one worker, of all tenants whose guests are of WASI 0.2 or preview 1 and metered by fuel.
-pub(crate) const IDLE_MAX: u32 = 10_200;
+pub(crate) const IDLE_MAX: u32 = 3_900;
 /// The same of all other tenants, whose engines have fewer slots.
 pub(crate) const IDLE_OTHER_MAX: u32 = 768;
 
