@@ -41,6 +41,8 @@ pub(crate) struct Known {
     last: u32,
     pub(crate) revisions: BTreeMap<u32, Revision>,
     token: Option<String>,
+    /// What the token may be instead: of sets whose answers were lost while no answer of the tenant's shows it.
+    unseen: Vec<String>,
     pub(crate) stopped: bool,
 }
 
@@ -56,6 +58,18 @@ impl Known {
 
     fn rolled_back(&self) -> Self {
         Self { active: self.previous, previous: self.active, ..self.clone() }
+    }
+
+    /// Whether its answer has the token in it.
+    fn shows_token(&self) -> bool {
+        !self.stopped && self.revisions.get(&self.active).is_some_and(|active| active.gets_token)
+    }
+
+    /// This, and the same with each token that it may have instead.
+    fn possible(&self) -> Vec<Self> {
+        let others = self.unseen.iter().cloned();
+        let others = others.map(|token| Self { token: Some(token), ..self.clone() });
+        [self.clone()].into_iter().chain(others).collect()
     }
 
     /// Whether an archive of it can be taken where this is the secret.
@@ -126,7 +140,7 @@ impl Changer {
                 3 | 4 => {
                     let token = format!("token-{}", self.dice.roll(u64::MAX));
                     let body = token.clone().into_bytes();
-                    let after = Known { token: Some(token), ..before };
+                    let after = Known { token: Some(token), unseen: Vec::new(), ..before };
                     (after, "PUT", format!("{path}/secrets/TOKEN"), body)
                 }
                 5 | 6 if deployed => {
@@ -142,7 +156,8 @@ impl Changer {
                 }
                 9 | 10 if archive.is_some() => {
                     let (known, tar) = archive.unwrap();
-                    let after = Known { token: before.token, ..known.clone() };
+                    let Known { token, unseen, .. } = before;
+                    let after = Known { token, unseen, ..known.clone() };
                     (after, "POST", "/v1/import?replace=true".into(), tar.clone())
                 }
                 _ => {
@@ -234,13 +249,19 @@ impl Changer {
                     && found.stopped == known.stopped
                     && found.says == says(name, known)
             };
-            if matches(known) {
-                continue;
+            let after = under_way.as_ref().filter(|(of, _)| of == name).map(|(_, after)| after);
+            let all =
+                known.possible().into_iter().chain(after.into_iter().flat_map(Known::possible));
+            let Some(mut now) = all.into_iter().find(|one| matches(one)) else {
+                panic!("{name}: {found:?}\nknown: {known:?}\nunder way: {under_way:?}");
+            };
+            if now.shows_token() {
+                now.unseen.clear();
+            } else {
+                let maybe = after.filter(|after| after.token != now.token && matches(after));
+                now.unseen.extend(maybe.and_then(|after| after.token.clone()));
             }
-            match &under_way {
-                Some((of, after)) if of == name && matches(after) => *known = after.clone(),
-                _ => panic!("{name}: {found:?}\nknown: {known:?}\nunder way: {under_way:?}"),
-            }
+            *known = now;
         }
     }
 }
