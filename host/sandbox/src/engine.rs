@@ -17,16 +17,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Live instances of WASI 0.2 components and preview 1 modules, running and idle, in one worker. Each takes 4 GiB
-/// of address space and about [`MAPPINGS_EACH`] of the process's memory mappings (`vm.max_map_count`), two of them
-/// from the start: 10,400 would fit the kernel's default of 65,530, and make each worker's start take 13 ms longer
-/// and 5 MB more, which every restart after a crash pays for.
+/// Live instances of WASI 0.2 components and preview 1 modules, running and idle, in one engine. Each takes 4 GiB
+/// of address space and about six of the process's memory mappings (`vm.max_map_count`), two of them from the
+/// start: 10,400 would fit the kernel's default of 65,530, and make each worker's start take 13 ms longer and 5 MB
+/// more, which every restart after a crash pays for.
 pub const LIVE_INSTANCES_MAX: u32 = 4_096;
-/// The same where computing is metered by time, in an engine of its own.
-pub const LIVE_INSTANCES_TIMED_MAX: u32 = 4_096;
-/// Mappings of one live instance: its stack and the page before it that nobody may touch; and of its memory, what
-/// is below the data, the data, what is above, and what it has not grown to.
-pub const MAPPINGS_EACH: u32 = 6;
 /// Live instances of WASI 0.3 components in one engine.
 pub const LIVE_INSTANCES_03_MAX: u32 = 1_024;
 /// Core instances that one component may consist of (a Go component has 5).
@@ -85,10 +80,9 @@ pub(crate) fn compiling(flavour: Flavour, metering: Metering) -> Config {
 
 /// Settings of an engine that runs guests for tenants.
 fn serving(flavour: Flavour, metering: Metering) -> Config {
-    let instances = match (flavour, metering) {
-        (Flavour::Wasi02, Metering::Fuel) => LIVE_INSTANCES_MAX,
-        (Flavour::Wasi02, Metering::Time) => LIVE_INSTANCES_TIMED_MAX,
-        (Flavour::Wasi03, _) => LIVE_INSTANCES_03_MAX,
+    let instances = match flavour {
+        Flavour::Wasi02 => LIVE_INSTANCES_MAX,
+        Flavour::Wasi03 => LIVE_INSTANCES_03_MAX,
     };
     let mut pool = bounds();
     pool.total_component_instances(instances)

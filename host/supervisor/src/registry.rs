@@ -22,6 +22,7 @@ use insula_model::rollout::Rollout;
 use insula_model::wire::TenantEntry;
 use insula_model::{Latency, Namespace, TenantName};
 use kept::Kept;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -69,7 +70,7 @@ pub(crate) struct Canary {
 }
 
 /// What was done, as far as canaries are judged by it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Done {
     /// Requests that ended, but for those that were refused before anything ran.
     pub(crate) requests: u64,
@@ -84,6 +85,14 @@ impl Done {
     pub(crate) fn of(counters: &Counters, latency: Latency) -> Self {
         let errors = counters.guest_faults + counters.responses_5xx;
         Self { requests: counters.requests, errors, latency }
+    }
+
+    /// Both together.
+    pub(crate) fn with(mut self, other: &Self) -> Self {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.errors = self.errors.saturating_add(other.errors);
+        self.latency.add(&other.latency);
+        self
     }
 
     /// The rest of it. Figures that are read one after another may be off by what ends in between.

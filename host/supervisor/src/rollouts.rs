@@ -11,11 +11,11 @@
 
 use crate::audit::{Audit, by_host};
 use crate::deploy::{DeployError, Deployer};
-use crate::registry::Canary;
+use crate::registry::{Canary, Done};
 use crate::state::{Ended, StateError};
 use insula_model::api::{AuditEvent, AuditStage};
 use insula_model::rollout::Verdict;
-use insula_model::{DurationMs, Latency, TenantName};
+use insula_model::{DurationMs, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io;
@@ -32,12 +32,8 @@ const WRITE_MS: u64 = 10_000;
 /// What was counted of a canary up to some moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counted {
-    /// Requests that ended.
-    pub(crate) requests: u64,
-    /// Of those, what ended by the guest's fault or with a status of 500 or above.
-    pub(crate) errors: u64,
-    /// How long they took.
-    pub(crate) latency: Latency,
+    /// What it did.
+    pub(crate) done: Done,
     /// Milliseconds for which it was tried: the time that no host ran does not count.
     pub(crate) tried_ms: u64,
 }

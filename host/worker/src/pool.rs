@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Idle instances in one worker, of all tenants whose guests are of WASI 0.2 or preview 1 and metered by fuel.
 pub(crate) const IDLE_MAX: u32 = 3_900;
-/// The same of all other tenants, whose engines have fewer slots.
+/// The same of all other tenants, whose engines have fewer slots, or slots that are seldom used.
 pub(crate) const IDLE_OTHER_MAX: u32 = 768;
 
 pub(crate) struct Pool {

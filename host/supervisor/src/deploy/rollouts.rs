@@ -26,16 +26,8 @@ impl Canary {
 
     /// What was counted of it so far, by this host and by those before.
     pub(crate) fn counted(&self, workers: &Workers) -> Counted {
-        let slot = self.tenant.entry.slot;
-        let (counters, mut latency) = (workers.counters(slot), workers.latency(slot));
-        latency.add(&self.before.latency);
-        let errors = counters.guest_faults + counters.responses_5xx;
-        Counted {
-            requests: self.before.requests.saturating_add(counters.requests),
-            errors: self.before.errors.saturating_add(errors),
-            latency,
-            tried_ms: self.tried_ms(),
-        }
+        let here = workers.done(self.tenant.entry.slot);
+        Counted { done: here.with(&self.before.done), tried_ms: self.tried_ms() }
     }
 
     /// What was seen of it so far.
@@ -46,9 +38,9 @@ impl Canary {
     fn seen_by(&self, counted: &Counted, workers: &Workers) -> Seen {
         let max_us = self.rollout.max_latency_ms.map(|max_ms| max_ms.saturating_mul(1_000));
         Seen {
-            requests: counted.requests,
-            errors: counted.errors,
-            slow: max_us.map_or(0, |max_us| counted.latency.above(max_us)),
+            requests: counted.done.requests,
+            errors: counted.done.errors,
+            slow: max_us.map_or(0, |max_us| counted.done.latency.above(max_us)),
             age_ms: counted.tried_ms,
             circuit_open: workers.breaker(self.tenant.entry.slot) != BreakerState::Closed,
         }
@@ -79,7 +71,7 @@ impl Canary {
             running: workers.counters(slot).running,
             requests: seen.requests,
             errors: seen.errors,
-            latency: counted.latency.quantiles(),
+            latency: counted.done.latency.quantiles(),
             tried_ms: counted.tried_ms,
             requests_min: self.rollout.requests_min(),
             verdict,

@@ -5,8 +5,8 @@
 //! there already, and whenever it has all that there is; each is a line of its own, `{"cursor":"…"}`. One whose
 //! file is gone stands for everything that is kept.
 
-use super::tail::{inode, open};
-use super::{Filter, Kind, file};
+use super::tail::{inode, open_both};
+use super::{Filter, Kind};
 use insula_model::TenantName;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -127,19 +127,13 @@ impl Kept {
         kind: Kind,
         after: Option<Cursor>,
     ) -> io::Result<Self> {
-        // In this order for the reason that `tail` has.
-        let mut current = open(&file::current(dir, name, kind))?;
-        let mut older = open(&file::older(dir, name, kind))?;
-        let same = match (&current, &older) {
-            (Some(a), Some(b)) => inode(a)? == inode(b)?,
-            _ => false,
-        };
+        let (mut older, mut current) = open_both(dir, name, kind)?;
         let stands_in = |file: &Option<File>| match (after, file) {
             (Some(after), Some(file)) => after.is_in(file),
             _ => Ok(false),
         };
         let (in_current, in_older) = (stands_in(&current)?, stands_in(&older)?);
-        if same || in_current {
+        if in_current {
             older = None;
         }
         let mut pieces = Vec::new();
@@ -203,6 +197,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::file;
     use super::*;
 
     fn lines_of(kept: &Kept, lines: Option<usize>) -> (Vec<String>, Cursor) {

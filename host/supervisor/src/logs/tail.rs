@@ -22,16 +22,9 @@ pub(super) fn tail(
     kind: Kind,
     lines: Option<usize>,
 ) -> io::Result<Tail> {
-    // The current file first: if it is rotated in between, it is both, and the follower finds the new
-    // one; the other way round, a whole file would be missed.
-    let mut current = open(&file::current(dir, name, kind))?;
-    let older = open(&file::older(dir, name, kind))?;
-    let same = match (&current, &older) {
-        (Some(a), Some(b)) => inode(a)? == inode(b)?,
-        _ => false,
-    };
+    let (older, mut current) = open_both(dir, name, kind)?;
     let mut bytes = Vec::new();
-    if let (Some(older), false) = (older, same) {
+    if let Some(older) = older {
         older.take(kind.file_bytes_max()).read_to_end(&mut bytes)?;
     }
     if let Some(current) = &mut current {
@@ -44,6 +37,23 @@ pub(super) fn tail(
         bytes.drain(..from.unwrap_or(0));
     }
     Ok(Tail { bytes, file: current })
+}
+
+/// The older file and the current one, each if it is there.
+pub(super) fn open_both(
+    dir: &Path,
+    name: &TenantName,
+    kind: Kind,
+) -> io::Result<(Option<File>, Option<File>)> {
+    // The current file first: if it is rotated in between, it is both, and the follower finds the new
+    // one; the other way round, a whole file would be missed.
+    let current = open(&file::current(dir, name, kind))?;
+    let older = open(&file::older(dir, name, kind))?;
+    let same = match (&current, &older) {
+        (Some(a), Some(b)) => inode(a)? == inode(b)?,
+        _ => false,
+    };
+    Ok((older.filter(|_| !same), current))
 }
 
 /// Opens a file that may not be there.
