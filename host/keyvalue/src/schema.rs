@@ -60,13 +60,26 @@ pub(crate) fn open(dir: &Path) -> Result<Connection, Error> {
         sleep(LOCK_PAUSE);
         pauses < LOCK_PAUSES_MAX
     }))?;
-    // `journal_mode` answers with the mode it chose, so it is a query.
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    keep_a_log(&connection)?;
     connection
         .query_row(&format!("PRAGMA journal_size_limit = {LOG_BYTES_KEPT}"), [], |_| Ok(()))?;
     connection.execute_batch("PRAGMA synchronous = FULL")?;
     migrate(&mut connection)?;
     Ok(connection)
+}
+
+/// Waits here for others that do the same: a new file's change to a log needs an exclusive lock, for
+/// which SQLite asks nobody's busy handler, since two that hold a read lock would wait for each other.
+fn keep_a_log(connection: &Connection) -> Result<(), Error> {
+    for _ in 0..LOCK_PAUSES_MAX {
+        // It answers with the mode that it chose, so it is a query.
+        match connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(Error::from)
+        {
+            Err(Error::Busy) => sleep(LOCK_PAUSE),
+            done => return done,
+        }
+    }
+    Err(Error::Busy)
 }
 
 fn migrate(connection: &mut Connection) -> Result<(), Error> {

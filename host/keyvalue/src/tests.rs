@@ -175,6 +175,18 @@ fn increments_from_several_handles_are_never_lost() {
 }
 
 #[test]
+fn several_processes_may_be_the_first() {
+    for _ in 0..200 {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| wait(add(&space(dir.path(), "tenant"), "visits", 1)).unwrap());
+            }
+        });
+    }
+}
+
+#[test]
 fn swaps_from_several_handles_take_turns() {
     let dir = tempfile::tempdir().unwrap();
     std::thread::scope(|scope| {
