@@ -70,15 +70,16 @@ impl Host {
 
     /// Starts a host on a data directory that stays.
     pub fn start_in(binary: &Path, workers: u32, data: &Path) -> Result<Self> {
-        Self::start_within(binary, workers, data, None)
+        Self::start_within(binary, workers, data, None, &[])
     }
 
-    /// The same in a control group, if one is given.
+    /// The same in a control group, if one is given, and with more flags of `insula serve`.
     pub fn start_within(
         binary: &Path,
         workers: u32,
         data: &Path,
         group: Option<&Group>,
+        flags: &[&str],
     ) -> Result<Self> {
         let mut command = Command::new("sh");
         let entrance = group.map(Group::entrance).unwrap_or_default();
@@ -88,6 +89,7 @@ impl Host {
             .args(["serve", "--listen", "127.0.0.1:0", "--workers", &workers.to_string()])
             .arg("--data")
             .arg(data)
+            .args(flags)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let server = Server::start(&mut command)?;

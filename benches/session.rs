@@ -1,7 +1,7 @@
 //! One run of `insula bench`: what was asked for, what has been found so far, and whether to go on.
 
 use crate::results::{Bench, Results, SCHEMA, Subject};
-use crate::{machine, peers, report};
+use crate::{machine, peers, report, threads};
 use anyhow::{Context, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -149,7 +149,10 @@ impl Session {
             control: None,
             notes: Vec::new(),
         };
+        let cores = threads::allowed();
         let done = work(self, &mut bench);
+        // One that kept servers and generator apart leaves the next all of them.
+        threads::bind(&cores);
         bench.took_s = start.elapsed().as_secs_f64();
         if let Err(error) = &done {
             bench.notes.push(format!("ended early: {error:#}"));

@@ -30,7 +30,7 @@ otherwise; with a cold disk the pages of Insula's compiled code, or of the stati
 the page cache first, and nothing else, so the runtimes themselves are always warm. \
 CPU time is that of the subject's control group, daemons included, from the start of a tenant to its removal, \
 its one request included; for Insula that of a fresh instance's whole request, from 16 connections in a \
-closed loop.";
+closed loop, and, for the instance alone, that less what the same request takes of an instance that is there already.";
 
 const WARM: &str = "deployed, warm disk";
 const COLD: &str = "deployed, cold disk";
@@ -39,6 +39,7 @@ const LIVE: &str = "live";
 const NEW: &str = "deploy of new bytes";
 const KNOWN: &str = "deploy of known bytes";
 const FRESH: &str = "fresh instance and its request";
+const ALONE: &str = "fresh instance alone";
 const RUNNING: &str = "runs already";
 const COLD_BINARY: &str = "cold disk";
 
@@ -199,7 +200,11 @@ fn one(
             add(bench, FIRST, "hyper", RUNNING, None, sample);
         }
         Case::Again => again.push(of_insula(session, &field.subject, case, round)?),
-        Case::Cpu => add(bench, CPU, "insula", FRESH, None, cpu(&field.subject)?),
+        Case::Cpu => {
+            let fresh = cpu(&field.subject, "loaded")?;
+            add(bench, CPU, "insula", FRESH, None, fresh);
+            add(bench, CPU, "insula", ALONE, None, fresh - cpu(&field.subject, "live")?);
+        }
         _ => {
             let sample = of_insula(session, &field.subject, case, round)?;
             add(bench, FIRST, "insula", case.name(), None, sample);
@@ -304,9 +309,9 @@ fn of_insula(session: &Session, subject: &Subject, case: Case, round: usize) -> 
     first::answer(host.port, &tenant, Instant::now())
 }
 
-/// Microseconds of CPU for one request to a fresh instance.
-fn cpu(subject: &Subject) -> Result<f64> {
-    let request = wire::get("loaded", "/");
+/// Microseconds of CPU for one request.
+fn cpu(subject: &Subject, tenant: &str) -> Result<f64> {
+    let request = wire::get(tenant, "/");
     let before = subject.cpu_us()?;
     let clients = Clients::closed_loop(subject.host()?.port, vec![request; 16], &[])?;
     std::thread::sleep(Duration::from_millis(300));
@@ -337,7 +342,8 @@ fn compare(bench: &mut Bench, again: &[f64]) {
     }
     for id in RUNTIMES {
         let bar = if id == "crun" { at_most(1.0 / 500.0) } else { None };
-        ratios.push(ratio(bench, CPU, ("insula", FRESH), (id, ""), None, bar));
+        ratios.push(ratio(bench, CPU, ("insula", ALONE), (id, ""), None, bar));
+        ratios.push(ratio(bench, CPU, ("insula", FRESH), (id, ""), None, None));
     }
     bench.control = {
         let first = crate::samples::of(bench, FIRST, "insula", WARM, None);

@@ -17,14 +17,25 @@ pub struct Subject {
     group: Option<Group>,
     dir: TempDir,
     workers: u32,
+    flags: &'static [&'static str],
 }
 
 impl Subject {
     /// Starts one.
     pub fn start(binary: &Path, workers: u32, name: &str) -> Result<Self> {
+        Self::start_with(binary, workers, name, &[])
+    }
+
+    /// Starts one with more flags of `insula serve`.
+    pub fn start_with(
+        binary: &Path,
+        workers: u32,
+        name: &str,
+        flags: &'static [&'static str],
+    ) -> Result<Self> {
         let group = groups::available().is_ok().then(|| Group::new(name)).transpose()?;
         let dir = tempfile::Builder::new().prefix("insula-").tempdir()?;
-        let mut this = Self { host: None, group, dir, workers };
+        let mut this = Self { host: None, group, dir, workers, flags };
         this.begin(binary)?;
         Ok(this)
     }
@@ -32,7 +43,8 @@ impl Subject {
     /// Starts it after [`Self::stop`].
     pub fn begin(&mut self, binary: &Path) -> Result<()> {
         let group = self.group.as_ref();
-        self.host = Some(Host::start_within(binary, self.workers, self.dir.path(), group)?);
+        let (workers, dir) = (self.workers, self.dir.path());
+        self.host = Some(Host::start_within(binary, workers, dir, group, self.flags)?);
         Ok(())
     }
 

@@ -44,7 +44,8 @@ impl Cores {
     }
 }
 
-fn allowed() -> Vec<usize> {
+/// The cores that the calling thread may run on.
+pub fn allowed() -> Vec<usize> {
     sched_getaffinity(None).map_or_else(
         |_| vec![0],
         |set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect(),

@@ -100,6 +100,19 @@ fn a_wrong_configuration_file_is_pointed_at() {
     output.expect(2, &["line 2", "listen_on"]);
 }
 
+#[test]
+fn more_instances_than_the_kernel_has_mappings_for_are_refused_with_the_mend() {
+    let most: u64 =
+        std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
+    let fit = (most - 3_000) / 6;
+    if fit >= 16_384 {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let output = run(home.path(), ["serve", "--instances", &(fit + 1).to_string()]);
+    output.expect(2, &["vm.max_map_count", "sysctl -w", &format!("--instances {fit}")]);
+}
+
 fn tool(args: &[&str], input: &[u8]) -> Output {
     let home = tempfile::tempdir().unwrap();
     let mut command = insula(home.path());

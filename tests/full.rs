@@ -100,3 +100,24 @@ fn without_slots_the_next_request_is_refused_and_the_one_after_them_served() {
     eventually("slots given back", || host.get("hello-p3", "/").fault().is_none().then_some(()));
     assert_eq!(host.worker_pids(), [worker]);
 }
+
+#[test]
+fn a_worker_has_room_for_as_many_as_it_is_told() {
+    let host = Setup::default().args(["--workers", "1", "--instances", "64"]).start();
+    host.deploy_guests(&["hello-p3"]);
+    host.deploy("some", &repo::guest("gather-p3"), &["--concurrency", "1000", "--timeout", "60s"]);
+    let page = host.api_raw("GET", "/metrics", None).text();
+    assert!(page.contains("\ninsula_worker_instance_slots 64\n"), "{page}");
+    let mut waiting: Vec<Connection> = (0..63).map(|_| host.connect()).collect();
+    for connection in &mut waiting {
+        connection.send("GET /stall HTTP/1.1\r\nhost: some.localhost\r\n\r\n");
+    }
+    eventually("all but one slot taken", || (host.workers()[0].running >= 63).then_some(()));
+    host.get("hello-p3", "/").expect_ok();
+    waiting.push(host.connect());
+    waiting[63].send("GET /stall HTTP/1.1\r\nhost: some.localhost\r\n\r\n");
+    eventually("all slots taken", || (host.workers()[0].running >= 64).then_some(()));
+    host.get("hello-p3", "/").expect_fault("worker-full");
+    drop(waiting);
+    eventually("slots given back", || host.get("hello-p3", "/").fault().is_none().then_some(()));
+}

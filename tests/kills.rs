@@ -13,14 +13,14 @@ mod upgrading;
 
 use changer::{Changer, Dice};
 use insula_tests::process::{children, signal};
-use insula_tests::wait::{eventually, within};
+use insula_tests::wait::{PATIENCE, eventually, within};
 use insula_tests::{Connection, Host, repo};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the host is killed, if nobody says otherwise.
 const KILLS: u64 = 40;
@@ -162,11 +162,18 @@ fn nothing_left_over(host: &mut Host, changers: &[Changer]) {
         .map(|revision| revision.artifact.trim_start_matches("sha256:").to_owned())
         .collect();
     assert!(!owned.is_empty(), "the last changes removed every tenant: another seed, please");
-    eventually("artifacts without an owner are gone", || {
-        let there: BTreeSet<String> =
-            stored("artifacts", &["wasm"]).iter().map(|file| stem(file)).collect();
-        (there == owned).then_some(())
-    });
+    let kept = || stored("artifacts", &["wasm"]).iter().map(|file| stem(file)).collect();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let there: BTreeSet<String> = kept();
+        let (left, lost) = (there.difference(&owned), owned.difference(&there));
+        let (left, lost): (Vec<_>, Vec<_>) = (left.collect(), lost.collect());
+        if left.is_empty() && lost.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < until, "artifacts without an owner: {left:?}; gone: {lost:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     eventually("code without an owner is gone", || {
         let code = stored("code", &["code", "seal"]);
         code.iter().all(|file| owned.contains(&stem(file))).then_some(())

@@ -225,6 +225,8 @@ fn wrong_command_lines_are_usage_errors() {
         &["rm"],
         &["serve", "--workers", "0"],
         &["serve", "--workers", "257"],
+        &["serve", "--instances", "63"],
+        &["serve", "--instances", "16385"],
         &["serve", "--listen", "localhost"],
         &["serve", "--drain", "soon"],
         &["serve", "--log", "no=such=filter"],

@@ -17,7 +17,7 @@ use subjects::{Class, Containered, Hosted, Subject};
 const LOAD: f64 = 0.5;
 /// How long aggressors are at it before anything counts.
 const LEAD: Duration = Duration::from_secs(1);
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const SPAN: Duration = Duration::from_secs(2);
 /// Aggressors, unless `--tenants` says otherwise.
 const AGGRESSORS: [usize; 2] = [1, 10];
@@ -152,13 +152,17 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
     let classes = Class::ALL.len();
     for (at, class) in Class::ALL.into_iter().enumerate() {
         session.step(&format!("neighbours: {}", class.name()), at, classes)?;
-        let subject = Hosted::start(&session.options.binary, class, &settings)?;
-        measure(session, bench, &subject, class, (&mut rates[0], &settings))?;
-        drop(subject);
+        let done = Hosted::start(&session.options.binary, class, &settings).and_then(|subject| {
+            measure(session, bench, &subject, class, (&mut rates[0], &settings))
+        });
+        // The others are measured all the same.
+        session.survive(bench, &format!("insula {}", class.name()), done)?;
         if let Some(peer) = peer.as_ref().filter(|_| class.role().is_some()) {
             session.step(&format!("neighbours: {} in containers", class.name()), at, classes)?;
-            let subject = Containered::start(peer, class, &settings)?;
-            measure(session, bench, &subject, class, (&mut rates[1], &settings))?;
+            let done = Containered::start(peer, class, &settings).and_then(|subject| {
+                measure(session, bench, &subject, class, (&mut rates[1], &settings))
+            });
+            session.survive(bench, &format!("crun {}", class.name()), done)?;
         }
         compare(bench, &settings);
     }

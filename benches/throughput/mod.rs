@@ -8,7 +8,7 @@ use crate::machine;
 use crate::open_loop::Arrivals;
 use crate::peers::SERVERS;
 use crate::results::Bench;
-use crate::samples::{Figure, add, at_most, of, ratio};
+use crate::samples::{Figure, add, at_most, of, paired, ratio};
 use crate::session::Session;
 use crate::stats;
 use crate::threads::{self, Cores};
@@ -16,7 +16,7 @@ use anyhow::{Result, ensure};
 use servers::Contender;
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 6;
 /// Of each closed loop.
 const SPAN: Duration = Duration::from_millis(1_500);
 /// Of each constant rate.
@@ -59,35 +59,46 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
             Err(error) => session.lost(&peer.id, &error),
         }
     }
-    let places: Vec<(usize, usize)> = (0..all.len())
+    let mut places: Vec<(usize, usize)> = (0..all.len())
         .flat_map(|at| CONNECTIONS.map(|connections| (at, connections)))
         .filter(|(at, connections)| {
             *connections == USUAL || all.get(*at).is_some_and(|one| !one.body)
         })
         .collect();
-    let mut broken = Vec::new();
+    // The first once more, for the control, and not next to itself.
+    let control = places.len() / 2;
+    places.insert(control, (0, USUAL));
+    let (mut broken, mut again) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         for turn in 0..places.len() {
-            let Some((at, connections)) = places.get((turn + round) % places.len()) else {
-                continue;
-            };
+            let place = (turn + round) % places.len();
+            let Some((at, connections)) = places.get(place) else { continue };
             let Some(contender) = all.get(*at) else { continue };
             session.step("throughput", round * places.len() + turn, rounds * places.len())?;
             if broken.contains(at) {
                 continue;
             }
-            let done = closed(bench, contender, *connections, &cores);
+            let done = closed(contender, *connections, &cores).map(|(rate, cpu)| {
+                if place == control {
+                    again.push(cpu);
+                    return;
+                }
+                let x = Some(*connections as f64);
+                add(bench, RATE, contender.id, contender.case, x, rate);
+                add(bench, CPU, contender.id, contender.case, x, cpu);
+            });
             // The others are measured all the same.
             if !session.survive(bench, &format!("{} {}", contender.id, contender.case), done)? {
                 broken.push(*at);
             }
         }
-        compare(bench, &all);
+        compare(bench, &all, &again);
     }
     open(session, bench, &all, rounds, &cores)
 }
 
-fn closed(bench: &mut Bench, one: &Contender, connections: usize, cores: &Cores) -> Result<()> {
+/// Requests per second, and microseconds of CPU for each.
+fn closed(one: &Contender, connections: usize, cores: &Cores) -> Result<(f64, f64)> {
     let threads = connections.min(cores.generator.len().div_ceil(2).max(2));
     let before = one.cpu_us()?;
     let start = Instant::now();
@@ -108,11 +119,8 @@ fn closed(bench: &mut Bench, one: &Contender, connections: usize, cores: &Cores)
     }
     let took = start.elapsed().as_secs_f64();
     let used = one.cpu_us()? - before;
-    let x = Some(connections as f64);
     ensure!(good > 0, "{} {}: no answer", one.id, one.case);
-    add(bench, RATE, one.id, one.case, x, good as f64 / took);
-    add(bench, CPU, one.id, one.case, x, used / good as f64);
-    Ok(())
+    Ok((good as f64 / took, used / good as f64))
 }
 
 /// All at one rate that even the slowest can bear.
@@ -157,8 +165,12 @@ fn open(
     Ok(())
 }
 
-fn compare(bench: &mut Bench, all: &[Contender]) {
+fn compare(bench: &mut Bench, all: &[Contender], again: &[f64]) {
     let x = Some(USUAL as f64);
+    if let Some(first) = all.first() {
+        let (samples, who) = (of(bench, CPU, first.id, first.case, x), (first.id, first.case));
+        bench.control = paired(CPU.name, (samples, who), (again, who), x, None);
+    }
     let mut ratios = Vec::new();
     for (ours, theirs, limit) in [
         ("fresh", ("wasmtime", "defaults, fresh"), Some(1.0 / 4.0)),

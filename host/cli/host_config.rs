@@ -11,7 +11,10 @@ use insula_model::access_log::Sample;
 use insula_model::config::ConfigFile;
 use insula_model::grants::mounts::is_clean_path;
 use insula_model::{ByteSize, DurationMs};
-use insula_sandbox::engine::MEMORY_BYTES_MAX;
+use insula_sandbox::engine::{
+    LIVE_INSTANCES, LIVE_INSTANCES_MAX, LIVE_INSTANCES_MIN, MAPPINGS_EACH, MAPPINGS_OF_WORKER,
+    MEMORY_BYTES_MAX,
+};
 use insula_supervisor::{HostConfig, KEY_FILE_BYTES_MAX, Passed, SecretsKey, SecretsKeyError};
 use std::fs::File;
 use std::io::Read;
@@ -54,6 +57,11 @@ pub(crate) struct HostFlags {
     #[arg(long, value_name = "N", env = "INSULA_WORKERS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKERS_MAX)))]
     workers: Option<u32>,
+    /// Live instances that each worker has room for, running and idle ones together, 64 to 16384
+    /// [default: 4096]
+    #[arg(long, value_name = "N", env = "INSULA_INSTANCES")]
+    #[arg(value_parser = clap::value_parser!(u32).range(i64::from(LIVE_INSTANCES_MIN)..=i64::from(LIVE_INSTANCES_MAX)))]
+    instances: Option<u32>,
     /// Memory that all workers may hold: near it, best-effort tenants are refused first, guaranteed ones
     /// last [default: 80% of what this machine, or its cgroup, has]
     #[arg(long, value_name = "SIZE", env = "INSULA_MEMORY")]
@@ -74,7 +82,7 @@ pub(crate) struct HostFlags {
     /// holds the key itself [default: secrets.key in the data directory, made when needed]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     secrets_key: Option<PathBuf>,
-    /// Configuration file (TOML): listen, data, workers, memory, drain, log, access_log, secrets_key, [metrics],
+    /// Configuration file (TOML): listen, data, workers, instances, memory, drain, log, access_log, secrets_key, [metrics],
     /// [otlp], [ceilings], [compiler], [outbound]
     #[arg(long, value_name = "FILE", env = "INSULA_CONFIG", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
@@ -92,6 +100,27 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 fn parse_workers(workers: u32) -> Result<u32, String> {
     let mend = || format!("{workers} is not in 1..={WORKERS_MAX}");
     if (1..=WORKERS_MAX).contains(&workers) { Ok(workers) } else { Err(mend()) }
+}
+
+fn check_instances(instances: u32) -> Result<u32, String> {
+    if !(LIVE_INSTANCES_MIN..=LIVE_INSTANCES_MAX).contains(&instances) {
+        return Err(format!("{instances} is not in {LIVE_INSTANCES_MIN}..={LIVE_INSTANCES_MAX}"));
+    }
+    Ok(instances)
+}
+
+/// Whether the kernel lets a process have the mappings that so many live instances take.
+fn check_mappings(instances: u32) -> Result<()> {
+    const SETTING: &str = "/proc/sys/vm/max_map_count";
+    let most = std::fs::read_to_string(SETTING).ok().and_then(|text| text.trim().parse().ok());
+    let needed = u64::from(instances) * MAPPINGS_EACH + MAPPINGS_OF_WORKER;
+    let Some(most) = most.filter(|most: &u64| *most < needed) else { return Ok(()) };
+    let fit = most.saturating_sub(MAPPINGS_OF_WORKER) / MAPPINGS_EACH;
+    let what = format!(
+        "{instances} live instances in each worker need {needed} memory mappings, and vm.max_map_count is {most}"
+    );
+    let hint = format!("`sysctl -w vm.max_map_count={needed}`, or `--instances {fit}`");
+    Err(Failure::new(Exit::Usage, what).hint(hint).into())
 }
 
 fn parse_drain(text: &str) -> Result<DurationMs, String> {
@@ -196,6 +225,9 @@ impl HostFlags {
         let listen = self.listen.or(from_file.map_err(in_file("listen"))?);
         let from_file = file.workers.map(parse_workers).transpose();
         let workers = self.workers.or(from_file.map_err(in_file("workers"))?);
+        let from_file = file.instances.map(check_instances).transpose();
+        let instances = self.instances.or(from_file.map_err(in_file("instances"))?);
+        instances.map_or(Ok(()), check_mappings)?;
         let from_file = file.drain.map(check_drain).transpose();
         let drain = self.drain.or(from_file.map_err(in_file("drain"))?);
         let from_file = file.log.as_deref().map(parse_log).transpose();
@@ -222,6 +254,7 @@ impl HostFlags {
             listen: listen.unwrap_or(LISTEN_DEFAULT),
             data,
             workers: workers.unwrap_or_else(cores),
+            instances: instances.unwrap_or(LIVE_INSTANCES),
             memory_bytes: self.memory.or(file.memory).map(|memory| memory.0),
             drain_ms: drain.map_or(DRAIN_MS_DEFAULT, |drain| drain.0),
             log: log.unwrap_or_else(|| log_default.into()),

@@ -15,6 +15,8 @@ pub struct ConfigFile {
     pub data: Option<String>,
     /// `--workers`, `INSULA_WORKERS`: worker processes. Default: the cores this process may use.
     pub workers: Option<u32>,
+    /// `--instances`, `INSULA_INSTANCES`: live instances that each worker has room for. Default 4096.
+    pub instances: Option<u32>,
     /// `--memory`, `INSULA_MEMORY`: memory that all workers may hold. Default: 80% of what this machine, or
     /// its cgroup, has.
     pub memory: Option<ByteSize>,

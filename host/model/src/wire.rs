@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 7;
+pub const WIRE_VERSION: u32 = 8;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
@@ -200,6 +200,8 @@ pub struct WorkerConfig {
     pub index: u32,
     /// Workers of this host.
     pub workers: u32,
+    /// Live instances that it has room for.
+    pub instances: u32,
     /// Directory of compiled code.
     pub code_dir: String,
     /// The key that authenticates compiled code.

@@ -84,7 +84,7 @@ pub async fn run(
     artifact: &Digest,
     spec: CommandSpec,
 ) -> Result<u8, CommandError> {
-    let engines = Arc::new(Engines::new()?);
+    let engines = Arc::new(Engines::new(1)?);
     let loader = Loader::new(engines.clone(), store.code_dir(), store.code_key());
     let loaded = loader
         .load(&loader.find(&CodeId { artifact: *artifact, metering: spec.limits.metering })?)?;
@@ -109,7 +109,7 @@ pub async fn run(
     };
     let mut guest = pin!(program::run(&loaded.engine, pre, &invocation, wasi));
     let guest = poll_fn(|cx| {
-        epoch.guest_runs();
+        let _turn = epoch.guest_runs();
         guest.as_mut().poll(cx)
     });
     match tokio::time::timeout(timeout, guest).await {

@@ -17,27 +17,36 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Live instances of WASI 0.2 components and preview 1 modules, running and idle, in one engine. Each takes 4 GiB
-/// of address space and about six of the process's memory mappings (`vm.max_map_count`), two of them from the
-/// start: 10,400 would fit the kernel's default of 65,530, and make each worker's start take 13 ms longer and 5 MB
-/// more, which every restart after a crash pays for.
-pub const LIVE_INSTANCES_MAX: u32 = 4_096;
-/// Live instances of WASI 0.3 components in one engine.
+/// Live instances of WASI 0.2 components and preview 1 modules, running and idle, in one engine, if nobody says
+/// otherwise. Each takes 4 GiB of address space and [`MAPPINGS_EACH`] of the process's memory mappings, two of them
+/// from the start: 10,400 fit the kernel's default of 65,530, and make each worker's start take 13 ms longer and
+/// 5 MB more, which every restart after a crash pays for.
+pub const LIVE_INSTANCES: u32 = 4_096;
+/// The fewest that can be asked for.
+pub const LIVE_INSTANCES_MIN: u32 = 64;
+/// The most that can be asked for: half of the 47 bits of address space that a process has.
+pub const LIVE_INSTANCES_MAX: u32 = 16_384;
+/// Live instances of WASI 0.3 components in one engine at most.
 pub const LIVE_INSTANCES_03_MAX: u32 = 1_024;
+/// Memory mappings of a process that a live instance takes, about (`vm.max_map_count` bounds them).
+pub const MAPPINGS_EACH: u64 = 6;
+/// Mappings that a worker has for all else.
+pub const MAPPINGS_OF_WORKER: u64 = 3_000;
 /// Core instances that one component may consist of (a Go component has 5).
 pub const CORE_INSTANCES_MAX: u32 = 32;
 /// Linear memories of one component.
 pub const MEMORIES_MAX: u32 = 8;
 /// Tables of one component.
 pub const TABLES_MAX: u32 = 32;
-/// Elements of one table; each counts 8 bytes against the tenant's memory.
-pub const TABLE_ELEMENTS_MAX: usize = 262_144;
+/// Elements of one table; each counts 8 bytes against the tenant's memory. A pooled table's place is that large, and
+/// four of 512 KiB share a page of the kernel's page tables, which live instances are charged for.
+pub const TABLE_ELEMENTS_MAX: usize = 65_536;
 /// Bytes of one linear memory: all that 32-bit addresses reach.
 pub const MEMORY_BYTES_MAX: usize = 4 << 30;
 /// Bytes of a guest's own stack.
 pub const WASM_STACK_BYTES_MAX: usize = 512 << 10;
 /// Bytes of the native stack a guest and the host functions it calls run on.
-pub const NATIVE_STACK_BYTES: usize = 2 << 20;
+pub const NATIVE_STACK_BYTES: usize = 1 << 20;
 
 /// Slots kept with their pages after use, and how much of each: resetting known pages in place costs
 /// about half of what unmapping them and faulting them in again does. At most 100 × 2 MiB stay
@@ -70,6 +79,9 @@ pub(crate) fn compiling(flavour: Flavour, metering: Metering) -> Config {
         .async_stack_size(NATIVE_STACK_BYTES)
         // Offsets of source positions would double the code's size and serve only debuggers.
         .generate_address_map(false)
+        // Tables for other programs' unwinders: registering them is a part of each load, and each mapped file
+        // holds memory for them. Traps and backtraces of guests do not need them.
+        .native_unwind_info(false)
         .wasm_component_model(true)
         .concurrency_support(flavour == Flavour::Wasi03);
     if flavour == Flavour::Wasi03 {
@@ -78,17 +90,17 @@ pub(crate) fn compiling(flavour: Flavour, metering: Metering) -> Config {
     config
 }
 
-/// Settings of an engine that runs guests for tenants.
-fn serving(flavour: Flavour, metering: Metering) -> Config {
+/// Settings of an engine with room for so many guests.
+fn serving(flavour: Flavour, metering: Metering, live: u32) -> Config {
     let instances = match flavour {
-        Flavour::Wasi02 => LIVE_INSTANCES_MAX,
-        Flavour::Wasi03 => LIVE_INSTANCES_03_MAX,
+        Flavour::Wasi02 => live,
+        Flavour::Wasi03 => live.min(LIVE_INSTANCES_03_MAX),
     };
     let mut pool = bounds();
     pool.total_component_instances(instances)
-        .total_core_instances(instances * 4)
-        .total_memories(instances)
-        .total_tables(instances * 4)
+        .total_core_instances((instances * 4).max(CORE_INSTANCES_MAX))
+        .total_memories(instances.max(MEMORIES_MAX))
+        .total_tables((instances * 4).max(TABLES_MAX))
         .total_stacks(instances)
         .max_unused_warm_slots(WARM_SLOTS_MAX)
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT_BYTES)
@@ -140,15 +152,17 @@ fn swap_is_active() -> bool {
 /// An engine could not be made: address space, mappings, or an unsupported processor.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the sandbox engine cannot start: {0}; a worker needs 20 TiB of address space, and as much again for \
-     tenants that are metered by time (check `ulimit -v`) \
-     and mappings (check `vm.max_map_count` and `vm.overcommit_memory`)"
+    "the sandbox engine cannot start: {0}; for 4096 live instances a worker needs 20 TiB of address space, and as \
+     much again for tenants that are metered by time (check `ulimit -v`), and mappings (check `vm.max_map_count` \
+     and `vm.overcommit_memory`); `--instances` asks for fewer"
 )]
 pub struct EngineError(pub(crate) wasmtime::Error);
 
 /// A worker's engines and linkers. All but the first are made when the first tenant that needs them is
 /// loaded.
 pub struct Engines {
+    /// Live instances that each has room for.
+    live: u32,
     /// For 0.2, with fuel.
     first: Runtime,
     wasi03: OnceLock<Runtime>,
@@ -166,8 +180,8 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    fn new(flavour: Flavour, metering: Metering) -> Result<Self, EngineError> {
-        let engine = Engine::new(&serving(flavour, metering)).map_err(EngineError)?;
+    fn new(flavour: Flavour, metering: Metering, live: u32) -> Result<Self, EngineError> {
+        let engine = Engine::new(&serving(flavour, metering, live)).map_err(EngineError)?;
         let linker = linker::baseline(&engine, flavour).map_err(EngineError)?;
         Ok(Self { engine, linker, preview1: OnceLock::new() })
     }
@@ -182,10 +196,12 @@ impl Runtime {
 }
 
 impl Engines {
-    /// The engine for 0.2 components, with its pools reserved.
-    pub fn new() -> Result<Self, EngineError> {
+    /// The engine for 0.2 components, with its pools reserved: each has room for `live` instances (of WASI 0.3
+    /// [`LIVE_INSTANCES_03_MAX`] at most).
+    pub fn new(live: u32) -> Result<Self, EngineError> {
         Ok(Self {
-            first: Runtime::new(Flavour::Wasi02, Metering::Fuel)?,
+            live,
+            first: Runtime::new(Flavour::Wasi02, Metering::Fuel, live)?,
             wasi03: OnceLock::new(),
             timed02: OnceLock::new(),
             timed03: OnceLock::new(),
@@ -209,7 +225,7 @@ impl Engines {
             Some(made) => Ok(made),
             // One that cannot be made now may be made later: mappings and memory come back.
             None => {
-                let made = Runtime::new(flavour, metering)?;
+                let made = Runtime::new(flavour, metering, self.live)?;
                 Ok(place.get_or_init(|| made))
             }
         }

@@ -1,10 +1,10 @@
 //! The clock of preemption: while a guest runs, the epoch advances every [`TICK`], and a guest that
 //! crosses a tick gives the event loop a turn.
 //!
-//! One thread per process, which waits for a timer of the kernel's. The timer stands still once no guest has run
-//! for `LINGER_TICKS`, so an idle host uses no CPU; it lingers because each change of it is a system call. The
-//! first guest after that sets it going again: the thread is not woken for it, which would keep that guest waiting, but
-//! by the first tick, and most guests have ended by then.
+//! One thread per process, which waits for a timer of the kernel's. The timer stands still from the first tick on at
+//! which no guest runs, so a host with a request now and then pays for one tick each, and an idle one for none. The
+//! next guest sets it going again, which is one system call: the thread is not woken for it, which would keep that
+//! guest waiting, but by the first tick, and most guests have ended by then.
 
 use crate::engine::Engines;
 use rustix::time::{
@@ -20,8 +20,6 @@ use std::time::Duration;
 pub const TICK: Duration = Duration::from_micros(500);
 /// How long a guest may compute on a worker's event loop at once, in nanoseconds; up to one [`TICK`] more.
 pub const SLICE_NS: u64 = 500_000;
-/// Ticks without a running guest before the clock stops.
-const LINGER_TICKS: u64 = 10;
 
 /// The running clock.
 #[derive(Clone)]
@@ -32,8 +30,6 @@ pub struct Epoch {
 struct Shared {
     /// What the clock's thread waits for.
     timer: OwnedFd,
-    /// Counts polls of guests; unchanged since the last tick means nothing ran.
-    polls: AtomicU64,
     /// Guests that run at this moment, at most one in each of the worker's threads. One in a long
     /// operation of the host's polls nothing meanwhile, and needs the clock afterwards.
     running: AtomicU32,
@@ -51,7 +47,6 @@ impl Epoch {
     pub fn start(engines: Arc<Engines>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             timer: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?,
-            polls: AtomicU64::new(0),
             running: AtomicU32::new(0),
             ticks: AtomicU64::new(0),
             asleep: AtomicBool::new(true),
@@ -67,7 +62,6 @@ impl Epoch {
     /// To be called right before a guest is polled; the guest runs until the result is dropped.
     pub fn guest_runs(&self) -> Turn<'_> {
         self.shared.running.fetch_add(1, SeqCst);
-        self.shared.polls.fetch_add(1, SeqCst);
         if self.shared.asleep.load(SeqCst) && self.shared.asleep.swap(false, SeqCst) {
             self.shared.set(TICK);
         }
@@ -120,8 +114,6 @@ impl Shared {
     }
 
     fn run(&self, engines: &Engines) {
-        let mut seen = 0;
-        let mut idle_ticks = 0;
         loop {
             // Ends with the next tick, however long that is; several that were missed are one.
             if rustix::io::read(&self.timer, &mut [0u8; 8]).is_err() {
@@ -131,17 +123,11 @@ impl Shared {
                 engine.increment_epoch();
             }
             self.ticks.fetch_add(1, SeqCst);
-            let polls = self.polls.load(SeqCst);
-            let idle = polls == seen && self.running.load(SeqCst) == 0;
-            idle_ticks = if idle { idle_ticks + 1 } else { 0 };
-            seen = polls;
-            if idle_ticks >= LINGER_TICKS {
-                idle_ticks = 0;
+            if self.running.load(SeqCst) == 0 {
                 self.set(Duration::ZERO);
                 self.asleep.store(true, SeqCst);
                 // A guest that began before it could see that.
-                let began = self.polls.load(SeqCst) != seen || self.running.load(SeqCst) > 0;
-                if began && self.asleep.swap(false, SeqCst) {
+                if self.running.load(SeqCst) > 0 && self.asleep.swap(false, SeqCst) {
                     self.set(TICK);
                 }
             }

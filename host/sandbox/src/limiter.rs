@@ -195,7 +195,7 @@ mod tests {
     /// A request whose instance finds no room is tried again if this says that nothing ran.
     #[tokio::test]
     async fn what_ran_leaves_a_mark_whether_it_is_counted_or_not() {
-        let engines = Engines::new().unwrap();
+        let engines = Engines::new(1).unwrap();
         for (metering, fuel) in [(Metering::Fuel, Some(10_000)), (Metering::Time, None)] {
             let engine = &engines.runtime(Flavour::Wasi02, metering).unwrap().engine;
             for (text, ran) in [

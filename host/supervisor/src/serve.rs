@@ -76,6 +76,8 @@ pub struct HostConfig {
     pub data: PathBuf,
     /// Worker processes.
     pub workers: u32,
+    /// Live instances that each worker has room for, running and idle ones together.
+    pub instances: u32,
     /// Milliseconds that running requests get to finish at shutdown.
     pub drain_ms: u64,
     /// The workers' log filter; the supervisor's own subscriber is the caller's.
@@ -256,6 +258,7 @@ impl Host {
             tenants_dir: data.join(TENANTS),
             outbound_ca: config.outbound_ca.clone(),
             access_log: config.access_log,
+            instances: config.instances,
         };
         let registry = Arc::new(registry);
         let jobs = Arc::new(Board::default());

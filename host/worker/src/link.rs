@@ -122,18 +122,18 @@ async fn live(
         None => return Ok(()),
         Some(_) => return Err(WorkerError::Greeting),
     };
-    let engines = Arc::new(Engines::new()?);
+    let engines = Arc::new(Engines::new(config.instances)?);
     let loader = Loader::new(engines.clone(), Path::new(&config.code_dir), config.code_key);
     let (sender, outgoing) = mpsc::channel(LINES_QUEUED_MAX);
     let codes = Codes::new(loader, sender.clone());
     let epoch = Epoch::start(engines)?;
     let table = Arc::new(table);
-    let (outbound, calls) = Outbound::new(config.outbound_ca, table.clone(), config.index);
-    let tenants_dir = PathBuf::from(config.tenants_dir);
+    let (outbound, calls) = Outbound::new(config.outbound_ca.clone(), table.clone(), config.index);
+    let tenants_dir = PathBuf::from(&config.tenants_dir);
     let stores = Database::new(&tenants_dir);
     let long = Long::start(table, config.index, epoch, idle)?;
     let tracer = Tracer::new(config.sampled_ppm);
-    let worker = Worker::new(long, codes, outbound, stores, sender, tracer, config.access_log);
+    let worker = Worker::new(long, codes, outbound, stores, sender, tracer, &config);
     tokio::task::spawn_blocking(move || directories::sweep(&tenants_dir));
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));

@@ -2,7 +2,7 @@
 //!
 //! Bounded by the manifest's `reuse` (an instance leaves after `requests` requests, after `idle`
 //! without one, or with its revision) and, over all tenants of this worker that run on the same engine, by
-//! [`IDLE_MAX`] or [`IDLE_OTHER_MAX`]. Where all the slots are taken, some of those that are idle make room.
+//! [`idle_max`] or [`IDLE_OTHER_MAX`]. Where all the slots are taken, some of those that are idle make room.
 
 use insula_model::Reuse;
 use insula_sandbox::invoke::Instance;
@@ -10,10 +10,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Idle instances in one worker, of all tenants whose guests are of WASI 0.2 or preview 1 and metered by fuel.
-pub(crate) const IDLE_MAX: u32 = 3_900;
-/// The same of all other tenants, whose engines have fewer slots, or slots that are seldom used.
+/// Idle instances in one worker of all tenants that do not run on the usual engine: theirs have fewer slots, or
+/// slots that are seldom used.
 pub(crate) const IDLE_OTHER_MAX: u32 = 768;
+
+/// Idle instances in one worker of all tenants whose guests are of WASI 0.2 or preview 1 and metered by fuel, where
+/// there is room for so many live ones: a twentieth is for those that run, and no more than 200.
+pub(crate) fn idle_max(live: u32) -> u32 {
+    live - (live / 20).min(200)
+}
 
 pub(crate) struct Pool {
     reuse: Option<Reuse>,

@@ -7,7 +7,7 @@ use crate::codes::Codes;
 use crate::hand;
 use crate::long::Long;
 use crate::outbound::Outbound;
-use crate::pool::{IDLE_MAX, IDLE_OTHER_MAX, Total};
+use crate::pool::{IDLE_OTHER_MAX, Total, idle_max};
 use crate::pressure::Pressure;
 use crate::repave::drop_slowly;
 use crate::roll::Roll;
@@ -20,7 +20,7 @@ use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
 use insula_model::access_log::Sample;
-use insula_model::wire::{CanaryOf, FromWorker, TenantEntry};
+use insula_model::wire::{CanaryOf, FromWorker, TenantEntry, WorkerConfig};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Denied, Instance};
@@ -99,7 +99,7 @@ impl Worker {
         stores: Database,
         to_supervisor: mpsc::Sender<FromWorker>,
         tracer: Tracer,
-        access_log: Sample,
+        config: &WorkerConfig,
     ) -> Self {
         use std::hash::{BuildHasher, RandomState};
         Self {
@@ -126,9 +126,9 @@ impl Worker {
             closing: Cell::new(false),
             close: Notify::new(),
             to_supervisor,
-            access_log,
+            access_log: config.access_log,
             tracer,
-            idle_totals: [Total::new(IDLE_MAX), Total::new(IDLE_OTHER_MAX)],
+            idle_totals: [Total::new(idle_max(config.instances)), Total::new(IDLE_OTHER_MAX)],
             with_idle: RefCell::default(),
             request_ids: RequestIds {
                 start: RandomState::new().hash_one(std::process::id()),

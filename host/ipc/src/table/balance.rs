@@ -5,7 +5,9 @@
 //! another is idle, or serves somebody who has had more than his part. So a worker with more of those leaves
 //! new connections to the others, and closes connections of tenants who are better off elsewhere once an
 //! answer has gone out; their clients come back, as they do to any HTTP server that closes. How uneven the
-//! numbers of connections may get by that is bounded (`Load::has_room_beside`).
+//! numbers of connections may get by that is bounded (`Load::has_room_beside`). Where nobody computes and the numbers
+//! are near enough, who keeps many more idle instances leaves: requests that come one by one would otherwise all go
+//! to whoever wakes first, and have it drop instances for which the others have room.
 
 use super::{Table, WorkerCell, tenant, worker};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -15,6 +17,8 @@ const BEHIND_NS: u64 = 10_000_000;
 /// Connections that one worker expects at once: clients may not come back, and then it takes so many others in
 /// their place.
 pub const EXPECTED_MAX: u64 = 16;
+/// Idle instances that a worker keeps before it matters that others keep fewer.
+const IDLE_FEW: u64 = 64;
 
 /// What a worker has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +27,8 @@ struct Load {
     connections: u64,
     /// Guests on its second thread that could run now.
     computing: u64,
+    /// Instances kept for the next request of their tenant.
+    idle: u64,
 }
 
 impl Load {
@@ -41,7 +47,10 @@ impl Load {
         }
         // Leaving costs a wait for each connection, so where they come and go by the thousand, an eighth
         // more is near enough; among few, each counts.
-        self.connections > other.connections + other.connections / 8
+        let is_near =
+            |load: Self, than: Self| load.connections <= than.connections + than.connections / 8;
+        !is_near(self, other)
+            || is_near(other, self) && self.idle > other.idle + other.idle / 8 + IDLE_FEW
     }
 
     /// Whether a connection whose request has just ended on a worker with this load is better off on one
@@ -55,7 +64,8 @@ impl Load {
 impl Table {
     fn load(&self, index: u32) -> Load {
         let cell = self.worker(index);
-        Load { connections: cell.connections(), computing: cell.0[worker::COMPUTING].load(Relaxed) }
+        let computing = cell.0[worker::COMPUTING].load(Relaxed);
+        Load { connections: cell.connections(), computing, idle: cell.idle() }
     }
 
     fn others(&self, index: u32) -> impl Iterator<Item = u32> {
@@ -130,7 +140,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn load(connections: u64, computing: u64) -> Load {
-        Load { connections, computing }
+        Load { connections, computing, idle: 0 }
+    }
+
+    #[test]
+    fn who_keeps_many_more_idle_instances_leaves_the_next_one() {
+        let keeps = |idle| Load { idle, ..load(1, 0) };
+        assert!(keeps(200).leaves_to(keeps(0)));
+        assert!(!keeps(200).leaves_to(keeps(190)));
+        assert!(!keeps(200).leaves_to(Load { connections: 4, ..keeps(0) }), "it has more to do");
+        assert!(!keeps(200).leaves_to(Load { computing: 1, ..keeps(0) }));
     }
 
     #[test]
@@ -156,9 +175,9 @@ mod tests {
         /// Or a connection would be left by all, and wait for nothing.
         #[test]
         fn two_never_leave_one_to_each_other(
-            a in (0u64..2_000, 0u64..8), b in (0u64..2_000, 0u64..8),
+            a in (0u64..2_000, 0u64..8, 0u64..300), b in (0u64..2_000, 0u64..8, 0u64..300),
         ) {
-            let (a, b) = (load(a.0, a.1), load(b.0, b.1));
+            let (a, b) = [a, b].map(|(connections, computing, idle)| Load { connections, computing, idle }).into();
             prop_assert!(!(a.leaves_to(b) && b.leaves_to(a)));
             prop_assert!(!(a.sends_to(b) && b.sends_to(a)));
         }

@@ -7,13 +7,13 @@ use crate::sync::lock;
 use insula_ipc::memory::Resident;
 use insula_ipc::table::{Table, WorkerCell};
 use insula_model::api::{HostMemory, MemoryPressure, WorkerInfo, WorkerState};
-use insula_sandbox::engine::LIVE_INSTANCES_MAX;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What is known outside of the table.
 pub(super) struct Host<'a> {
     pub(super) tenants: u64,
     pub(super) workers: &'a [WorkerInfo],
+    pub(super) instances: u32,
     pub(super) memory: HostMemory,
     pub(super) events: &'a Events,
     /// Series of tenants or namespaces that this page has.
@@ -97,7 +97,7 @@ pub(super) fn write(page: &mut Page, table: &Table, host: &Host<'_>) {
         Kind::Gauge,
         "insula_worker_instance_slots",
         "Instances that each worker has room for, running and idle ones together.",
-        LIVE_INSTANCES_MAX,
+        host.instances,
     );
     page.one(
         Kind::Gauge,

@@ -105,6 +105,7 @@ impl Metrics {
         let host = host::Host {
             tenants: registry.len(),
             workers: &infos,
+            instances: workers.instances(),
             memory: workers.memory(),
             events: &self.events,
             series,

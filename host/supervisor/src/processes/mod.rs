@@ -106,6 +106,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) outbound_ca: String,
     /// Which requests the access log gets of tenants that do not say so themselves.
     pub(crate) access_log: Sample,
+    /// Live instances that each has room for.
+    pub(crate) instances: u32,
 }
 
 /// All workers of this host; clones share them.
@@ -119,6 +121,7 @@ struct Inner {
     tenants_dir: String,
     outbound_ca: String,
     access_log: Sample,
+    instances: u32,
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     traces: Traces,
@@ -195,6 +198,7 @@ impl Workers {
             tenants_dir: path_text(&setup.tenants_dir),
             outbound_ca: setup.outbound_ca,
             access_log: setup.access_log,
+            instances: setup.instances,
             registry,
             jobs,
             probes: probes::Probes::default(),
@@ -328,6 +332,11 @@ impl Workers {
         let seat = seats.iter().find(|seat| seat.life == life && seat.takes_runs());
         let link = seat.and_then(|seat| seat.link.as_ref());
         link.map(|link| link.send(frame)).is_some()
+    }
+
+    /// Live instances that each worker has room for.
+    pub(crate) fn instances(&self) -> u32 {
+        self.0.instances
     }
 
     /// What all workers hold now, and may hold.

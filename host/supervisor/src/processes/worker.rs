@@ -138,6 +138,7 @@ async fn live(inner: &Arc<Inner>, index: u32, phase: &mut watch::Receiver<Phase>
     let config = WorkerConfig {
         index,
         workers: inner.table.workers(),
+        instances: inner.instances,
         code_dir: inner.code_dir.clone(),
         code_key: inner.code_key,
         tenants_dir: inner.tenants_dir.clone(),
