@@ -50,7 +50,7 @@ impl Load {
         let is_near =
             |load: Self, than: Self| load.connections <= than.connections + than.connections / 8;
         !is_near(self, other)
-            || is_near(other, self) && self.idle > other.idle + other.idle / 8 + IDLE_FEW
+            || is_near(other, self) && self.idle > other.idle + other.idle / 32 + IDLE_FEW
     }
 
     /// Whether a connection whose request has just ended on a worker with this load is better off on one
