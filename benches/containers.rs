@@ -49,6 +49,11 @@ pub struct Container {
 }
 
 impl Container {
+    /// Its first process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// CPU time of its control group so far, so of processes that have ended as well.
     pub fn cpu_seconds(&self) -> f64 {
         let read = |path: String| std::fs::read_to_string(path).ok();
@@ -96,7 +101,8 @@ impl Containers {
             std::fs::create_dir_all(tree.join(inner))?;
         }
         std::fs::copy(peer, tree.join("peer"))?;
-        let group = format!("insula-bench-{}", std::process::id());
+        // Its own: hosts under test may have one beside it.
+        let group = format!("insula-bench-{}-containers", std::process::id());
         Ok(Self { dir, group, running: Vec::new() })
     }
 
@@ -107,6 +113,12 @@ impl Containers {
 
     /// Starts one that plays a role of `benches/peer`.
     pub fn start(&mut self, role: &[&str], limits: Limits) -> Result<()> {
+        self.run(&[&["/peer"][..], role].concat(), &[], limits)
+    }
+
+    /// Starts one with a program of this machine's, for which it sees these directories as they are here, and may
+    /// not write to them.
+    pub fn run(&mut self, words: &[&str], directories: &[PathBuf], limits: Limits) -> Result<()> {
         let name = format!("{}-{:03}", self.group, self.running.len());
         let bundle = self.dir.path().join(&name);
         std::fs::create_dir(&bundle)?;
@@ -114,7 +126,13 @@ impl Containers {
         ensure!(made.status.success(), "crun spec: {}", String::from_utf8_lossy(&made.stderr));
         let file = bundle.join("config.json");
         let mut config: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-        self.configure(&mut config, &name, role, limits)?;
+        self.configure(&mut config, &name, limits)?;
+        config["process"]["args"] = json!(words);
+        let mounts = config["mounts"].as_array_mut().context("mounts")?;
+        mounts.extend(directories.iter().map(|dir| {
+            let options = ["rbind", "ro", "nosuid", "nodev"];
+            json!({ "destination": dir, "source": dir, "type": "bind", "options": options })
+        }));
         std::fs::write(&file, serde_json::to_vec(&config)?)?;
         let pid_file = bundle.join("pid");
         let log = bundle.join("log");
@@ -132,15 +150,8 @@ impl Containers {
         Ok(())
     }
 
-    fn configure(
-        &self,
-        config: &mut Value,
-        name: &str,
-        role: &[&str],
-        limits: Limits,
-    ) -> Result<()> {
+    fn configure(&self, config: &mut Value, name: &str, limits: Limits) -> Result<()> {
         config["process"]["terminal"] = json!(false);
-        config["process"]["args"] = json!([&["/peer"][..], role].concat());
         // As many connections as the load generator may open.
         config["process"]["rlimits"] =
             json!([{ "type": "RLIMIT_NOFILE", "hard": 8192, "soft": 8192 }]);

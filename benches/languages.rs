@@ -1,6 +1,7 @@
 //! `insula bench languages`: the same handler in several languages, as guests and as plain processes:
 //! first answer, CPU time and memory.
 
+use crate::containers::{Containers, Limits};
 use crate::embedded;
 use crate::first;
 use crate::host::root;
@@ -13,6 +14,7 @@ use crate::session::Session;
 use crate::subject::{Subject, limits, limits_with_reuse};
 use anyhow::{Context, Result};
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,8 +30,9 @@ const METHOD: &str = "The same handler in several languages. Insula: a tenant th
 started (warm disk), from the request to the answer, one worker, the host restarted for each round; memory is what a live instance \
 and its loaded code add to the host. Plain processes: from fork to the answer, and what the process holds \
 once it has answered; Python with http.server, JavaScript with node's http module, Rust the static hyper server. \
-Memory is proportional pages, those of mapped files too, and page tables. The interpreters \
-run as plain processes: a container adds to them what startup and density show for each runtime.";
+Memory is proportional pages, those of mapped files too, and page tables. Containers: the same interpreters under \
+crun, with this machine's /usr and /lib mounted read-only, from the command to the answer; what the kernel holds for a \
+container beside its processes is in density.";
 
 const PYTHON: &str = "
 import sys
@@ -55,6 +58,11 @@ require('http').createServer((_, response) => {
 }).listen(Number(process.argv[1]), '127.0.0.1');
 ";
 
+/// What a container of an interpreter may take.
+const CONTAINED: Limits = Limits { shares: 1_024, memory: 512 << 20 };
+/// What an interpreter needs of this machine beside the directory that it is in.
+const SYSTEM: [&str; 4] = ["/usr", "/lib", "/lib64", "/bin"];
+
 /// A guest.
 struct Guest {
     case: &'static str,
@@ -76,6 +84,7 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
     }
     subject.deploy_distinct("first", &limits())?;
     let processes = processes(session, bench)?;
+    let contained = contained(session, bench)?;
     for round in 0..rounds {
         session.step("languages: guests", round, rounds)?;
         subject.stop();
@@ -102,12 +111,19 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
             session.step("languages: processes", round, rounds)?;
             process(bench, case, words)?;
         }
+        for (case, words) in processes.iter().filter(|(case, _)| *case != "Rust") {
+            let Some(twin) = &contained else { continue };
+            session.step("languages: containers", round, rounds)?;
+            let done = container(bench, twin, case, words);
+            session.survive(bench, &format!("crun {case}"), done)?;
+        }
     }
     for figure in [FIRST, MEMORY] {
         for case in ["Rust", "C", "JavaScript", "Python"] {
             let native = if case == "C" { "Rust" } else { case };
-            let pair = (("insula", case), ("exec", native));
-            bench.ratios.extend(ratio(bench, figure, pair.0, pair.1, None, None));
+            for other in [("exec", native), ("crun", case)] {
+                bench.ratios.extend(ratio(bench, figure, ("insula", case), other, None, None));
+            }
         }
     }
     Ok(())
@@ -147,7 +163,9 @@ fn processes(session: &mut Session, bench: &mut Bench) -> Result<Vec<(&'static s
         match says(program, &["--version"]) {
             Some(version) => {
                 bench.settings.insert(program.into(), version);
-                all.push((case, [program, flag, script].map(str::to_owned).to_vec()));
+                // Not by way of whatever chooses one of several.
+                let file = place(program)?.to_string_lossy().into_owned();
+                all.push((case, vec![file, flag.to_owned(), script.to_owned()]));
             }
             None => bench.notes.push(format!("{case} as a process is not measured: no {program}")),
         }
@@ -167,6 +185,51 @@ fn process(bench: &mut Bench, case: &str, words: &[String]) -> Result<()> {
     std::thread::sleep(SETTLE);
     add(bench, MEMORY, "exec", case, None, held(server.pid()) / 1024.0);
     Ok(())
+}
+
+/// What stands in every container's root, if containers can be run.
+fn contained(session: &mut Session, bench: &mut Bench) -> Result<Option<PathBuf>> {
+    if session.peers(&["crun"])?.is_empty() {
+        return Ok(None);
+    }
+    let twin = native::twin();
+    if let Err(error) = &twin {
+        bench.notes.push(format!("interpreters in containers are not measured: {error:#}"));
+    }
+    Ok(twin.ok())
+}
+
+fn container(bench: &mut Bench, twin: &Path, case: &str, words: &[String]) -> Result<()> {
+    let port = first::free_port()?.to_string();
+    let (program, rest) = words.split_first().context("a program")?;
+    let directory = Path::new(program).parent().and_then(Path::parent).context("a directory")?;
+    let directories: Vec<PathBuf> = SYSTEM
+        .into_iter()
+        .map(PathBuf::from)
+        .chain([directory.to_path_buf()])
+        .filter(|directory| directory.is_dir())
+        .collect();
+    let mut all = vec![program.as_str()];
+    all.extend(rest.iter().map(String::as_str).chain([port.as_str()]));
+    let mut containers = Containers::new(twin)?;
+    let began = Instant::now();
+    containers.run(&all, &directories, CONTAINED)?;
+    let took = first::answer(port.parse()?, "hello", began)?;
+    add(bench, FIRST, "crun", case, None, took);
+    std::thread::sleep(SETTLE);
+    let pid = containers.running().first().context("a container")?.pid();
+    add(bench, MEMORY, "crun", case, None, held(pid) / 1024.0);
+    Ok(())
+}
+
+/// Where an interpreter really is.
+fn place(program: &str) -> Result<PathBuf> {
+    let question: [&str; 2] = match program {
+        "node" => ["-p", "process.execPath"],
+        _ => ["-c", "import sys; print(sys.executable)"],
+    };
+    let output = Command::new(program).args(question).output()?;
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()).canonicalize()?)
 }
 
 /// Bytes of a process and its descendants.

@@ -264,7 +264,7 @@ fn prepare(session: &Session, rounds: usize) -> Result<Subject> {
     let mut subject = Subject::start(binary, 1, "insula")?;
     for round in 0..rounds {
         session.step("startup: deploying tenants", round, rounds)?;
-        for kind in ["warm", "again", "cold"] {
+        for kind in ["warm", "again", "cold", "old"] {
             subject.deploy_distinct(&format!("{kind}-{round:04}"), &limits())?;
         }
     }
@@ -293,8 +293,8 @@ fn of_insula(session: &Session, subject: &Subject, case: Case, round: usize) -> 
         Case::Cold => format!("cold-{round:04}"),
         _ => {
             let name = format!("{}-{round:04}", if case == Case::New { "new" } else { "known" });
-            // Known are the bytes of a tenant that was deployed before.
-            let text = if case == Case::New { name.clone() } else { format!("cold-{round:04}") };
+            // Known are the bytes of a tenant that was deployed before, and never asked.
+            let text = if case == Case::New { name.clone() } else { format!("old-{round:04}") };
             let file = subject.data().join("bench.wasm");
             std::fs::write(&file, distinct(HELLO, &text))?;
             let began = Instant::now();

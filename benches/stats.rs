@@ -13,6 +13,14 @@ const DRAWN_MAX: usize = 300;
 /// "Insula" in ASCII; any number would do.
 const SEED: u64 = 0x0000_496e_7375_6c61;
 
+/// Under so many samples not even their whole range is a 95% interval of the median.
+const SAMPLES_MIN: usize = 5;
+
+/// Whether an interval can be given for so many samples or rounds.
+pub fn enough(count: usize) -> bool {
+    count >= SAMPLES_MIN
+}
+
 /// A median and the 95% interval that the bootstrap gives it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {

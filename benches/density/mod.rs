@@ -12,9 +12,9 @@ use anyhow::{Context, Result};
 use stack::{Hosted, Memory, Native, Stack, State};
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Containers of one runtime, unless `--tenants` says otherwise.
-const CONTAINERS: usize = 30;
+const CONTAINERS: usize = 20;
 /// How long a stack may take to become calm before it is weighed.
 const SETTLE: Duration = Duration::from_millis(1_500);
 /// How long the search for what fits goes on, for each subject …

@@ -194,13 +194,7 @@ pub(crate) fn around(estimate: &Estimate, unit: &str) -> String {
     range_about(estimate.median, estimate.low, estimate.high, unit)
 }
 
-/// Under so many samples not even their whole range is a 95% interval of the median.
-const SAMPLES_MIN: usize = 5;
-
-/// Whether an interval can be given for so many samples or rounds.
-pub(crate) fn enough(count: usize) -> bool {
-    count >= SAMPLES_MIN
-}
+pub(crate) use crate::stats::enough;
 
 /// An interval in words, or what stands for one where there are too few samples; `what` names those.
 pub(crate) fn interval(range: &str, count: usize, what: &str) -> String {

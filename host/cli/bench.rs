@@ -266,7 +266,13 @@ fn summary(results: &Results) -> String {
         }
         if let Some(control) = &bench.control {
             let quiet = control.low <= 1.0 && control.high >= 1.0;
-            let verdict = if quiet { "quiet enough" } else { "the machine was too noisy" };
+            let verdict = match quiet {
+                _ if !stats::enough(control.rounds) => {
+                    "too few rounds to say how noisy the machine was"
+                }
+                true => "quiet enough",
+                false => "the machine was too noisy",
+            };
             let [median, low, high] = [control.median, control.low, control.high].map(short);
             whole.push_str(&format!("\nA against A: {median} ({low} to {high}): {verdict}\n"));
         }
