@@ -11,11 +11,14 @@ use crate::session::Session;
 use crate::subject::{Subject, limits, limits_with_reuse};
 use crate::{cold, native, wire};
 use anyhow::{Context, Result, ensure};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const ROUNDS: usize = 20;
+const SEED: u64 = 0x6f72_6465_7200;
 const PAUSE: Duration = Duration::from_millis(20);
 const AWAKE: Duration = Duration::from_millis(1);
 const FIRST: Figure = Figure::less("first answer", "ms");
@@ -25,7 +28,7 @@ For containers and processes from the moment at which the command (or the API ca
 asked every 100 µs meanwhile, so an answer counts although its runtime has not yet said that it started. \
 For Insula from the request that needs the tenant, or from the start of `insula deploy`. One worker; each \
 tenant has its own bytes, so that nothing of it was loaded before, and the host was restarted after they \
-were deployed. A plain server that runs already shows what a request on a new connection takes at least. Cases take turns with 20 ms between, the last of which the measuring core is kept awake, in an order that rotates, and is reversed in every second round. The disk is warm unless said \
+were deployed. A plain server that runs already shows what a request on a new connection takes at least. Cases take turns with 20 ms between, the last of which the measuring core is kept awake, in an order that is drawn anew for each round. The disk is warm unless said \
 otherwise; with a cold disk the pages of Insula's compiled code, or of the static binary, were put out of \
 the page cache first, and nothing else, so the runtimes themselves are always warm. \
 CPU time is that of the subject's control group, daemons included, from the start of a tenant to its removal, \
@@ -91,9 +94,10 @@ pub fn run(session: &mut Session, bench: &mut Bench) -> Result<()> {
     }
     let field = Field { launched, subject, floor };
     let (mut again, mut broken) = (Vec::new(), Vec::new());
+    let mut random = ChaCha8Rng::seed_from_u64(SEED);
     for round in 0..rounds {
-        for turn in 0..cases.len() {
-            let Some(case) = cases.get(place(turn, round, cases.len())).copied() else { continue };
+        for (turn, place) in order(&mut random, cases.len()).into_iter().enumerate() {
+            let Some(case) = cases.get(place).copied() else { continue };
             session.step("startup", round * cases.len() + turn, rounds * cases.len())?;
             if broken.contains(&case) {
                 continue;
@@ -213,11 +217,14 @@ fn one(
     Ok(())
 }
 
-/// Whose turn it is: each round begins with another case, and every second one runs backwards, so that no
-/// case always comes after the same one.
-fn place(turn: usize, round: usize, count: usize) -> usize {
-    let turn = if round.is_multiple_of(2) { turn } else { count - 1 - turn };
-    (turn + round) % count
+/// In which order a round takes so many cases: drawn anew for each, always the same draws. In any fixed order, and
+/// turned round as well, one case comes after a daemon's more often than another, and finds colder caches.
+fn order(random: &mut ChaCha8Rng, count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, random.next_u64() as usize % (last + 1));
+    }
+    order
 }
 
 impl Case {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use insula_model::breaker::BreakerState;
+use insula_tests::h2::{self, Http2};
 use insula_tests::wait::eventually;
 use insula_tests::{Connection, Host, Setup, process, repo, wasm};
 use std::path::Path;
@@ -190,6 +191,42 @@ fn connections_of_who_computes_move_to_a_core_that_is_idle() {
     for _ in 0..20 {
         assert_eq!(alone.get("burner.localhost", "/go").field("connection"), None);
     }
+}
+
+#[test]
+fn over_http2_too_and_no_stream_is_lost() {
+    let _alone = alone();
+    let host = Host::start();
+    let file = host.file("burner.wasm", burner());
+    burn(&host, "burner", &file, &[]);
+    let (pids, to) = (host.worker_pids(), host.addr());
+    let over = AtomicBool::new(false);
+    let client = async || {
+        let mut elsewhere = Vec::new();
+        let mut own = loop {
+            let mut one = Http2::open(to).await;
+            one.get_on(to, "nobody.localhost").await.unwrap();
+            match process::owner(one.local(), to, &pids) == Some(pids[0]) {
+                true => break one,
+                false => elsewhere.push(one),
+            }
+        };
+        let first = own.local();
+        while !over.load(Relaxed) {
+            own.get_on(to, "burner.localhost").await.unwrap();
+        }
+        own.local() != first
+    };
+    let moved = std::thread::scope(|scope| {
+        let _over = Over(&over);
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| h2::run(client()))).collect();
+        eventually("requests run on both workers", || {
+            host.workers().iter().all(|worker| worker.running > 0).then_some(())
+        });
+        over.store(true, Relaxed);
+        clients.into_iter().map(|client| client.join().unwrap()).filter(|moved| *moved).count()
+    });
+    assert!(moved > 0);
 }
 
 #[test]

@@ -217,6 +217,8 @@ fn a_hangup_takes_what_lies_where_the_binary_lay() {
         eventually("it runs the new file", || {
             (program(&host) == place && host.info().upgrade.is_some()).then_some(())
         });
+        let asked = host.must(["audit", "--json", "--action", "upgrade"]).stdout;
+        assert!(asked.contains("SIGHUP") && asked.contains("\"ok\""), "{asked}");
         // The same again, by the verb, without a word about where.
         host.must(["upgrade"]);
         assert_eq!(host.info().upgrade.unwrap().number, 2);

@@ -10,7 +10,10 @@ use std::net::SocketAddr;
 
 /// A connection; clones share it.
 #[derive(Clone)]
-pub struct Http2(SendRequest<Full<Bytes>>);
+pub struct Http2 {
+    sender: SendRequest<Full<Bytes>>,
+    local: SocketAddr,
+}
 
 /// An answer, or how its stream broke off.
 #[derive(Debug)]
@@ -33,11 +36,17 @@ impl Http2 {
     /// Connects and shakes hands.
     pub async fn open(to: SocketAddr) -> Self {
         let stream = tokio::net::TcpStream::connect(to).await.expect("connect");
+        let local = stream.local_addr().expect("an address");
         let (sender, connection) =
             handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("handshake");
         // Its end shows in whatever is asked of it.
         tokio::spawn(connection);
-        Self(sender)
+        Self { sender, local }
+    }
+
+    /// Its own end of the connection.
+    pub fn local(&self) -> SocketAddr {
+        self.local
     }
 
     /// One request whose answer is given up when its head has come.
@@ -58,8 +67,8 @@ impl Http2 {
         for _ in 0..5 {
             let request = Request::get(format!("http://{host}/"));
             let request = request.body(Full::new(Bytes::new())).expect("request");
-            if self.0.ready().await.is_ok() {
-                match self.0.try_send_request(request).await {
+            if self.sender.ready().await.is_ok() {
+                match self.sender.try_send_request(request).await {
                     Ok(response) => {
                         let status = response.status().as_u16();
                         let body = response.into_body().collect().await;
@@ -90,6 +99,6 @@ impl Http2 {
             .uri(format!("http://{host}{target}"))
             .body(Full::new(Bytes::copy_from_slice(body)))
             .expect("request");
-        self.0.clone().send_request(request).await.expect("a head")
+        self.sender.clone().send_request(request).await.expect("a head")
     }
 }

@@ -33,6 +33,7 @@ use crate::traces::Traces;
 use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};
 use crate::vault::SecretsKey;
 use crate::{clock, listen, upkeep};
+use futures_util::future::join_all;
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::Table;
 use insula_model::access_log::Sample;
@@ -167,16 +168,22 @@ pub async fn serve(config: HostConfig, on_ready: impl FnOnce(HostInfo)) -> Resul
     host.app.ready.store(true, Ordering::SeqCst);
     host.app.upgrader.ready(host.app.deployer.listen);
     on_ready(host.app.host_info());
+    let mut asked = Vec::new();
     let plan = loop {
         tokio::select! {
             stop = signals.next() => match stop {
                 true => break None,
-                false => host.app.upgrader.by_signal(),
+                false => {
+                    asked.retain(|asked: &JoinHandle<()>| !asked.is_finished());
+                    asked.push(host.app.upgrader.by_signal(&host.app.audit));
+                }
             },
             plan = host.plans.recv() => break plan,
         }
     };
     if let Some(plan) = plan {
+        // It only has to be written yet who asked.
+        let _ = tokio::time::timeout(Duration::from_millis(RECORD_MS_MAX), join_all(asked)).await;
         return Err(host.hand_over(data, plan).await.into());
     }
     host.stop(config.drain_ms, &mut signals).await;

@@ -7,33 +7,24 @@ use crate::upgrade::UpgradeError;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use insula_model::api::{ErrorBody, ErrorCode, UpgradePlan, UpgradeRequest};
+use insula_model::api::{ErrorBody, UpgradePlan, UpgradeRequest};
 use std::path::Path;
 use std::sync::Arc;
 
 impl From<UpgradeError> for ApiError {
     fn from(error: UpgradeError) -> Self {
-        let (code, hint) = match &error {
-            UpgradeError::Relative(_) => (ErrorCode::BadRequest, "name it from the root on"),
-            UpgradeError::UnderWay => {
-                (ErrorCode::Conflict, "`insula ps --workers` shows when it is over")
-            }
-            UpgradeError::Unmovable => {
-                (ErrorCode::Conflict, "start the host with `insula serve` to upgrade it in place")
-            }
-            UpgradeError::Retiring(_) => (
-                ErrorCode::Busy,
+        let hint = match &error {
+            UpgradeError::Relative(_) => "name it from the root on",
+            UpgradeError::UnderWay => "`insula ps --workers` shows when it is over",
+            UpgradeError::Unmovable => "start the host with `insula serve` to upgrade it in place",
+            UpgradeError::Retiring(_) => {
                 "`insula ps --workers` shows them; they end with what runs in them, or after the host's \
-                 `--drain`",
-            ),
-            UpgradeError::Draining => {
-                (ErrorCode::Draining, "start the new version when it is gone")
+                 `--drain`"
             }
-            UpgradeError::Unsound { .. } => {
-                (ErrorCode::InvalidArtifact, "nothing was changed: this version serves on")
-            }
+            UpgradeError::Draining => "start the new version when it is gone",
+            UpgradeError::Unsound { .. } => "nothing was changed: this version serves on",
         };
-        Self::new(code, error.to_string()).hint(hint)
+        Self::new(error.code(), error.to_string()).hint(hint)
     }
 }
 

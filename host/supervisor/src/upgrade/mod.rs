@@ -24,9 +24,10 @@ mod preflight;
 mod taking;
 mod trial;
 
+use crate::audit::{Audit, by_host};
 use crate::notify::Notify;
 use crate::processes::Workers;
-use insula_model::api::{UpgradeInfo, UpgradePlan};
+use insula_model::api::{AuditEvent, AuditStage, ErrorCode, UpgradeInfo, UpgradePlan};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 pub use guard::{Watch, guard};
 pub(crate) use handover::Taken;
@@ -80,6 +82,19 @@ pub(crate) enum UpgradeError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl UpgradeError {
+    /// What the API and the audit log call it.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Relative(_) => ErrorCode::BadRequest,
+            Self::UnderWay | Self::Unmovable => ErrorCode::Conflict,
+            Self::Retiring(_) => ErrorCode::Busy,
+            Self::Draining => ErrorCode::Draining,
+            Self::Unsound { .. } => ErrorCode::InvalidArtifact,
+        }
+    }
 }
 
 /// An upgrade that goes ahead.
@@ -187,19 +202,32 @@ impl Upgrader {
     }
 
     /// A signal asks for an upgrade: to what lies now where this host's binary lay. The log says how that
-    /// ends.
-    pub(crate) fn by_signal(self: &Arc<Self>) {
-        let upgrader = Arc::clone(self);
+    /// ends, and the audit log that it was asked for; whoever hands over waits for the task until that is written.
+    pub(crate) fn by_signal(self: &Arc<Self>, audit: &Audit) -> JoinHandle<()> {
+        let (upgrader, audit) = (Arc::clone(self), audit.clone());
         self.notify.reloading();
         tokio::spawn(async move {
-            match upgrader.prepare(None).await {
-                Ok(plan) => tracing::info!(binary = plan.binary, "SIGHUP: the binary is sound"),
-                Err(error) => {
-                    tracing::error!("SIGHUP: {error}; this version serves on");
-                    upgrader.notify.ready(&error.to_string());
-                }
+            if let Err(error) = upgrader.signalled(&audit).await {
+                tracing::error!("SIGHUP: {error}; this version serves on");
+                upgrader.notify.ready(&error);
             }
-        });
+        })
+    }
+
+    async fn signalled(&self, audit: &Audit) -> Result<(), String> {
+        let asked = || AuditEvent { reason: Some("SIGHUP".into()), ..by_host("upgrade") };
+        let began = audit.began(asked).await;
+        let (of, event) = began.map_err(|error| format!("it cannot be recorded: {error}"))?;
+        let done = self.prepare(None).await;
+        let result = done.as_ref().err().map_or("ok", |error| error.code().as_str());
+        let (stage, result) = (AuditStage::Ended, Some(result.into()));
+        let end = AuditEvent { stage, result, of: Some(of), ..event };
+        if let Err(error) = audit.ended(end).await {
+            tracing::error!(%error, "the end of an upgrade could not be recorded in the audit log");
+        }
+        let plan = done.map_err(|error| error.to_string())?;
+        tracing::info!(binary = plan.binary, "SIGHUP: the binary is sound");
+        Ok(())
     }
 
     /// How this host was started, if it can be upgraded.
