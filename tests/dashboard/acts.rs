@@ -95,6 +95,7 @@ fn a_canary_is_shown_promoted_and_rolled_back() {
     page.eventually("document.querySelector('dialog[open]')");
     page.click("[data-confirm]");
     page.eventually("document.querySelector('.canary').hidden");
+    page.eventually("!document.querySelector('dialog')");
     assert_eq!(host.tenant("shop").summary.canary, None);
     assert_eq!(said(&host, "shop", 40, "a"), 40);
     page.eventually(
@@ -113,6 +114,7 @@ fn a_canary_is_shown_promoted_and_rolled_back() {
     page.picture("promote");
     page.click("[data-confirm]");
     page.eventually("document.querySelector('.is-active .revision-number')?.textContent === '3'");
+    page.eventually("!document.querySelector('dialog')");
     page.eventually("document.querySelector('.canary').hidden");
     assert_eq!(host.tenant("shop").summary.revision, 3);
     assert_eq!(said(&host, "shop", 40, "c"), 40);
@@ -191,6 +193,7 @@ fn a_tenant_is_stopped_and_started() {
     page.eventually("document.querySelector('dialog[open]')");
     page.click("[data-confirm]");
     page.eventually("document.querySelector('[data-act=start]')");
+    page.eventually("!document.querySelector('dialog')");
     for _ in 0..6 {
         host.get("hello", "/").expect_fault("tenant-stopped");
     }

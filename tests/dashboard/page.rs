@@ -271,6 +271,8 @@ fn a_tenant_in_a_browser() {
     page.eventually(
         "document.querySelector('.routes').innerText.includes('http://hello.localhost:')",
     );
+    // The page may hear of it before whoever asked.
+    page.eventually("!document.querySelector('dialog')");
     is_sound(&browser, &page);
 
     // One that is removed while it is looked at.
