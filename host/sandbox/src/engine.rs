@@ -39,8 +39,8 @@ pub const MEMORIES_MAX: u32 = 8;
 /// Tables of one component.
 pub const TABLES_MAX: u32 = 32;
 /// Elements of one table; each counts 8 bytes against the tenant's memory. A pooled table's place is that large, and
-/// four of 512 KiB share a page of the kernel's page tables, which live instances are charged for.
-pub const TABLE_ELEMENTS_MAX: usize = 65_536;
+/// two of 1 MiB share a page of the kernel's page tables, which live instances are charged for.
+pub const TABLE_ELEMENTS_MAX: usize = 131_072;
 /// Bytes of one linear memory: all that 32-bit addresses reach.
 pub const MEMORY_BYTES_MAX: usize = 4 << 30;
 /// Bytes of a guest's own stack.
