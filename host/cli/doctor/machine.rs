@@ -1,6 +1,7 @@
 //! The kernel, its settings, the processors and the clock.
 
 use super::{Finding, fail, ok, warn};
+use insula_sandbox::engine::{MAPPINGS_EACH, MAPPINGS_OF_WORKER};
 use insula_supervisor::HostConfig;
 use jiff::Timestamp;
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, ResolveFlags};
@@ -9,8 +10,6 @@ use std::time::{Duration, Instant};
 
 /// The usual bound of a process's mappings.
 const MAPS_MIN: u64 = 65_530;
-/// Mappings of one live instance, about.
-const MAPS_EACH: u64 = 6;
 /// The first kernel with `PAGEMAP_SCAN`.
 const PAGEMAP_SCAN: (u32, u32) = (6, 7);
 /// Before this the clock cannot be right: this program did not exist (RFC 3339).
@@ -55,7 +54,10 @@ fn kernel() -> Finding {
 fn maps() -> Finding {
     const WHAT: &str = "vm.max_map_count";
     let Some(maps) = setting("/proc/sys/vm/max_map_count") else { return ok(WHAT, "unknown") };
-    let found = format!("{maps}: about {} live instances in each worker", maps / MAPS_EACH);
+    let found = format!(
+        "{maps}: about {} live instances in each worker",
+        maps.saturating_sub(MAPPINGS_OF_WORKER) / MAPPINGS_EACH
+    );
     match maps < MAPS_MIN {
         true => warn(WHAT, found, format!("sysctl -w vm.max_map_count={MAPS_MIN}")),
         false => ok(WHAT, found),
