@@ -160,7 +160,14 @@ fn counters(summary: &TenantSummary) -> Vec<(&'static str, String)> {
         ("shed", counters.shed.to_string()),
         ("fuel", text::count(counters.fuel)),
         ("CPU", text::milliseconds(counters.cpu_us / 1_000)),
-        ("memory now", text::bytes(counters.memory_bytes)),
+        (
+            "memory now",
+            format!(
+                "{}, of it {} held by the host",
+                text::bytes(counters.memory_bytes),
+                text::bytes(counters.memory_host_bytes)
+            ),
+        ),
         ("memory peak", text::bytes(counters.memory_peak_bytes)),
         (
             "bytes in, out",

@@ -2,6 +2,7 @@
 
 use crate::beside::{GROWTH_MAX, alone, beside, ends_in, victim};
 use crate::guests::{RESPOND, handler};
+use insula_tests::wait::eventually;
 use insula_tests::{Host, repo, wasm};
 use std::sync::LazyLock;
 
@@ -88,6 +89,44 @@ fn fields_in_sum() {
     let _alone = alone();
     let code = format!("(loop $again {FIELDS} (br $again))");
     holds("fields", &handler(2, "x-pil", &code), "/");
+}
+
+#[test]
+fn what_the_host_holds_counts_for_the_tenant() {
+    let _alone = alone();
+    // The guest needs two pages of its own, and fills sets of fields that are the host's.
+    let limits = ["--fuel", "1T", "--timeout", "10s", "--memory", "4Mi", "--memory-limit", "4Mi"];
+    let code = format!("(loop $again {FIELDS} (br $again))");
+    let file = HOST.file("owed-fields.wasm", handler(2, "x-pil", &code));
+    HOST.deploy("owed-fields", &file, &limits);
+    let answer = HOST.get("owed-fields", "/");
+    answer.expect_fault("out-of-memory");
+    let words = "out-of-memory: the host holds too much for this tenant's guests";
+    HOST.eventually_told("owed-fields", answer.request_id(), words);
+    eventually("all of it is given back", || {
+        (HOST.counters("owed-fields").memory_bytes == 0).then_some(())
+    });
+}
+
+#[test]
+fn what_waits_for_a_client_counts_for_the_tenant() {
+    let _alone = alone();
+    let flags = ["--timeout", "10s", "--response-body", "1Gi", "--fuel", "1T"];
+    HOST.deploy("owed-answer", &repo::guest("hostile-endless"), &flags);
+    let mut connection = HOST.connect();
+    connection.send("GET /go HTTP/1.1\r\nhost: owed-answer.localhost\r\n\r\n");
+    // The instance's own, and what the connection has taken in for a client that does not read.
+    let counters = eventually("it waits for its client", || {
+        let counters = HOST.counters("owed-answer");
+        (counters.memory_host_bytes >= (32 + 192) << 10).then_some(counters)
+    });
+    assert!(counters.memory_bytes >= counters.memory_host_bytes + (64 << 10), "{counters:?}");
+    let shown = HOST.must(["inspect", "owed-answer"]);
+    assert!(shown.stdout.contains("held by the host"), "{shown:?}");
+    drop(connection);
+    eventually("all of it is given back", || {
+        (HOST.counters("owed-answer").memory_bytes == 0).then_some(())
+    });
 }
 
 #[test]

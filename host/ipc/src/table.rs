@@ -87,13 +87,15 @@ mod tenant {
     pub(super) const QUEUED: usize = MORE_USED;
     /// Bytes that calls out have sent. Here, since a table of an earlier version has 0 in this place.
     pub(super) const BYTES_OUTBOUND: usize = QUEUED + 1;
+    /// Of `MEMORY`, what the host holds for guests: a gauge.
+    pub(super) const MEMORY_HOST: usize = BYTES_OUTBOUND + 1;
 
     /// What only grows, and the peak; but for memory over time, which is more than a word.
     pub(super) fn counters() -> impl Iterator<Item = usize> {
         (REQUESTS..MEMORY_KIB_US).chain(BUCKETS..MORE_USED).chain([BYTES_OUTBOUND])
     }
 }
-const _: () = assert!(tenant::BYTES_OUTBOUND < CELL);
+const _: () = assert!(tenant::MEMORY_HOST < CELL);
 
 /// Words of the last column's cell (that of dead workers) which all workers write: what a tenant is
 /// allowed over all of them.
@@ -253,9 +255,18 @@ impl Table {
             .fetch_update(Relaxed, Relaxed, |paid| Some(paid.max(from).saturating_add(cost_ns)));
     }
 
-    /// Bytes that a tenant's instances hold now, over all workers.
+    /// Bytes that a tenant's instances hold now, over all workers, and the host for them.
     pub fn memory(&self, slot: u32) -> u64 {
-        let held = (0..self.workers).map(|w| self.cell(w, slot).0[tenant::MEMORY].load(Relaxed));
+        self.held(slot, tenant::MEMORY)
+    }
+
+    /// Of these, what the host holds.
+    pub fn memory_host(&self, slot: u32) -> u64 {
+        self.held(slot, tenant::MEMORY_HOST)
+    }
+
+    fn held(&self, slot: u32, word: usize) -> u64 {
+        let held = (0..self.workers).map(|w| self.cell(w, slot).0[word].load(Relaxed));
         // An instance that outlived its slot's clearing has given back what nobody counts any more.
         held.map(u64::cast_signed).sum::<i64>().max(0).cast_unsigned()
     }
@@ -322,6 +333,7 @@ impl Table {
             fuel: sum(tenant::FUEL),
             cpu_us: sum(tenant::CPU_NS) / 1_000,
             memory_bytes: self.memory(slot),
+            memory_host_bytes: self.memory_host(slot),
             memory_peak_bytes: peak.unwrap_or(0),
             bytes_in: sum(tenant::BYTES_IN),
             bytes_out: sum(tenant::BYTES_OUT),

@@ -36,6 +36,21 @@ impl fmt::Display for Evicted {
 
 impl std::error::Error for Evicted {}
 
+/// What the host holds for a tenant's guests is more than the tenant may.
+#[derive(Debug)]
+pub(crate) struct HeldTooMuch;
+
+impl fmt::Display for HeldTooMuch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the host holds too much for this tenant's guests (header fields, bodies, streams): with their \
+             memories it is more than `memory.limit`",
+        )
+    }
+}
+
+impl std::error::Error for HeldTooMuch {}
+
 /// How a guest failed.
 #[derive(Debug, Clone)]
 pub struct GuestFault {

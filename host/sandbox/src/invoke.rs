@@ -14,7 +14,7 @@ use crate::capabilities::Capabilities;
 use crate::cgi::{self, Edge};
 use crate::code::{Loaded, Pre};
 use crate::epoch::monotonic_ns;
-use crate::fault::{DeadlinePassed, Evicted, GuestFault, is_exhaustion};
+use crate::fault::{DeadlinePassed, Evicted, GuestFault, HeldTooMuch, is_exhaustion};
 use crate::limiter::MemoryLimiter;
 use crate::log::LineSink;
 use crate::roster::End;
@@ -37,7 +37,7 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
-pub use crate::limiter::{Budget, Denied, Gauge};
+pub use crate::limiter::{Budget, Change, Denied, Gauge};
 pub(crate) use wasmtime_wasi_http::Error as HttpError;
 
 /// Bytes that a guest may hand to one host call.
@@ -420,6 +420,7 @@ pub(crate) fn note_fuel(store: &Store<State>) {
 
 fn end_of_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     let left = store.get_fuel().unwrap_or(0);
+    let may_hold = store.data_mut().hold();
     let state = store.data();
     let gauge = &state.limiter.gauge;
     gauge.entered.store(true, Relaxed);
@@ -428,6 +429,9 @@ fn end_of_slice(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<Updat
     }
     if gauge.evicted.load(Relaxed) {
         return Err(Evicted.into());
+    }
+    if !may_hold {
+        return Err(HeldTooMuch.into());
     }
     if gauge.cancelled.load(Relaxed) {
         return Err(DeadlinePassed.into());

@@ -19,6 +19,7 @@ pub mod epoch;
 mod exports;
 pub mod fault;
 mod files;
+mod held;
 pub mod inventory;
 pub mod invoke;
 mod limiter;

@@ -6,6 +6,7 @@
 use crate::capabilities::directories::{DirectoryError, Given};
 use crate::capabilities::{Capabilities, config, keyvalue};
 use crate::files::Files;
+use crate::held;
 use crate::invoke::Invocation;
 use crate::limiter::{Gauge, MemoryLimiter};
 use crate::log::{GuestStream, LineSink};
@@ -31,12 +32,12 @@ const RESOURCES_MIN: usize = 256;
 /// Of a shared instance too, which serves many requests.
 const RESOURCES_MAX: usize = 4_096;
 /// Bytes of a response's or a call's body that wait in the host at once.
-const BODY_CHUNK_BYTES: usize = 64 << 10;
+pub(crate) const BODY_CHUNK_BYTES: usize = 64 << 10;
 /// The same for a preview 1 program, whose every entry may be an open file and so a descriptor of the
 /// worker's: as many files as other guests may have open, and some for streams and waiting.
 const PREVIEW1_RESOURCES_MAX: usize = 256 + 64;
 /// In-memory bytes of one set of header fields; above what [`insula_model::Ceilings`] lets in.
-const FIELDS_BYTES_MAX: usize = 128 << 10;
+pub(crate) const FIELDS_BYTES_MAX: usize = 128 << 10;
 
 /// The data of a [`wasmtime::Store`].
 pub(crate) struct State {
@@ -167,6 +168,11 @@ impl State {
         self.wasi.deadline = self.deadline;
         self.wasi.request = speaker;
         self.wasi.hops = hops;
+    }
+
+    /// Takes stock of what the host holds for the guest, on its tenant's account; whether that may be.
+    pub(crate) fn hold(&mut self) -> bool {
+        self.limiter.hold(self.table.iter_mut().map(|entry| held::bytes(entry)).sum())
     }
 
     /// What `wasi:config` works on.

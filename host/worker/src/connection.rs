@@ -37,6 +37,9 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(15);
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Bytes of a request head that are read at all; a tenant's own limit is lower.
 const HEAD_BYTES_MAX: usize = 192 << 10;
+/// Bytes of an answer that a connection takes in before its client has taken any: hyper's bound on a buffer, which
+/// is one for both directions.
+pub(crate) const WRITE_BUFFER_BYTES_MAX: u64 = HEAD_BYTES_MAX as u64;
 /// Fields of one head.
 const FIELDS_MAX: usize = 200;
 /// HTTP/2 requests at once on one connection.

@@ -314,7 +314,9 @@ fn guard_body(body: ClientBody, ticket: &mut Ticket) -> (RequestBody, Option<Arc
     let limit = ticket.tenant.entry.limits.request_body_bytes;
     let (seen, state) = (Arc::default(), Arc::new(BodyState::default()));
     ticket.bytes_in = Some(Arc::clone(&seen));
-    let body = RequestBody::Streaming { body, left: limit, limit, seen, state: state.clone() };
+    let holding = ticket.holding();
+    let body =
+        RequestBody::Streaming { body, left: limit, limit, seen, state: state.clone(), holding };
     (body, Some(state))
 }
 

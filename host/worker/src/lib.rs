@@ -22,6 +22,7 @@ mod early;
 mod errand;
 mod hand;
 mod headers;
+mod holding;
 mod job;
 mod link;
 mod listener;

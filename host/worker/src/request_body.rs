@@ -3,6 +3,7 @@
 //! Bounded by the tenant's `request.body`; holds one frame at a time, so a slow guest slows the
 //! client down and nothing piles up.
 
+use crate::holding::Holding;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -110,6 +111,8 @@ pub(crate) enum RequestBody {
         limit: u64,
         seen: Arc<AtomicU64>,
         state: Arc<BodyState>,
+        /// The last frame, until the guest asks for the next.
+        holding: Holding,
     },
 }
 
@@ -121,9 +124,10 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let Self::Streaming { body, left, limit, seen, state } = self.get_mut() else {
+        let Self::Streaming { body, left, limit, seen, state, holding } = self.get_mut() else {
             return Poll::Ready(None);
         };
+        holding.set(0);
         let frame = match body.poll_frame(cx) {
             Poll::Pending => {
                 state.set(BodyPhase::Waiting);
@@ -140,6 +144,7 @@ impl Body for RequestBody {
                 }
                 *left -= length;
                 seen.fetch_add(length, Relaxed);
+                holding.set(length);
                 Some(Ok(frame))
             }
             Some(Err(())) => {

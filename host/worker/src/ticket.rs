@@ -5,6 +5,7 @@
 
 use crate::access::Draft;
 use crate::errand::{Back, BoxFuture, Errand};
+use crate::holding::Holding;
 use crate::share::OVERRUN_NS;
 use crate::tenant::Tenant;
 use crate::tracer::Recording;
@@ -81,6 +82,12 @@ impl Ticket {
             probe,
             seat: Seat::Empty,
         }
+    }
+
+    /// For bytes that wait in the host for this request.
+    pub(crate) fn holding(&self) -> Holding {
+        let Self { worker, tenant, .. } = self;
+        Holding::new(worker.table.clone(), worker.index, tenant.entry.slot)
     }
 
     /// It is a client's request, whose head was there at this time.

@@ -23,7 +23,7 @@ use insula_model::access_log::Sample;
 use insula_model::wire::{CanaryOf, FromWorker, TenantEntry, WorkerConfig};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::{Epoch, monotonic_ns};
-use insula_sandbox::invoke::{Budget, Denied, Instance};
+use insula_sandbox::invoke::{Budget, Change, Denied, Instance};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -307,12 +307,13 @@ impl Worker {
             let slot = tenant.entry.slot;
             let limit = tenant.entry.limits.resources.memory_limit_bytes;
             let (pressure, qos) = (self.pressure.clone(), tenant.entry.limits.resources.qos);
-            Arc::new(move |change| {
+            Arc::new(move |change: Change| {
                 let cell = table.cell(index, slot);
                 let now_ns = monotonic_ns();
-                cell.add_memory(change, now_ns);
-                pressure.given(change);
-                if change <= 0 {
+                cell.add_memory(change.all(), change.host, now_ns);
+                // The host's part is touched as soon as it is there.
+                pressure.given(change.guest);
+                if change.all() <= 0 {
                     return Ok(());
                 }
                 let denied = if table.memory(slot) > limit {
@@ -322,8 +323,8 @@ impl Worker {
                 } else {
                     return Ok(());
                 };
-                cell.add_memory(-change, now_ns);
-                pressure.given(-change);
+                cell.add_memory(-change.all(), -change.host, now_ns);
+                pressure.given(-change.guest);
                 Err(denied)
             })
         });

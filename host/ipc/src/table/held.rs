@@ -21,8 +21,11 @@ fn kib_us(bytes: u64, from_ns: u64, to_ns: u64) -> u64 {
 
 impl Cell<'_> {
     /// Adds or takes away bytes that instances hold, at this time of the monotonic clock; both threads of a
-    /// worker do.
-    pub fn add_memory(&self, change: i64, now_ns: u64) {
+    /// worker do. So many of them are what the host holds for guests.
+    pub fn add_memory(&self, change: i64, host: i64, now_ns: u64) {
+        if host != 0 {
+            self.0[tenant::MEMORY_HOST].fetch_add(host.cast_unsigned(), SeqCst);
+        }
         // The time first: whoever reads the integral then never sees one and the same time twice.
         let since_ns = self.0[tenant::MEMORY_SINCE_NS].swap(now_ns, SeqCst);
         let held = self.0[tenant::MEMORY].fetch_add(change.cast_unsigned(), SeqCst);
@@ -48,6 +51,7 @@ impl Cell<'_> {
     pub(super) fn bury_memory(&self, dead: Cell<'_>, now_ns: u64) {
         let sum = self.memory_kib_us(now_ns);
         self.0[tenant::MEMORY].store(0, SeqCst);
+        self.0[tenant::MEMORY_HOST].store(0, SeqCst);
         self.0[tenant::MEMORY_SINCE_NS].store(0, SeqCst);
         self.0[tenant::MEMORY_KIB_US].store(0, SeqCst);
         dead.0[tenant::MEMORY_KIB_US].fetch_add(sum, SeqCst);
@@ -97,11 +101,11 @@ mod tests {
         for worker in [0, 1] {
             table.worker(worker).know_slot(7);
         }
-        table.cell(0, 7).add_memory(64 << 10, 100 * MS);
+        table.cell(0, 7).add_memory(64 << 10, 0, 100 * MS);
         assert_eq!(used(103), 64 * 3_000);
-        table.cell(0, 7).add_memory(64 << 10, 110 * MS);
-        table.cell(1, 7).add_memory(1 << 20, 120 * MS);
-        table.cell(0, 7).add_memory(-(128 << 10), 130 * MS);
+        table.cell(0, 7).add_memory(64 << 10, 0, 110 * MS);
+        table.cell(1, 7).add_memory(1 << 20, 0, 120 * MS);
+        table.cell(0, 7).add_memory(-(128 << 10), 0, 130 * MS);
         let both = 64 * 10_000 + 128 * 20_000 + 1_024 * 10_000;
         assert_eq!(used(130), both);
         assert_eq!(used(140), both + 1_024 * 10_000);

@@ -80,7 +80,8 @@ impl Table {
             let cell = self.cell(index, slot);
             let held = cell.0[tenant::MEMORY].load(SeqCst).cast_signed();
             if held != 0 {
-                cell.add_memory(-held, now_ns);
+                let host = cell.0[tenant::MEMORY_HOST].load(SeqCst).cast_signed();
+                cell.add_memory(-held, -host, now_ns);
             }
         }
     }
@@ -102,7 +103,7 @@ mod tests {
             table.cell(worker, 4).record(Outcome::Response, &usage);
             table.cell(worker, 4).took(70);
             table.cell(worker, 4).sent_outbound(3);
-            table.cell(worker, 4).add_memory(1 << 20, 0);
+            table.cell(worker, 4).add_memory(1 << 20, 32 << 10, 0);
         };
         for worker in 0..3 {
             request(&before, worker);

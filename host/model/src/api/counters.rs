@@ -24,8 +24,11 @@ pub struct Counters {
     pub fuel: u64,
     /// Microseconds during which its guests held a worker's thread.
     pub cpu_us: u64,
-    /// Bytes of memory and tables that all of its instances hold now.
+    /// Bytes of memory and tables that all of its instances hold now, and of what the host holds for them.
     pub memory_bytes: u64,
+    /// Of these, what the host holds: the instances' own structures, resources, header fields, bodies that wait.
+    #[serde(default)]
+    pub memory_host_bytes: u64,
     /// Most bytes of memory and tables one instance held.
     pub memory_peak_bytes: u64,
     /// Request body bytes.
@@ -81,6 +84,7 @@ impl Counters {
             fuel: self.fuel + other.fuel,
             cpu_us: self.cpu_us + other.cpu_us,
             memory_bytes: self.memory_bytes + other.memory_bytes,
+            memory_host_bytes: self.memory_host_bytes + other.memory_host_bytes,
             memory_peak_bytes: self.memory_peak_bytes.max(other.memory_peak_bytes),
             bytes_in: self.bytes_in + other.bytes_in,
             bytes_out: self.bytes_out + other.bytes_out,

@@ -52,7 +52,7 @@ pub struct UsageRow {
     pub fuel: u64,
     /// Microseconds during which guests held a thread.
     pub cpu_us: u64,
-    /// Bytes of memory and tables that instances held, times the seconds they held them.
+    /// Bytes of memory and tables that instances held, and the host for them, times the seconds they held them.
     pub memory_byte_seconds: u64,
     /// Request body bytes.
     pub bytes_in: u64,
