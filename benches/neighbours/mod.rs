@@ -20,7 +20,7 @@ const LEAD: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 3;
 const SPAN: Duration = Duration::from_secs(2);
 /// Aggressors, unless `--tenants` says otherwise.
-const AGGRESSORS: [usize; 2] = [1, 10];
+const AGGRESSORS: [usize; 3] = [1, 10, 100];
 const RATE_MAX: f64 = 15_000.0;
 
 const AXIS: &str = "aggressors";

@@ -338,6 +338,7 @@ impl Shared {
         let end_ns = monotonic_ns();
         job.share.charge(&self.table, self.index, cpu_ns, end_ns);
         job.share.ran_long(cpu_ns, ticks, end_ns);
+        self.idle.long_ns.fetch_add(cpu_ns, Relaxed);
         self.pressure.look(end_ns);
         if self.pressure.ends(job.share.qos) {
             job.gauge.evicted.store(true, Relaxed);

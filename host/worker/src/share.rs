@@ -233,6 +233,8 @@ pub(crate) struct Fair {
     gifts_ns: Cell<(u64, u64)>,
     idle: Arc<Idle>,
     idles_seen: Cell<u64>,
+    /// Of [`Idle::long_ns`], how much is in the clock.
+    long_seen_ns: Cell<u64>,
 }
 
 /// Whether the worker has nothing to do.
@@ -242,6 +244,8 @@ pub(crate) struct Idle {
     moments: AtomicU64,
     /// Guests on the second thread.
     pub(crate) long: AtomicU64,
+    /// CPU time that these have had, all together, in nanoseconds.
+    pub(crate) long_ns: AtomicU64,
 }
 
 impl Idle {
@@ -311,6 +315,9 @@ impl Fair {
         if self.idles_seen.replace(idles) != idles {
             self.forgive();
         }
+        // As it is used, and not when its tenant asks again: until then, everybody else would seem ahead.
+        let long_ns = self.idle.long_ns.load(Relaxed);
+        self.advance(long_ns.saturating_sub(self.long_seen_ns.replace(long_ns)));
         self.settle(account, now_ns);
         let share = account.share.borrow();
         if share.paid_ns(table) > now_ns || share.is_exiled(now_ns) {
@@ -343,7 +350,9 @@ impl Fair {
         let typical_ns = account.typical_ns.get();
         account.typical_ns.set(typical_ns - typical_ns / TYPICAL_OF + wall_ns / TYPICAL_OF);
         // Of a slice that was not measured, what is longer than any may be is not the guest's for certain.
-        self.add(account, cpu_ns.unwrap_or(wall_ns.min(OVERRUN_NS)));
+        let used_ns = cpu_ns.unwrap_or(wall_ns.min(OVERRUN_NS));
+        Self::add(account, used_ns);
+        self.advance(used_ns);
         if wall_ns > OVERRUN_NS {
             // Wall time may be another process's doing, so the first time only has its next slices
             // measured, which costs system calls.
@@ -357,9 +366,12 @@ impl Fair {
         BURST_NS as f64 / self.weights.get().max(1) as f64
     }
 
-    fn add(&self, account: &Account, ns: u64) {
+    fn add(account: &Account, ns: u64) {
         let weight = f64::from(account.share.borrow().weight.max(1));
         account.used.set(account.used.get() + ns as f64 / weight);
+    }
+
+    fn advance(&self, ns: u64) {
         self.clock.set(self.clock.get() + ns as f64 / (self.weights.get().max(1) as f64));
     }
 
@@ -377,7 +389,7 @@ impl Fair {
         let long = account.share.borrow().long_ns.load(Relaxed);
         let new = long.saturating_sub(account.long_seen_ns.replace(long));
         if new > 0 {
-            self.add(account, new);
+            Self::add(account, new);
         }
         if now_ns.saturating_sub(self.swept_ns.get()) > ACTIVE_NS {
             self.swept_ns.set(now_ns);
