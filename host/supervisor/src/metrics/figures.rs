@@ -53,6 +53,7 @@ impl Figures {
         own.running = own.running.saturating_add(more.running);
         own.queued = own.queued.saturating_add(more.queued);
         own.memory_bytes = own.memory_bytes.saturating_add(more.memory_bytes);
+        own.memory_host_bytes = own.memory_host_bytes.saturating_add(more.memory_host_bytes);
         own.memory_peak_bytes = own.memory_peak_bytes.max(more.memory_peak_bytes);
         self.latency.add(&other.latency);
     }
@@ -71,7 +72,8 @@ impl Figures {
     /// Without gauges and the peak: what stays of somebody who is gone.
     pub(super) fn counted(mut self) -> Self {
         let own = &mut self.counters;
-        (own.running, own.queued, own.memory_bytes, own.memory_peak_bytes) = (0, 0, 0, 0);
+        (own.running, own.queued) = (0, 0);
+        (own.memory_bytes, own.memory_host_bytes, own.memory_peak_bytes) = (0, 0, 0);
         self
     }
 }
