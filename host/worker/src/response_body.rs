@@ -14,7 +14,6 @@
 //! `response.body` and `timeout`.
 
 use crate::connection::{Busy, WRITE_BUFFER_BYTES_MAX};
-use crate::holding::Holding;
 use crate::request_body::BodyState;
 use crate::respond;
 use crate::ticket::Ticket;
@@ -80,8 +79,6 @@ pub(crate) struct Stream {
     limit: u64,
     /// Bytes of the body so far.
     passed: u64,
-    /// What may wait for the client to take it.
-    holding: Holding,
     /// Nobody gets the body: HEAD, 204, 304.
     discards: bool,
     request_id: RequestId,
@@ -163,7 +160,6 @@ impl Stream {
     fn new(parts: StreamParts, discards: bool) -> Self {
         Self {
             limit: parts.ticket.tenant.entry.limits.response_body_bytes,
-            holding: parts.ticket.holding(),
             ticket: Some(parts.ticket),
             running: parts.running,
             body: parts.body,
@@ -282,7 +278,7 @@ impl Stream {
         ticket.bytes_out = if self.discards { 0 } else { out };
         if !self.discards {
             // How much of it the client has taken, only the connection knows.
-            self.holding.set(out.min(WRITE_BUFFER_BYTES_MAX));
+            ticket.hold_untaken(out.min(WRITE_BUFFER_BYTES_MAX));
         }
         if self.declared == Some(out)
             && length > 0

@@ -311,13 +311,13 @@ impl Fair {
 
     /// Whether the tenant's next slice is free.
     pub(crate) fn is_free(&self, account: &Rc<Account>, table: &Table, now_ns: u64) -> bool {
+        // As it is used, and not when its tenant asks again: until then, everybody else would seem ahead.
+        let long_ns = self.idle.long_ns.load(Relaxed);
+        self.advance(long_ns.saturating_sub(self.long_seen_ns.replace(long_ns)));
         let idles = self.idle.moments.load(Relaxed);
         if self.idles_seen.replace(idles) != idles {
             self.forgive();
         }
-        // As it is used, and not when its tenant asks again: until then, everybody else would seem ahead.
-        let long_ns = self.idle.long_ns.load(Relaxed);
-        self.advance(long_ns.saturating_sub(self.long_seen_ns.replace(long_ns)));
         self.settle(account, now_ns);
         let share = account.share.borrow();
         if share.paid_ns(table) > now_ns || share.is_exiled(now_ns) {

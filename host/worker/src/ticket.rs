@@ -52,6 +52,8 @@ pub(crate) struct Ticket {
     began_away: bool,
     /// Its end decides whether the tenant's circuit breaker closes.
     probe: Option<Probe>,
+    /// What may wait for the client to take it; where there is much.
+    untaken: Option<Holding>,
     /// The guest, once it has begun.
     seat: Seat<Finished>,
 }
@@ -80,6 +82,7 @@ impl Ticket {
             went_away: false,
             began_away: false,
             probe,
+            untaken: None,
             seat: Seat::Empty,
         }
     }
@@ -88,6 +91,13 @@ impl Ticket {
     pub(crate) fn holding(&self) -> Holding {
         let Self { worker, tenant, .. } = self;
         Holding::new(worker.table.clone(), worker.index, tenant.entry.slot)
+    }
+
+    /// So many bytes of the answer may wait for the client, until the request has ended.
+    pub(crate) fn hold_untaken(&mut self, bytes: u64) {
+        let mut untaken = self.untaken.take().unwrap_or_else(|| self.holding());
+        untaken.set(bytes);
+        self.untaken = Some(untaken);
     }
 
     /// It is a client's request, whose head was there at this time.
@@ -263,6 +273,8 @@ pub(crate) enum Seat<T> {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.dismiss();
+        // Before the permit: the slot may be another tenant's as soon as nothing runs in it.
+        self.untaken = None;
         let usage = Usage {
             fuel: self.gauge.fuel.load(Relaxed),
             cpu_ns: u64::try_from(self.cpu.as_nanos())
