@@ -20,6 +20,7 @@ pub mod metering;
 pub mod name;
 pub mod namespace;
 pub mod outcome;
+pub mod packed;
 pub mod prices;
 pub mod probe;
 pub mod quantity;

@@ -13,12 +13,14 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Changes with every change of these types.
-pub const WIRE_VERSION: u32 = 8;
+pub const WIRE_VERSION: u32 = 9;
 /// The largest message, in bytes; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// Tenants in one [`ToWorker::Publish`] at most, so that it stays under [`MESSAGE_BYTES_MAX`]:
 /// 64 routes of 512 bytes make 32 KiB a tenant.
 pub const PUBLISH_TENANTS_MAX: usize = 100;
+/// Tenants in one [`ToWorker::Sleep`] at most.
+pub const SLEEPERS_MAX: usize = 4_096;
 /// Tenants in one [`ToWorker::Repave`]: the worker's requests have turns in between, and the supervisor's
 /// next message comes after the answer.
 pub const REPAVE_SLOTS_MAX: usize = 1_024;
@@ -51,6 +53,14 @@ pub enum ToWorker {
         tenants: Vec<TenantEntry>,
         /// Slots of removed tenants.
         removed: Vec<u32>,
+    },
+    /// Tenants of whom the worker knows nothing yet, as they are kept while nobody asks for them: see
+    /// [`crate::packed`]. Only before [`ToWorker::Start`]; not answered.
+    Sleep {
+        /// Each [`crate::packed::Common`] of those below, once.
+        commons: Vec<Vec<u8>>,
+        /// The tenants, at most [`SLEEPERS_MAX`].
+        tenants: Vec<Sleeper>,
     },
     /// Retire every instance of these tenants, and load their code anew when it is needed next. What
     /// runs finishes where it is. Answered by [`FromWorker::Repaved`].
@@ -94,6 +104,17 @@ pub enum ToWorker {
         /// to leave; then idle connections are closed.
         idle_ms: u64,
     },
+}
+
+/// One of [`ToWorker::Sleep`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sleeper {
+    /// The tenant's slot.
+    pub slot: u32,
+    /// Which of the message's commons is its.
+    pub common: u32,
+    /// [`crate::packed::Packed::bare`].
+    pub own: Vec<u8>,
 }
 
 /// From a worker.

@@ -17,6 +17,7 @@ use crate::sync::lock;
 use insula_ipc::table::SLOTS_MAX;
 use insula_model::api::Counters;
 use insula_model::grants::schedule::Schedule;
+use insula_model::packed::{Commons, Packed};
 use insula_model::quota::{Share, Sums};
 use insula_model::rollout::Rollout;
 use insula_model::wire::TenantEntry;
@@ -159,18 +160,34 @@ struct Inner {
     free: BTreeSet<u32>,
     /// Of every namespace that has tenants.
     sums: HashMap<Namespace, Sums>,
+    commons: Commons,
+}
+
+/// What a worker starts with.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    /// Slots, and tenants in few bytes.
+    pub(crate) packed: Vec<(u32, Packed<Arc<[u8]>>)>,
+    /// The others; every canary after the tenant that it is one of.
+    pub(crate) whole: Vec<Arc<Tenant>>,
 }
 
 impl Inner {
     /// Takes a tenant in, in place of the one of that name.
     fn insert(&mut self, tenant: Tenant) {
         self.take(&tenant.entry.name);
+        let (name, slot) = self.enter(tenant);
+        self.by_name.insert(name, slot);
+    }
+
+    /// Takes a tenant in that its name does not lead to yet.
+    fn enter(&mut self, tenant: Tenant) -> (TenantName, u32) {
         self.sums.entry(tenant.namespace.clone()).or_default().add(tenant.share());
         let (name, slot) = (tenant.entry.name.clone(), tenant.entry.slot);
         self.make_place(slot);
-        let kept = Kept::new(tenant, self.next_version());
-        self.by_slot[slot as usize] = Some(kept);
-        self.by_name.insert(name, slot);
+        let version = self.next_version();
+        self.by_slot[slot as usize] = Some(Kept::new(tenant, version, &mut self.commons));
+        (name, slot)
     }
 
     fn insert_canary(&mut self, canary: Canary) {
@@ -213,7 +230,7 @@ impl Inner {
 
     fn take(&mut self, name: &TenantName) -> Option<Arc<Tenant>> {
         let slot = self.by_name.remove(name)?;
-        let tenant = self.at(slot)?.get()?;
+        let tenant = self.at(slot)?.get(slot)?;
         if let Some(sums) = self.sums.get_mut(&tenant.namespace) {
             sums.remove(tenant.share());
             if sums.is_empty() {
@@ -225,14 +242,17 @@ impl Inner {
 }
 
 impl Registry {
-    /// The registry of the tenants that `tenants` gives, one by one, and of these canaries. Slots below the
+    /// The registry of the tenants that `tenants` gives, each once, and of these canaries. Slots below the
     /// highest that nobody has are free.
     pub(crate) fn load<E>(
         tenants: impl FnOnce(&mut dyn FnMut(Tenant)) -> Result<(), E>,
         canaries: Vec<Canary>,
     ) -> Result<Self, E> {
         let mut inner = Inner::default();
-        tenants(&mut |tenant| inner.insert(tenant))?;
+        let mut names = Vec::new();
+        tenants(&mut |tenant| names.push(inner.enter(tenant)))?;
+        // From all of them at once, its nodes are full.
+        inner.by_name = names.into_iter().collect();
         for canary in canaries {
             inner.insert_canary(canary);
         }
@@ -382,7 +402,8 @@ impl Registry {
     /// The tenant of this name.
     pub(crate) fn get(&self, name: &TenantName) -> Option<Arc<Tenant>> {
         let inner = lock(&self.0);
-        inner.at(*inner.by_name.get(name)?)?.get()
+        let slot = *inner.by_name.get(name)?;
+        inner.at(slot)?.get(slot)
     }
 
     /// Whether there is a tenant of this name.
@@ -392,7 +413,7 @@ impl Registry {
 
     /// The tenant that has this slot now.
     pub(crate) fn by_slot(&self, slot: u32) -> Option<Arc<Tenant>> {
-        lock(&self.0).at(slot)?.get()
+        lock(&self.0).at(slot)?.get(slot)
     }
 
     /// What tells whether the tenant in this slot is another one than before, or has changed.
@@ -434,13 +455,20 @@ impl Registry {
         jobs.cloned().collect()
     }
 
-    /// What a worker starts with, as it is now: every tenant, and every canary after the tenant that it is one of.
-    pub(crate) fn snapshot(&self) -> impl Iterator<Item = Arc<Tenant>> + Send + use<> {
+    /// What a worker starts with, as it is now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let inner = lock(&self.0);
         let slots = inner.by_name.values().copied();
         let canaries = inner.canaries.values().map(|canary| canary.tenant.entry.slot);
-        let kept = slots.chain(canaries).filter_map(|slot| inner.at(slot).cloned());
-        kept.collect::<Vec<_>>().into_iter().filter_map(|kept| kept.get())
+        let mut snapshot = Snapshot::default();
+        for slot in slots.chain(canaries) {
+            match inner.at(slot) {
+                Some(Kept::Packed { packed, .. }) => snapshot.packed.push((slot, packed.clone())),
+                Some(Kept::Whole { tenant, .. }) => snapshot.whole.push(Arc::clone(tenant)),
+                None => {}
+            }
+        }
+        snapshot
     }
 
     /// How many tenants are deployed.

@@ -1,7 +1,7 @@
 //! The line to the supervisor, and the worker's life along it.
 //!
 //! ```text
-//! Hello → engines, epoch, state → Publish* → Start → serving → Drain, or end of stream → drained
+//! Hello → engines, epoch, state → Sleep*, Publish* → Start → serving → Drain, or end of stream → drained
 //! ```
 //! A supervisor that is gone is a `Drain`: nothing more is accepted, what runs may finish, then the
 //! worker exits. While it drains a worker still does what it is told: clients that have connections to it
@@ -18,6 +18,7 @@ use crate::worker::Worker;
 use crate::{job, listener, probe};
 use insula_ipc::channel::{self, ChannelError};
 use insula_ipc::fds::{InheritError, inherited};
+use insula_ipc::heap::give_back;
 use insula_ipc::table::{Table, TableError};
 use insula_keyvalue::Database;
 use insula_model::wire::{FromWorker, ToWorker, WIRE_VERSION};
@@ -203,6 +204,9 @@ async fn obey(
                 }
                 say(worker, FromWorker::Ack { seq }).await;
             }
+            Ok(Some(ToWorker::Sleep { commons, tenants })) => {
+                worker.put_sleepers(&commons, tenants);
+            }
             Ok(Some(ToWorker::Repave { seq, slots })) => {
                 let retired = worker.repave(&slots).await;
                 say(worker, FromWorker::Repaved { seq, retired }).await;
@@ -217,6 +221,8 @@ async fn obey(
                     });
                 }
                 say(worker, FromWorker::Serving).await;
+                // What tenants came in.
+                give_back();
             }
             Ok(Some(ToWorker::CodeReady { code })) => worker.codes.ready(&code),
             Ok(Some(ToWorker::RunJob { slot, run })) => {

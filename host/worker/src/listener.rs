@@ -7,6 +7,7 @@
 
 use crate::connection;
 use crate::worker::Worker;
+use insula_ipc::heap::give_back;
 use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ const BURST_MAX: u32 = 32;
 const GONE_MAX: u32 = 64;
 /// Rest after the system refused a connection (out of descriptors, out of memory).
 const BACK_OFF: Duration = Duration::from_millis(50);
+/// Without a connection for so long, a worker gives back what is free in its heap.
+const REST: Duration = Duration::from_secs(5);
 
 /// Accepts until the worker drains.
 pub(crate) async fn run(worker: Rc<Worker>, listener: TcpListener) -> std::io::Result<()> {
@@ -110,6 +113,7 @@ struct Counted(Rc<Worker>);
 impl Counted {
     fn new(worker: &Rc<Worker>) -> Self {
         Self::add(worker, 1);
+        worker.opened.set(worker.opened.get().wrapping_add(1));
         Self(worker.clone())
     }
 
@@ -134,7 +138,31 @@ fn spawn(worker: &Rc<Worker>, stream: TcpStream, from: std::net::SocketAddr) {
     let counted = Counted::new(worker);
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        connection::serve(worker, stream, from).await;
+        connection::serve(worker.clone(), stream, from).await;
         drop(counted);
+        rest(&worker);
+    });
+}
+
+/// Once nobody has been connected for a while, what is free in the heap goes back to the machine.
+fn rest(worker: &Rc<Worker>) {
+    if worker.connections.get() > 0 || worker.resting.replace(true) {
+        return;
+    }
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            let opened = worker.opened.get();
+            tokio::time::sleep(REST).await;
+            if worker.connections.get() > 0 {
+                // The last of them begins anew.
+                break;
+            }
+            if worker.opened.get() == opened {
+                give_back();
+                break;
+            }
+        }
+        worker.resting.set(false);
     });
 }

@@ -1,9 +1,9 @@
 //! The roll of tenants: everyone who is deployed, by slot, by name and by route.
 //!
-//! Most of those who are deployed are never asked anything by this worker, so one sleeps as the bytes that the
-//! supervisor sent, until the first request, run or call for it wakes it; from then on it is a [`Tenant`]. Names and
-//! hosts are found by their hashes, and compared with what stands in the record itself. A tenant that sleeps
-//! takes some two hundred bytes here in all.
+//! Most of those who are deployed are never asked anything by this worker, so one sleeps as few bytes
+//! ([`insula_model::packed`]), until the first request, run or call for it wakes it; from then on it is a
+//! [`Tenant`]. Names and hosts are found by their hashes, and compared with what stands in the record itself. A
+//! tenant that sleeps takes some hundred bytes here in all.
 //!
 //! A route is one hash look-up and, where tenants share a host, a scan of its prefixes, longest first; no lock and,
 //! for who is awake, no allocation. Changed in place between two requests: the worker has one thread, so
@@ -13,44 +13,26 @@
 use crate::tenant::Tenant;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use insula_model::Digest;
-use insula_model::api::GuestKind;
+use insula_model::packed::{Commons, Packed};
 use insula_model::route::{Route, prefix_matches};
-use insula_model::wire::TenantEntry;
-use serde::Deserialize;
+use insula_model::wire::{Sleeper, TenantEntry};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
+use std::sync::Arc;
 
 #[derive(Default)]
 enum Place {
     #[default]
     Free,
-    Asleep(Box<[u8]>),
+    Asleep(Packed<Box<[u8]>>),
     Awake(Rc<Tenant>),
-}
-
-/// How a [`TenantEntry`] begins: the same fields in the same order.
-#[derive(Deserialize)]
-struct Head<'a> {
-    _slot: u32,
-    name: &'a str,
-    _revision: u32,
-    _digest: Digest,
-    _kind: GuestKind,
-    routes: Vec<Route>,
-}
-
-impl<'a> Head<'a> {
-    fn of(bytes: &'a [u8]) -> Option<Self> {
-        postcard::take_from_bytes(bytes).ok().map(|(head, _)| head)
-    }
 }
 
 impl Place {
     fn name_is(&self, name: &str) -> bool {
         match self {
             Self::Free => false,
-            Self::Asleep(bytes) => Head::of(bytes).is_some_and(|head| head.name == name),
+            Self::Asleep(packed) => packed.name() == name,
             Self::Awake(tenant) => tenant.entry.name.as_str() == name,
         }
     }
@@ -59,8 +41,7 @@ impl Place {
     fn route_is(&self, route: u16, is: impl FnOnce(&Route) -> bool) -> bool {
         match self {
             Self::Free => false,
-            Self::Asleep(bytes) => Head::of(bytes)
-                .is_some_and(|head| head.routes.get(usize::from(route)).is_some_and(is)),
+            Self::Asleep(packed) => packed.routes().get(usize::from(route)).is_some_and(is),
             Self::Awake(tenant) => tenant.entry.routes.get(usize::from(route)).is_some_and(is),
         }
     }
@@ -68,7 +49,7 @@ impl Place {
     fn name_and_routes(&self) -> Option<(Box<str>, Vec<Route>)> {
         match self {
             Self::Free => None,
-            Self::Asleep(bytes) => Head::of(bytes).map(|head| (head.name.into(), head.routes)),
+            Self::Asleep(packed) => Some((packed.name().into(), packed.routes())),
             Self::Awake(tenant) => {
                 Some((tenant.entry.name.as_str().into(), tenant.entry.routes.clone()))
             }
@@ -142,6 +123,7 @@ pub(crate) struct Roll {
     names: HashTable<Name>,
     hosts: HashTable<Host>,
     hasher: RandomState,
+    commons: Commons,
 }
 
 impl Roll {
@@ -179,11 +161,11 @@ impl Roll {
         }
     }
 
-    /// The tenant in this slot as it was sent, if it sleeps.
+    /// The tenant in this slot, if it sleeps.
     pub(crate) fn asleep(&self, slot: u32) -> Option<TenantEntry> {
         match at(&self.places, slot) {
-            // The supervisor's own message, encoded again: what it decoded to once it does again.
-            Place::Asleep(bytes) => postcard::from_bytes(bytes).ok(),
+            // The supervisor's own words: they are what they were.
+            Place::Asleep(packed) => packed.unpack(slot).map(|(entry, _)| entry),
             Place::Free | Place::Awake(_) => None,
         }
     }
@@ -193,18 +175,23 @@ impl Roll {
         !matches!(at(&self.places, slot), Place::Free)
     }
 
-    /// Puts a tenant into its slot, to sleep; gives it back if it has to be awake: a value that is secret
-    /// is erased from memory only as what it is.
+    /// Puts a tenant into its slot, to sleep; gives it back if it has to be awake.
     pub(crate) fn put_asleep(&mut self, entry: TenantEntry) -> Result<(), Box<TenantEntry>> {
-        if !entry.secrets.is_empty() || entry.canary.is_some() {
-            return Err(Box::new(entry));
-        }
-        match postcard::to_stdvec(&entry) {
-            Ok(bytes) => {
-                self.put(entry.slot, Place::Asleep(bytes.into()));
+        match Packed::new(&entry, &[], &mut self.commons) {
+            Some(packed) => {
+                self.put(entry.slot, Place::Asleep(packed));
                 Ok(())
             }
-            Err(_) => Err(Box::new(entry)),
+            None => Err(Box::new(entry)),
+        }
+    }
+
+    /// Puts tenants of whom nothing is known yet into their slots, to sleep.
+    pub(crate) fn put_sleepers(&mut self, commons: &[Vec<u8>], tenants: Vec<Sleeper>) {
+        let commons: Vec<_> = commons.iter().map(|bytes| self.commons.share(bytes)).collect();
+        for Sleeper { slot, common, own } in tenants {
+            let Some(common) = commons.get(common as usize) else { continue };
+            self.put(slot, Place::Asleep(Packed::received(own, Arc::clone(common))));
         }
     }
 

@@ -20,7 +20,7 @@ use insula_ipc::table::{Table, WorkerCell};
 use insula_keyvalue::Database;
 use insula_model::RequestId;
 use insula_model::access_log::Sample;
-use insula_model::wire::{CanaryOf, FromWorker, TenantEntry, WorkerConfig};
+use insula_model::wire::{CanaryOf, FromWorker, Sleeper, TenantEntry, WorkerConfig};
 use insula_sandbox::Capabilities;
 use insula_sandbox::epoch::{Epoch, monotonic_ns};
 use insula_sandbox::invoke::{Budget, Change, Denied, Instance};
@@ -62,6 +62,10 @@ pub(crate) struct Worker {
     /// Runs of jobs that the supervisor waits for.
     pub(crate) jobs: Cell<u64>,
     pub(crate) connections: Cell<u64>,
+    /// All connections so far.
+    pub(crate) opened: Cell<u64>,
+    /// Whether it is waited for a while without any.
+    pub(crate) resting: Cell<bool>,
     pub(crate) connection_closed: Notify,
     /// Connections that were let go of for another worker to take, and have not come back yet; at most
     /// [`insula_ipc::table::balance::EXPECTED_MAX`].
@@ -119,6 +123,8 @@ impl Worker {
             port: Cell::new(0),
             jobs: Cell::new(0),
             connections: Cell::new(0),
+            opened: Cell::new(0),
+            resting: Cell::new(false),
             connection_closed: Notify::new(),
             sent_away: Cell::new(0),
             draining: Cell::new(false),
@@ -193,6 +199,14 @@ impl Worker {
         if tenant.entry.stopped {
             self.stop_canary(&tenant);
         }
+    }
+
+    /// Takes in tenants of whom nothing is known yet.
+    pub(crate) fn put_sleepers(&self, commons: &[Vec<u8>], tenants: Vec<Sleeper>) {
+        for sleeper in &tenants {
+            self.cell().know_slot(sleeper.slot);
+        }
+        self.roll.borrow_mut().put_sleepers(commons, tenants);
     }
 
     /// A tenant that is awake.

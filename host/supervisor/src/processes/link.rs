@@ -5,23 +5,29 @@
 //! whoever comes after reads and writes on from there.
 
 use super::{CodeNeeded, Inner, Phase};
-use crate::registry::Tenant;
+use crate::registry::{Snapshot, Tenant};
 use bytes::Bytes;
 use insula_ipc::channel::{ChannelError, encode, first, receive_after, send};
+use insula_ipc::heap::give_back;
 use insula_model::api::WorkerState;
+use insula_model::packed::{Common, Packed};
 use insula_model::wire::{
-    FromWorker, MESSAGE_BYTES_MAX, PUBLISH_TENANTS_MAX, Retired, TenantEntry, ToWorker,
-    WIRE_VERSION, WorkerConfig,
+    FromWorker, MESSAGE_BYTES_MAX, PUBLISH_TENANTS_MAX, Retired, SLEEPERS_MAX, Sleeper,
+    TenantEntry, ToWorker, WIRE_VERSION, WorkerConfig,
 };
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Instant;
+use std::vec;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 /// Sequence number of the snapshot's messages; nobody waits for their acknowledgement.
 const SNAPSHOT_SEQ: u64 = 0;
+/// Encoded bytes of a tenant who is to sleep besides its own and its common ones, generously.
+const SLEEPER_BYTES: usize = 32;
 /// Encoded bytes of a tenant besides routes, grants and secrets, generously.
 const ENTRY_BYTES: usize = 512;
 
@@ -64,15 +70,20 @@ pub(super) enum Who {
 pub(super) async fn write(
     mut to: OwnedWriteHalf,
     config: WorkerConfig,
-    snapshot: impl Iterator<Item = Arc<Tenant>>,
+    snapshot: Snapshot,
     queued: mpsc::Receiver<Bytes>,
 ) -> Result<OwnedWriteHalf, ChannelError> {
     send(&mut to, &ToWorker::Hello { version: WIRE_VERSION, config }).await?;
-    for tenants in Batches(snapshot.peekable()) {
+    let Snapshot { packed, whole } = snapshot;
+    for sleep in (Sleepers { left: packed.into_iter().peekable() }) {
+        send(&mut to, &sleep).await?;
+    }
+    for tenants in Batches(whole.into_iter().peekable()) {
         send(&mut to, &ToWorker::Publish { seq: SNAPSHOT_SEQ, tenants, removed: Vec::new() })
             .await?;
     }
     send(&mut to, &ToWorker::Start).await?;
+    give_back();
     forward(to, queued).await
 }
 
@@ -85,6 +96,35 @@ pub(super) async fn forward(
         to.write_all(&frame).await?;
     }
     Ok(to)
+}
+
+/// Tenants who are to sleep, in messages of a bounded size.
+struct Sleepers {
+    left: Peekable<vec::IntoIter<(u32, Packed<Arc<[u8]>>)>>,
+}
+
+impl Iterator for Sleepers {
+    type Item = ToWorker;
+    fn next(&mut self) -> Option<ToWorker> {
+        let (mut commons, mut tenants) = (Vec::new(), Vec::new());
+        let mut places: HashMap<*const Common, u32> = HashMap::new();
+        let mut room = MESSAGE_BYTES_MAX as usize;
+        let bytes_max = |packed: &Packed<Arc<[u8]>>| {
+            SLEEPER_BYTES + packed.bytes() + packed.common().as_bytes().len()
+        };
+        while tenants.len() < SLEEPERS_MAX
+            && let Some((slot, packed)) =
+                self.left.next_if(|(_, packed)| tenants.is_empty() || bytes_max(packed) <= room)
+        {
+            room = room.saturating_sub(bytes_max(&packed));
+            let common = *places.entry(Arc::as_ptr(packed.common())).or_insert_with(|| {
+                commons.push(packed.common().as_bytes().to_vec());
+                u32::try_from(commons.len() - 1).unwrap_or(u32::MAX)
+            });
+            tenants.push(Sleeper { slot, common, own: packed.bare().to_vec() });
+        }
+        (!tenants.is_empty()).then_some(ToWorker::Sleep { commons, tenants })
+    }
 }
 
 /// Tenants in messages of a bounded size.

@@ -8,6 +8,7 @@ use crate::registry::Registry;
 use crate::state::{self, State};
 use crate::vault::{SecretsKey, Vault};
 use crate::{logs, usage};
+use insula_ipc::heap::give_back;
 use insula_model::TenantName;
 use insula_model::api::JobRun;
 use insula_sandbox::capabilities::directories;
@@ -61,6 +62,7 @@ pub(super) async fn open(
         let last_runs = state.recover_runs(&go_on)?;
         let audit = Audit::open(&data, unclean).map_err(ServeError::Audit)?;
         let used = usage::Opened::open(&data)?;
+        give_back();
         Ok((store, state, registry, last_runs, audit, used))
     });
     opened.await.map_err(io::Error::other)?

@@ -98,7 +98,7 @@ pub(super) fn head(connection: &Connection, name: &TenantName) -> Result<Option<
 }
 
 impl State {
-    /// Every tenant with its active revision, by name. One query. Blocks.
+    /// Every tenant with its active revision, in the order of the file. One query. Blocks.
     pub(crate) fn load(&self, to: &mut dyn FnMut(Tenant)) -> Result<(), StateError> {
         self.load_all(to).map_err(|error| super::located(error, &self.path))
     }
@@ -108,7 +108,7 @@ impl State {
         let mut statement = connection.prepare(&format!(
             "SELECT {COLUMNS} FROM tenants t
              JOIN revisions r ON r.tenant = t.id AND r.number = t.active
-             JOIN artifacts a ON a.digest = r.artifact ORDER BY t.name"
+             JOIN artifacts a ON a.digest = r.artifact ORDER BY t.id"
         ))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {

@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::tenant_log::TenantLog;
-use insula_model::{Ceilings, Manifest};
+use insula_model::api::GuestKind;
+use insula_model::{Ceilings, Digest, Manifest};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
