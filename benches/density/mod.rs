@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use stack::{Hosted, Memory, Native, Stack, State};
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Containers of one runtime, unless `--tenants` says otherwise.
 const CONTAINERS: usize = 20;
 /// How long a stack may take to become calm before it is weighed.

@@ -17,7 +17,7 @@ use subjects::{Class, Containered, Hosted, Subject};
 const LOAD: f64 = 0.5;
 /// How long aggressors are at it before anything counts.
 const LEAD: Duration = Duration::from_secs(1);
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const SPAN: Duration = Duration::from_secs(2);
 /// Aggressors, unless `--tenants` says otherwise.
 const AGGRESSORS: [usize; 3] = [1, 10, 100];

@@ -203,6 +203,7 @@ async fn obey(
                     worker.remove(slot);
                 }
                 say(worker, FromWorker::Ack { seq }).await;
+                listener::rest(worker);
             }
             Ok(Some(ToWorker::Sleep { commons, tenants })) => {
                 worker.put_sleepers(&commons, tenants);

@@ -145,7 +145,7 @@ fn spawn(worker: &Rc<Worker>, stream: TcpStream, from: std::net::SocketAddr) {
 }
 
 /// Once nobody has been connected for a while, what is free in the heap goes back to the machine.
-fn rest(worker: &Rc<Worker>) {
+pub(crate) fn rest(worker: &Rc<Worker>) {
     if worker.connections.get() > 0 || worker.resting.replace(true) {
         return;
     }

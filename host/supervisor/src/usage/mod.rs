@@ -19,6 +19,7 @@ mod ledger;
 use crate::clock;
 use crate::processes::Workers;
 use crate::registry::Registry;
+use insula_ipc::heap::give_back;
 use insula_model::api::{USAGE_DAYS_MAX, UsageBy, UsageRow};
 use insula_model::usage::{FIGURES, Used};
 use insula_model::{Namespace, TenantName};
@@ -170,12 +171,16 @@ impl Usage {
             add(&mut grown, key.clone(), used);
         }
         if !grown.is_empty() {
+            let much = grown.len() >= SLOTS_AT_ONCE;
             self.0.ledger.add(grown).await?;
             book.rest.clear();
             for (slot, now) in reached {
                 if let Some(seen) = book.seen.get_mut(&slot) {
                     seen.used = now;
                 }
+            }
+            if much {
+                give_back();
             }
         }
         self.forget_old(&mut book).await
