@@ -72,10 +72,14 @@ mod watch;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// A request allocates and frees a few hundred small pieces, most of them wasmtime's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long a thread of the supervisor that has nothing to block for lives on.
+const IDLE_THREAD_MAX: Duration = Duration::from_millis(500);
 
 const AFTER_HELP: &str = "\
 Start here:
@@ -148,7 +152,10 @@ fn main() -> ExitCode {
         _ => {}
     }
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // What a thread that blocked has freed can only go back to the machine once it has ended.
+    runtime.enable_all().thread_keep_alive(IDLE_THREAD_MAX);
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             out::note(&format!("error: cannot start: {error}"));

@@ -323,6 +323,7 @@ impl Host {
             tenants_dir: data.join(TENANTS),
             listen,
             canary_begun: Notify::new(),
+            changed: Notify::new(),
             publishing: Mutex::new(()),
             exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             importing: Mutex::new(()),
@@ -390,6 +391,7 @@ impl Host {
         self.helpers.push(tokio::spawn(deployer.usage.clone().run()));
         let audit = self.app.audit.clone();
         self.helpers.push(tokio::spawn(rollouts::watch(Arc::clone(&deployer), audit)));
+        self.helpers.push(tokio::spawn(upkeep::rest(Arc::clone(&deployer))));
         self.helpers.push(tokio::spawn(upkeep::look_after(deployer, self.app.data.clone())));
         // Not before: a host that goes on from another may still have to give everything back.
         self.helpers.push(tokio::spawn(upkeep::sweep_engines(Arc::clone(&self.app.deployer))));

@@ -1,15 +1,17 @@
 //! What a host does for its data now and then: sweeps artifacts, copies the state database, keeps a
 //! reserve for a full disk, and notices when the data directory is taken away.
 //!
-//! Owns two tasks, which end with the host. An idle host wakes up once a minute for them.
+//! Owns its tasks, which end with the host. An idle host wakes up once a minute for them.
 
 use crate::data;
 use crate::deploy::Deployer;
 use crate::state::StateError;
+use insula_ipc::heap::give_back;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 /// Time between two sweeps of the artifact store, in seconds.
 const SWEEP_S: u64 = 3_600;
@@ -17,6 +19,8 @@ const SWEEP_S: u64 = 3_600;
 const LOOK_S: u64 = 60;
 /// The first look comes this long after the start, in milliseconds, when what matters more is done.
 const FIRST_LOOK_MS: u64 = 1_000;
+/// Without a deploy for so long, free memory goes back. Longer than idle threads live.
+const REST: Duration = Duration::from_secs(1);
 /// Of the time, copies take at most one part in so many.
 const COPY_SHARE: u32 = 500;
 
@@ -38,6 +42,17 @@ pub(crate) async fn sweep_engines(deployer: Arc<Deployer>) {
     let store = deployer.store.clone();
     if let Err(error) = spawn_blocking(move || store.sweep_engines()).await {
         tracing::warn!(%error, "code of other engines is removed by the next start");
+    }
+}
+
+/// Once nobody has been deployed or removed for a while, gives back what is free in the heap, that of the threads
+/// which blocked for it included: they have ended by then.
+pub(crate) async fn rest(deployer: Arc<Deployer>) {
+    loop {
+        deployer.changed.notified().await;
+        let another = || timeout(REST, deployer.changed.notified());
+        while another().await.is_ok() {}
+        give_back();
     }
 }
 

@@ -45,6 +45,8 @@ const ORPHAN_IDLE_MS: u64 = 1_000;
 const BLOCKING_THREADS_MAX: usize = 16;
 /// How long a worker that ends may take to write its last messages.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
+/// So long after a tenant was published, what that left free goes back.
+const PUBLISHED_REST: Duration = Duration::from_secs(1);
 /// How often a draining worker looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(5);
 
@@ -203,7 +205,7 @@ async fn obey(
                     worker.remove(slot);
                 }
                 say(worker, FromWorker::Ack { seq }).await;
-                listener::rest(worker);
+                listener::rest(worker, PUBLISHED_REST);
             }
             Ok(Some(ToWorker::Sleep { commons, tenants })) => {
                 worker.put_sleepers(&commons, tenants);

@@ -140,12 +140,12 @@ fn spawn(worker: &Rc<Worker>, stream: TcpStream, from: std::net::SocketAddr) {
     tokio::task::spawn_local(async move {
         connection::serve(worker.clone(), stream, from).await;
         drop(counted);
-        rest(&worker);
+        rest(&worker, REST);
     });
 }
 
 /// Once nobody has been connected for a while, what is free in the heap goes back to the machine.
-pub(crate) fn rest(worker: &Rc<Worker>) {
+pub(crate) fn rest(worker: &Rc<Worker>, after: Duration) {
     if worker.connections.get() > 0 || worker.resting.replace(true) {
         return;
     }
@@ -153,7 +153,7 @@ pub(crate) fn rest(worker: &Rc<Worker>) {
     tokio::task::spawn_local(async move {
         loop {
             let opened = worker.opened.get();
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(after).await;
             if worker.connections.get() > 0 {
                 // The last of them begins anew.
                 break;

@@ -70,6 +70,8 @@ pub(crate) struct Deployer {
     pub(crate) listen: SocketAddr,
     /// Told when a canary begins.
     pub(crate) canary_begun: Notify,
+    /// Somebody was deployed or removed.
+    pub(crate) changed: Notify,
     /// Held by whoever changes what is in force.
     pub(crate) publishing: Mutex<()>,
     /// Exports under way.

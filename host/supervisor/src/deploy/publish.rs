@@ -108,6 +108,7 @@ impl Deployer {
         let told = self.workers.publish(vec![entry], Vec::new()).await;
         // After the workers: a run that is due now is of the new revision.
         self.put_on_board(&name, slot).await;
+        self.changed.notify_one();
         told?;
         self.keeper.remove(forgotten).await;
         Ok(active)
@@ -143,6 +144,7 @@ impl Deployer {
             self.workers.publish(Vec::new(), slots.clone()).await?;
             slots.into_iter().for_each(|slot| self.quarantine(slot));
         }
+        self.changed.notify_one();
         self.forget_stores(&name).await;
         self.forget_files(name.clone()).await;
         self.logs.remove(name).await;
