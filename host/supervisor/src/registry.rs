@@ -163,11 +163,14 @@ struct Inner {
     commons: Commons,
 }
 
+/// A slot, and its tenant in few bytes.
+pub(crate) type Slept = (u32, Packed<Arc<[u8]>>);
+
 /// What a worker starts with.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    /// Slots, and tenants in few bytes.
-    pub(crate) packed: Vec<(u32, Packed<Arc<[u8]>>)>,
+    /// Most of them.
+    pub(crate) packed: Vec<Slept>,
     /// The others; every canary after the tenant that it is one of.
     pub(crate) whole: Vec<Arc<Tenant>>,
 }

@@ -5,7 +5,7 @@
 //! whoever comes after reads and writes on from there.
 
 use super::{CodeNeeded, Inner, Phase};
-use crate::registry::{Snapshot, Tenant};
+use crate::registry::{Slept, Snapshot, Tenant};
 use bytes::Bytes;
 use insula_ipc::channel::{ChannelError, encode, first, receive_after, send};
 use insula_ipc::heap::give_back;
@@ -100,7 +100,7 @@ pub(super) async fn forward(
 
 /// Tenants who are to sleep, in messages of a bounded size.
 struct Sleepers {
-    left: Peekable<vec::IntoIter<(u32, Packed<Arc<[u8]>>)>>,
+    left: Peekable<vec::IntoIter<Slept>>,
 }
 
 impl Iterator for Sleepers {
