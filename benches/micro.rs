@@ -32,7 +32,7 @@ use tempfile::TempDir;
 
 const MANIFEST: &str = r#"
 name = "shop"
-artifact = "shop.wasm"
+component = "shop.wasm"
 routes = ["shop.example.com", "example.com/shop"]
 memory = { instance = "64Mi" }
 cpu = { request = "100m", limit = "500m" }
@@ -84,7 +84,7 @@ fn compiled(dir: &TempDir) -> Result<(Loader, CodeId)> {
     let output = Command::new(binary()?)
         .arg("__compile")
         .args([store.artifact_path(&artifact), code.clone()])
-        .args(["1000000000", "60", "fuel", hex.trim_start_matches("sha256:")])
+        .args(["4294967296", "60", "fuel", hex.trim_start_matches("sha256:")])
         .arg(std::process::id().to_string())
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
