@@ -9,6 +9,7 @@
 
 use crate::dispatch::dispatch;
 use crate::headers;
+use crate::outbox::Socket;
 use crate::paced::Paced;
 use crate::request_body::ClientBody;
 use crate::share::Account;
@@ -168,7 +169,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAdd
     // Small answers must not wait for the client's acknowledgements.
     let _ = stream.set_nodelay(true);
     let peer = Rc::new(Peer { from: Some(from), ..Peer::new(headers::forwarded(from), None, 0) });
-    let stream = Paced { stream, worker: worker.clone(), peer: peer.clone() };
+    let stream = Paced { socket: Socket::new(stream), worker: worker.clone(), peer: peer.clone() };
     let service = {
         let (worker, peer) = (worker.clone(), peer.clone());
         service_fn(move |request: Request<Incoming>| {

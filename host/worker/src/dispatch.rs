@@ -291,6 +291,9 @@ pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>
     }
     // Another tenant of the same artifact may have had it loaded.
     let cold_ns = (!worker.codes.has(&code)).then(monotonic_ns);
+    if cold_ns.is_some() {
+        worker.outbox.flush();
+    }
     let loaded = match worker.codes.get(&code).await {
         Err(Unavailable::Full(_)) if worker.make_room(None) => worker.codes.get(&code).await?,
         decided => decided?,

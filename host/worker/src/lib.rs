@@ -28,6 +28,7 @@ mod link;
 mod listener;
 mod long;
 mod outbound;
+mod outbox;
 mod paced;
 mod pool;
 mod pressure;

@@ -10,6 +10,7 @@
 use crate::codes::Codes;
 use crate::long::Long;
 use crate::outbound::{self, LOOKUPS_MAX, Outbound};
+use crate::outbox::Outbox;
 use crate::share::Idle;
 use crate::tenant_log::LINES_QUEUED_MAX;
 use crate::tracer::Tracer;
@@ -141,6 +142,7 @@ async fn live(
     let worker = Rc::new(worker);
     tokio::task::spawn_local(outbound::inside::serve(worker.clone(), calls));
     tokio::task::spawn_local(Turns::give(worker.clone()));
+    tokio::task::spawn_local(Outbox::empty(worker.clone()));
     let (last, is_last) = oneshot::channel();
     let writing = tokio::task::spawn_local(write(to, outgoing, is_last));
     let mut listener = Some(listener);

@@ -7,36 +7,37 @@
 //! What begins a request waits for its turn among other tenants' ([`crate::turns`]).
 
 use crate::connection::Peer;
+use crate::outbox::Socket;
 use crate::worker::Worker;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 
 /// Units of the runtime's budget that a read costs beside its own.
 const READ_COSTS: u32 = 15;
 
 pub(crate) struct Paced {
-    pub(crate) stream: TcpStream,
+    pub(crate) socket: Rc<Socket>,
     pub(crate) worker: Rc<Worker>,
     pub(crate) peer: Rc<Peer>,
 }
 
 impl AsyncRead for Paced {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let mut stream = self.socket.stream.borrow_mut();
         if self.peer.waits_for_turns(&self.worker) {
-            ready!(self.stream.poll_read_ready(cx))?;
+            ready!(stream.poll_read_ready(cx))?;
             ready!(self.worker.turns.poll(cx, &self.worker, &self.peer));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut *stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
             for _ in 0..READ_COSTS {
                 // Used up: the next read waits for another turn, and this one's bytes do not.
@@ -51,30 +52,36 @@ impl AsyncRead for Paced {
 
 impl AsyncWrite for Paced {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        self.socket.poll_write(cx, &self.worker.outbox, &[IoSlice::new(bytes)])
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_left(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_shutdown(cx, &self.worker.outbox)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        self.socket.poll_write(cx, &self.worker.outbox, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        self.socket.leave(&self.worker.outbox);
     }
 }

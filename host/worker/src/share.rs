@@ -189,6 +189,11 @@ impl Account {
         self.outlived.get().is_some_and(|part| part >= OFTEN)
     }
 
+    /// Whether it is known to need less than a turn for a request.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.outlived.get().is_some() && self.typical_ns.get() <= TURN_NS && !self.is_often_long()
+    }
+
     /// Whether nearly all of late did.
     pub(crate) fn is_always_long(&self) -> bool {
         self.outlived.get().is_some_and(|part| part >= ALWAYS)

@@ -188,7 +188,7 @@ impl Ticket {
         let Seat::Here(mut guest) = std::mem::replace(seat, Seat::Empty) else {
             return Some(Poll::Pending);
         };
-        let now_ns = monotonic_ns();
+        let now_ns = self.worker.outbox.before_guest(&self.tenant.account);
         if !self.worker.fair.is_free(&self.tenant.account, &self.worker.table, now_ns) {
             return self.send_away(cx, seat, guest, true);
         }

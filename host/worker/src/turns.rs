@@ -98,6 +98,11 @@ impl Turns {
         }
     }
 
+    /// Whether any connection waits.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.places.borrow().is_empty()
+    }
+
     /// Gives turns, one after another, for as long as the worker lives.
     pub(crate) async fn give(worker: Rc<Worker>) {
         let turns = &worker.turns;
@@ -122,7 +127,7 @@ impl Turns {
 }
 
 /// Ready after every task that is ready now.
-async fn come_back() {
+pub(crate) async fn come_back() {
     let mut first = true;
     poll_fn(|cx| {
         if !std::mem::take(&mut first) {

@@ -7,6 +7,7 @@ use crate::codes::Codes;
 use crate::hand;
 use crate::long::Long;
 use crate::outbound::Outbound;
+use crate::outbox::Outbox;
 use crate::pool::{IDLE_OTHER_MAX, Total, idle_max};
 use crate::pressure::Pressure;
 use crate::repave::drop_slowly;
@@ -51,6 +52,8 @@ pub(crate) struct Worker {
     pub(crate) fair: Fair,
     /// In which order requests begin.
     pub(crate) turns: Turns,
+    /// Answers that are about to leave.
+    pub(crate) outbox: Outbox,
     /// Tenants' key-value stores.
     stores: Database,
     /// Everyone who is deployed.
@@ -115,6 +118,7 @@ impl Worker {
             pressure: long.pressure(),
             fair: Fair::new(long.idle()),
             turns: Turns::default(),
+            outbox: Outbox::default(),
             long,
             stores,
             roll: RefCell::default(),
