@@ -109,7 +109,7 @@ pub async fn run(
     };
     let mut guest = pin!(program::run(&loaded.engine, pre, &invocation, wasi));
     let guest = poll_fn(|cx| {
-        let _turn = epoch.guest_runs();
+        let _turn = epoch.guest_runs(false);
         guest.as_mut().poll(cx)
     });
     match tokio::time::timeout(timeout, guest).await {

@@ -5,6 +5,10 @@
 //! which no guest runs, so a host with a request now and then pays for one tick each, and an idle one for none. The
 //! next guest sets it going again, which is one system call: the thread is not woken for it, which would keep that
 //! guest waiting, but by the first tick, and most guests have ended by then.
+//!
+//! While only guests run that are known to end long before a tick, the ticks are [`CALM_TICK`] apart: on a busy worker
+//! each is a timer's interrupt and two changes of thread, together a twentieth of its CPU time. The first other
+//! guest brings the usual ones back.
 
 use crate::engine::Engines;
 use rustix::time::{
@@ -18,7 +22,11 @@ use std::time::Duration;
 
 /// How often a guest that computes looks whether its slice is over.
 pub const TICK: Duration = Duration::from_micros(500);
-/// How long a guest may compute on a worker's event loop at once, in nanoseconds; up to one [`TICK`] more.
+/// How often, if it is known to be quick, and so was every guest for a while.
+pub const CALM_TICK: Duration = Duration::from_millis(2);
+/// Usual ticks without a guest that may be long, before they are further apart.
+const CALM_AFTER: u32 = 64;
+/// How long a guest may compute on a worker's event loop at once, in nanoseconds; up to one [`TICK`] more, or [`CALM_TICK`].
 pub const SLICE_NS: u64 = 500_000;
 
 /// The running clock.
@@ -37,6 +45,10 @@ struct Shared {
     ticks: AtomicU64,
     /// The timer stands still.
     asleep: AtomicBool,
+    /// It goes at the slower pace, or will.
+    calm: AtomicBool,
+    /// Since the last tick, a guest ran that is not known to be quick.
+    hurried: AtomicBool,
 }
 
 impl Epoch {
@@ -50,6 +62,8 @@ impl Epoch {
             running: AtomicU32::new(0),
             ticks: AtomicU64::new(0),
             asleep: AtomicBool::new(true),
+            calm: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
         });
         let clock = shared.clone();
         std::thread::Builder::new()
@@ -59,11 +73,15 @@ impl Epoch {
         Ok(Self { shared })
     }
 
-    /// To be called right before a guest is polled; the guest runs until the result is dropped.
-    pub fn guest_runs(&self) -> Turn<'_> {
+    /// To be called right before a guest is polled; the guest runs until the result is dropped. `quick`: it is
+    /// known to end within a fraction of a slice, and it does little harm if once it does not.
+    pub fn guest_runs(&self, quick: bool) -> Turn<'_> {
         self.shared.running.fetch_add(1, SeqCst);
-        if self.shared.asleep.load(SeqCst) && self.shared.asleep.swap(false, SeqCst) {
-            self.shared.set(TICK);
+        if !quick {
+            self.shared.hurry();
+        }
+        if self.shared.asleep.load(SeqCst) {
+            self.shared.wake();
         }
         Turn { shared: &self.shared, since: self.shared.ticks.load(SeqCst) }
     }
@@ -113,7 +131,33 @@ impl Shared {
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting);
     }
 
+    /// Sets the timer going, if it stands still.
+    fn wake(&self) {
+        if !self.asleep.swap(false, SeqCst) {
+            return;
+        }
+        if self.calm.load(SeqCst) {
+            self.set(CALM_TICK);
+            if self.calm.load(SeqCst) {
+                return;
+            }
+            // Another thread's guest came in between.
+        }
+        self.set(TICK);
+    }
+
+    /// Has the ticks come as often as usual for a while.
+    fn hurry(&self) {
+        if !self.hurried.load(SeqCst) {
+            self.hurried.store(true, SeqCst);
+        }
+        if self.calm.load(SeqCst) && self.calm.swap(false, SeqCst) && !self.asleep.load(SeqCst) {
+            self.set(TICK);
+        }
+    }
+
     fn run(&self, engines: &Engines) {
+        let mut quiet = 0u32;
         loop {
             // Ends with the next tick, however long that is; several that were missed are one.
             if rustix::io::read(&self.timer, &mut [0u8; 8]).is_err() {
@@ -123,13 +167,21 @@ impl Shared {
                 engine.increment_epoch();
             }
             self.ticks.fetch_add(1, SeqCst);
+            quiet = if self.hurried.swap(false, SeqCst) { 0 } else { quiet.saturating_add(1) };
+            let calms = quiet >= CALM_AFTER && !self.calm.swap(true, SeqCst);
             if self.running.load(SeqCst) == 0 {
                 self.set(Duration::ZERO);
                 self.asleep.store(true, SeqCst);
                 // A guest that began before it could see that.
-                if self.running.load(SeqCst) > 0 && self.asleep.swap(false, SeqCst) {
-                    self.set(TICK);
+                if self.running.load(SeqCst) > 0 {
+                    self.wake();
                 }
+            } else if calms {
+                self.set(CALM_TICK);
+            }
+            // One that came before it could see that the pace has changed.
+            if calms && self.hurried.load(SeqCst) {
+                self.hurry();
             }
         }
     }

@@ -324,7 +324,7 @@ impl Shared {
         let waker = Waker::from(job.waker.clone());
         let mut cx = Context::from_waker(&waker);
         let cell = self.table.worker(self.index);
-        let turn = self.epoch.guest_runs();
+        let turn = self.epoch.guest_runs(false);
         let name =
             |slot| if on_loop { cell.set_current(slot) } else { cell.set_current_long(slot) };
         name(Some(job.share.slot));

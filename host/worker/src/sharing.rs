@@ -110,7 +110,7 @@ pub(crate) fn instance(
 async fn drive(worker: Rc<Worker>, tenant: Rc<Tenant>, shared: Rc<Shared>, mut driver: Driver) {
     let account = &tenant.account;
     poll_fn(|cx| {
-        let turn = worker.epoch.guest_runs();
+        let turn = worker.epoch.guest_runs(account.is_quick());
         worker.cell().set_current(Some(tenant.entry.slot));
         let start = Instant::now();
         let polled = catch_unwind(AssertUnwindSafe(|| driver.poll(cx)));

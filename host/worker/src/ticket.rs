@@ -240,7 +240,7 @@ impl Ticket {
         if worker.pressure.ends(self.tenant.entry.limits.resources.qos) {
             self.gauge.evicted.store(true, Relaxed);
         }
-        let turn = worker.epoch.guest_runs();
+        let turn = worker.epoch.guest_runs(account.is_quick());
         worker.cell().set_current(Some(self.tenant.entry.slot));
         let before_ns = account.is_suspect(now_ns).then(|| worker.fair.cpu_at(now_ns));
         let polled = guest.as_mut().poll(cx);
