@@ -43,6 +43,40 @@ fn keep_alive_and_pipelining_keep_the_order() {
 }
 
 #[test]
+fn everyone_who_asks_at_once_gets_an_answer_of_their_own() {
+    // Answers of one turn leave together: of several tenants, of all sizes, some the last of their connection.
+    const LENGTHS: [usize; 6] = [0, 1, 700, 3_900, 4_096, 9_000];
+    for round in 0..20 {
+        let mut asked = Vec::new();
+        for client in 0..48 {
+            let mut connection = HOST.connect();
+            let last = if client % 5 == 0 { "connection: close\r\n" } else { "" };
+            let text = format!("{round} {client} ");
+            let body: String = text.chars().cycle().take(LENGTHS[client % LENGTHS.len()]).collect();
+            let length = body.len();
+            // Two in a row: the second answer comes behind the first in the same outbox, or not.
+            connection.send(format!(
+                "GET /{text} HTTP/1.1\r\nhost: hello.localhost\r\n\r\n\
+                 POST /{client} HTTP/1.1\r\nhost: echo.localhost\r\n{last}content-length: {length}\r\n\r\n{body}",
+                text = client % 7,
+            ));
+            asked.push((connection, body, !last.is_empty()));
+        }
+        for (mut connection, body, is_last) in asked {
+            assert_eq!(connection.answer().expect_ok().text(), "Hello from Insula!\n");
+            let answer = connection.answer();
+            assert_eq!(answer.expect_ok().text(), body);
+            assert!(answer.whole);
+            if is_last {
+                assert!(connection.is_closed_by_host());
+            } else {
+                assert_eq!(seen(&connection.get("echo.localhost", "/more"))[0], "GET /more");
+            }
+        }
+    }
+}
+
+#[test]
 fn bodies_that_nobody_reads_do_not_confuse_the_next_request() {
     let mut connection = HOST.connect();
     // `hello` looks at no body; this one reads like a request.

@@ -16,7 +16,7 @@ const ROUNDS: usize = 5;
 /// Containers of one runtime, unless `--tenants` says otherwise.
 const CONTAINERS: usize = 20;
 /// How long a stack may take to become calm before it is weighed.
-const SETTLE: Duration = Duration::from_millis(1_500);
+const SETTLE: Duration = Duration::from_secs(3);
 /// How long the search for what fits goes on, for each subject …
 const FIT_MAX: Duration = Duration::from_secs(10);
 /// … but for the one case that the project's own bar is about.
@@ -39,7 +39,7 @@ const PSS: Figure = Figure::less("PSS and page tables per tenant", "KiB").along(
 const FITS: Figure = Figure::more("tenants that fit", "count");
 
 const METHOD: &str = "Tenants are added one by one to a stack that stands, each is asked for an answer (but those that \
-are only deployed), and at 1, 10, 100 … tenants, after 1.5 s without work, the stack is weighed. Memory per tenant is \
+are only deployed), and at 1, 10, 100 … tenants, after 3 s without work, the stack is weighed. Memory per tenant is \
 what the stack's memory control group has grown by since it had no tenant, divided by the tenants: pages, page tables \
 and the kernel's own structures, of daemons, shims and monitors too, without page cache that nobody has mapped. The same \
 is shown with the idle stack itself (daemons, or Insula's supervisor and workers); per further tenant, that is the growth since the weighing before; and the sum of \

@@ -5,11 +5,11 @@
 //! the answers of those who are ready in the same turn of the event loop, and then they go out one after another:
 //! the first wakes the client, which finds the others when it is there.
 //!
-//! A turn with a single answer holds nothing back. Otherwise one waits for at most [`HOLD_NS`] and the request
+//! Nothing is held back where there is one answer in a turn, as far as the turn before tells. Otherwise one waits for at most [`HOLD_NS`] and the request
 //! that begins before these are over, and not for one that may take long: code that is to be loaded, or a guest that is
-//! not known to be quick. The order within a connection stays. Bounded by [`HELD_BYTES_MAX`].
+//! not known to be quick. The order within a connection stays. Bounded by [`HELD_BYTES_MAX`] and [`HELD_MAX`].
 
-use crate::share::Account;
+use crate::share::{Account, Idle};
 use crate::turns::come_back;
 use crate::worker::Worker;
 use insula_sandbox::epoch::monotonic_ns;
@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
@@ -28,6 +29,8 @@ const HOLD_NS: u64 = 100_000;
 const SMALL_BYTES_MAX: usize = 4 << 10;
 /// What waits, all together.
 const HELD_BYTES_MAX: usize = 64 << 10;
+/// So many connections' answers at once: about [`HOLD_NS`] of the shortest.
+const HELD_MAX: usize = 32;
 /// Room that is kept for the next turn.
 const KEPT_BYTES: usize = 16 << 10;
 
@@ -45,6 +48,12 @@ pub(crate) struct Socket {
 /// What waits to be written.
 #[derive(Default)]
 pub(crate) struct Outbox {
+    /// Counts the turns of the event loop.
+    idle: Arc<Idle>,
+    /// The turn of the last small write, how many there were in it, and in the turn right before it.
+    turn: Cell<u64>,
+    in_turn: Cell<u32>,
+    before: Cell<u32>,
     bytes: RefCell<Vec<u8>>,
     /// Whose so many of the bytes are, in order.
     parts: RefCell<Vec<(Rc<Socket>, usize)>>,
@@ -62,7 +71,7 @@ impl Socket {
         })
     }
 
-    /// Writes what is small into the outbox, and everything else into the socket.
+    /// Writes what is small into the outbox, if others write as well, and everything else into the socket.
     pub(crate) fn poll_write(
         self: &Rc<Self>,
         cx: &mut Context<'_>,
@@ -71,7 +80,7 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_left(cx))?;
         let length = slices.iter().map(|slice| slice.len()).sum();
-        if length <= SMALL_BYTES_MAX {
+        if length <= SMALL_BYTES_MAX && outbox.gathers() {
             outbox.hold(self, cx, slices, length);
             return Poll::Ready(Ok(length));
         }
@@ -130,9 +139,29 @@ impl Socket {
 }
 
 impl Outbox {
+    /// For an event loop whose turns are counted there.
+    pub(crate) fn new(idle: Arc<Idle>) -> Self {
+        Self { idle, ..Self::default() }
+    }
+
+    /// There is one more small write: whether others of this turn are to be waited for. A write that is the
+    /// only one of its turn would gain nothing, and leave behind all that its task has to do after it.
+    fn gathers(&self) -> bool {
+        let turn = self.idle.turns();
+        let last = self.turn.replace(turn);
+        if turn != last {
+            let is_next = turn == last.wrapping_add(1);
+            self.before.set(if is_next { self.in_turn.get() } else { 0 });
+            self.in_turn.set(0);
+        }
+        self.in_turn.set(self.in_turn.get().saturating_add(1));
+        self.in_turn.get() > 1 || self.before.get() > 1
+    }
+
     fn hold(&self, socket: &Rc<Socket>, cx: &Context<'_>, slices: &[IoSlice<'_>], length: usize) {
         let mut last = self.parts.borrow().last().is_some_and(|last| Rc::ptr_eq(&last.0, socket));
-        if self.bytes.borrow().len() + length > HELD_BYTES_MAX || socket.held.get() && !last {
+        let full = self.bytes.borrow().len() + length > HELD_BYTES_MAX;
+        if full || self.parts.borrow().len() >= HELD_MAX || socket.held.get() && !last {
             self.flush();
             last = false;
         }
@@ -215,6 +244,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::future::poll_fn;
     use std::time::Duration;
@@ -228,6 +258,11 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         stream.writable().await.unwrap();
         (Socket::new(stream), client)
+    }
+
+    /// One in whose turn somebody else has written already.
+    fn busy() -> Outbox {
+        Outbox { in_turn: Cell::new(1), ..Outbox::default() }
     }
 
     async fn write(socket: &Rc<Socket>, outbox: &Outbox, bytes: &[u8]) -> usize {
@@ -244,7 +279,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn answers_wait_for_one_another_and_keep_their_order() {
-        let outbox = Outbox::default();
+        let outbox = busy();
         let ((one, mut first), (two, mut second)) = (pair().await, pair().await);
         for (socket, text) in [(&one, "a"), (&one, "b"), (&two, "x"), (&two, "y")] {
             assert_eq!(write(socket, &outbox, text.as_bytes()).await, 1);
@@ -266,8 +301,39 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn what_waits_is_written_before_the_socket_is_closed() {
+    async fn who_is_alone_does_not_wait() {
         let outbox = Outbox::default();
+        let (socket, mut client) = pair().await;
+        write(&socket, &outbox, b"a").await;
+        assert_eq!(
+            arrived(&mut client).await,
+            "a",
+            "the first of a turn, and none in the one before"
+        );
+        write(&socket, &outbox, b"b").await;
+        assert_eq!(arrived(&mut client).await, "", "the second of a turn");
+        outbox.idle.event_loop_sleeps();
+        write(&socket, &outbox, b"c").await;
+        assert_eq!(arrived(&mut client).await, "", "there were two in the turn before");
+        outbox.flush();
+        assert_eq!(arrived(&mut client).await, "bc");
+        for text in ["d", "e"] {
+            outbox.idle.event_loop_sleeps();
+            write(&socket, &outbox, text.as_bytes()).await;
+            assert_eq!(arrived(&mut client).await, text, "one in the turn before");
+        }
+        write(&socket, &outbox, b"f").await;
+        outbox.flush();
+        outbox.idle.event_loop_sleeps();
+        outbox.idle.event_loop_sleeps();
+        arrived(&mut client).await;
+        write(&socket, &outbox, b"g").await;
+        assert_eq!(arrived(&mut client).await, "g", "none in the turn before");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_waits_is_written_before_the_socket_is_closed() {
+        let outbox = busy();
         let (socket, mut client) = pair().await;
         write(&socket, &outbox, b"last words").await;
         poll_fn(|cx| socket.poll_shutdown(cx, &outbox)).await.unwrap();
@@ -278,7 +344,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_client_that_does_not_read_loses_nothing_and_holds_the_writer_up() {
-        let outbox = Outbox::default();
+        let outbox = busy();
         let (socket, mut client) = pair().await;
         let mut sent = Vec::new();
         // Until the kernel takes no more: far more than it holds for one socket, if it never said so.
@@ -317,7 +383,7 @@ mod tests {
         }
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(count.clone());
-        let outbox = Outbox::default();
+        let outbox = busy();
         let (socket, _client) = pair().await;
         let piece = vec![0; SMALL_BYTES_MAX];
         for _ in 0..10_000 {

@@ -245,7 +245,9 @@ pub(crate) struct Fair {
 /// Whether the worker has nothing to do.
 #[derive(Default)]
 pub(crate) struct Idle {
-    /// Times at which the event loop went to sleep and no guest computed elsewhere.
+    /// Turns of the event loop: times at which it had nothing to do but to look at its sockets.
+    turns: AtomicU64,
+    /// Those at which no guest computed elsewhere.
     moments: AtomicU64,
     /// Guests on the second thread.
     pub(crate) long: AtomicU64,
@@ -254,8 +256,14 @@ pub(crate) struct Idle {
 }
 
 impl Idle {
+    /// Turns of the event loop so far.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Relaxed)
+    }
+
     /// The event loop goes to sleep.
     pub(crate) fn event_loop_sleeps(&self) {
+        self.turns.fetch_add(1, Relaxed);
         if self.long.load(Relaxed) == 0 {
             self.moments.fetch_add(1, Relaxed);
         }

@@ -118,7 +118,7 @@ impl Worker {
             pressure: long.pressure(),
             fair: Fair::new(long.idle()),
             turns: Turns::default(),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(long.idle()),
             long,
             stores,
             roll: RefCell::default(),
