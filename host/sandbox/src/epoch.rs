@@ -26,7 +26,8 @@ pub const TICK: Duration = Duration::from_micros(500);
 pub const CALM_TICK: Duration = Duration::from_millis(2);
 /// Usual ticks without a guest that may be long, before they are further apart.
 const CALM_AFTER: u32 = 64;
-/// How long a guest may compute on a worker's event loop at once, in nanoseconds; up to one [`TICK`] more, or [`CALM_TICK`].
+/// How long a guest may compute on a worker's event loop at once, in nanoseconds; up to one [`TICK`] more, or
+/// [`CALM_TICK`].
 pub const SLICE_NS: u64 = 500_000;
 
 /// The running clock.

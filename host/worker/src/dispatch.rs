@@ -292,6 +292,7 @@ pub(crate) async fn load(worker: &Worker, tenant: &Tenant) -> Result<Arc<Loaded>
     // Another tenant of the same artifact may have had it loaded.
     let cold_ns = (!worker.codes.has(&code)).then(monotonic_ns);
     if cold_ns.is_some() {
+        // Loading takes several times as long as a quick request, and nobody's answer waits for it.
         worker.outbox.flush();
     }
     let loaded = match worker.codes.get(&code).await {

@@ -5,9 +5,9 @@
 //! the answers of those who are ready in the same turn of the event loop, and then they go out one after another:
 //! the first wakes the client, which finds the others when it is there.
 //!
-//! Nothing is held back where there is one answer in a turn, as far as the turn before tells. Otherwise one waits for at most [`HOLD_NS`] and the request
-//! that begins before these are over, and not for one that may take long: code that is to be loaded, or a guest that is
-//! not known to be quick. The order within a connection stays. Bounded by [`HELD_BYTES_MAX`] and [`HELD_MAX`].
+//! Nothing is held back where there is one answer in a turn, as far as the turn before tells. Otherwise one waits
+//! for at most [`HOLD_NS`] and the request that begins before these are over, and not for one that may take long:
+//! code that is to be loaded, or a guest that is not known to be quick. The order within a connection stays. Bounded by [`HELD_BYTES_MAX`] and [`HELD_MAX`].
 
 use crate::share::{Account, Idle};
 use crate::turns::come_back;
@@ -84,10 +84,8 @@ impl Socket {
             outbox.hold(self, cx, slices, length);
             return Poll::Ready(Ok(length));
         }
-        if self.held.get() {
-            outbox.flush();
-            ready!(self.poll_left(cx))?;
-        }
+        self.leave(outbox);
+        ready!(self.poll_left(cx))?;
         Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, slices)
     }
 
