@@ -34,6 +34,7 @@ use crate::upgrade::{self, Before, Origin, Plan, Taken, Upgrader};
 use crate::vault::SecretsKey;
 use crate::{clock, listen, upkeep};
 use futures_util::future::join_all;
+use insula_ipc::heap::take_small_pages;
 use insula_ipc::memory::available_bytes;
 use insula_ipc::table::Table;
 use insula_model::access_log::Sample;
@@ -145,6 +146,7 @@ impl Signals {
 /// control socket listens. Returns when nothing of the host runs any more; not at all if it is upgraded,
 /// since the process is another program then.
 pub async fn serve(config: HostConfig, on_ready: impl FnOnce(HostInfo)) -> Result<(), ServeError> {
+    take_small_pages();
     let mut signals = Signals::new(config.origin.is_some())?;
     let (data, mut host) = match config.passed.handover {
         Some(number) => upgrade::resume(&config, Taken::receive(number)?).await?,

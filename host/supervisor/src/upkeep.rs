@@ -46,12 +46,14 @@ pub(crate) async fn sweep_engines(deployer: Arc<Deployer>) {
 }
 
 /// Once nobody has been deployed or removed for a while, gives back what is free in the heap, that of the threads
-/// which blocked for it included: they have ended by then.
+/// which blocked for it included, which have ended by then, and what the database keeps of its file.
 pub(crate) async fn rest(deployer: Arc<Deployer>) {
     loop {
         deployer.changed.notified().await;
         let another = || timeout(REST, deployer.changed.notified());
         while another().await.is_ok() {}
+        // A failure has been said by the change that it belongs to.
+        let _ = deployer.state.release_memory().await;
         give_back();
     }
 }

@@ -304,6 +304,11 @@ impl State {
         Ok(())
     }
 
+    /// Forgets the pages that SQLite keeps of the file: the next statement reads what it needs again.
+    pub(crate) async fn release_memory(&self) -> Result<(), StateError> {
+        self.call(|connection| Ok(connection.execute_batch("PRAGMA shrink_memory")?)).await
+    }
+
     /// Folds the write-ahead log into the file, so that a copy of the file alone is whole. Everything
     /// acknowledged is durable without it.
     pub(crate) async fn close(&self) -> Result<(), StateError> {
