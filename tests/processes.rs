@@ -68,6 +68,18 @@ fn sigterm_lets_running_requests_finish_and_takes_no_new_ones() {
 }
 
 #[test]
+fn a_host_takes_no_huge_pages() {
+    let host = Host::with_guests(&["hello"]);
+    host.get("hello", "/").expect_ok();
+    for pid in host.worker_pids().into_iter().chain([host.pid()]) {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"));
+        // Older kernels do not say.
+        assert!(line.is_none_or(|word| word.trim() == "0"), "process {pid}: {line:?}");
+    }
+}
+
+#[test]
 fn connections_spread_over_the_workers() {
     let host = Host::with_guests(&["hello"]);
     let mut held: Vec<Connection<TcpStream>> = Vec::new();
