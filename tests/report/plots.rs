@@ -43,6 +43,19 @@ fn every_plot_is_xml_with_words_for_who_cannot_see_it() {
 }
 
 #[test]
+fn what_grew_by_less_than_it_varies_costs_no_other_its_scale() {
+    let mut some = results();
+    let density = some.benches.iter_mut().find(|bench| bench.name == "density").unwrap();
+    let first = density.series.iter_mut().find(|series| series.x == Some(1.0)).unwrap();
+    first.samples[0] = -12.0;
+    let plot = &Written::of(&some).files["density-memory-per-tenant.svg"];
+    says(plot, "KiB, log scale");
+    // Whoever looks at the plot is told.
+    says(plot, "nothing or less");
+    says_not(&Written::of(&results()).files["density-memory-per-tenant.svg"], "nothing or less");
+}
+
+#[test]
 fn every_sample_is_a_dot_of_its_subjects_colour() {
     let mut some = results();
     let count = |results: &Results, colour: &str| {

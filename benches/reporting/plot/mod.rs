@@ -158,12 +158,39 @@ fn along(figure: &Figure<'_>) -> Result<Drawn> {
         "count" => String::new(),
         unit => format!("{unit}, "),
     };
-    let points = figure.lines.iter().flat_map(|line| &line.points);
-    let log = if is_log(points.flat_map(|point| point.samples)) { "log scale, " } else { "" };
+    let shown = without_the_negative(figure);
+    let left_out = match &shown {
+        Some(_) => "; a point with a sample of nothing or less is not shown",
+        None => "",
+    };
+    let figure = shown.as_ref().unwrap_or(figure);
+    let log = if is_log(samples(figure)) { "log scale, " } else { "" };
     let better = better(figure.less_is_better);
-    let under =
-        format!("{unit}{log}{better}; line: median; band: its {}; dots: samples", of_what(figure));
+    let under = format!(
+        "{unit}{log}{better}; line: median; band: its {}; dots: samples{left_out}",
+        of_what(figure)
+    );
     lines::lines(&Head::new(&figure.title(), &under), figure)
+}
+
+fn samples<'a>(figure: &'a Figure<'_>) -> impl Iterator<Item = &'a f64> {
+    figure.lines.iter().flat_map(|line| &line.points).flat_map(|point| point.samples)
+}
+
+/// What has grown by less than it varies has no place on a logarithmic axis, and would cost all others theirs:
+/// the figure without such points, if there are any, most are none, and the others want such an axis.
+fn without_the_negative<'a>(figure: &Figure<'a>) -> Option<Figure<'a>> {
+    let positive = |point: &figures::Point<'_>| {
+        let estimate = [point.estimate.low, point.estimate.median];
+        point.samples.iter().chain(&estimate).all(|value| *value > 0.0)
+    };
+    let mut shown = figure.clone();
+    shown.lines.iter_mut().for_each(|line| line.points.retain(positive));
+    shown.lines.retain(|line| !line.points.is_empty());
+    let count =
+        |figure: &Figure<'_>| -> usize { figure.lines.iter().map(|line| line.points.len()).sum() };
+    let (all, kept) = (count(figure), count(&shown));
+    (kept < all && 2 * kept > all && is_log(samples(&shown))).then_some(shown)
 }
 
 /// What a band or a bar around a median is.
