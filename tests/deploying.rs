@@ -280,7 +280,8 @@ fn what_is_removed_is_gone() {
 #[test]
 fn a_deploy_does_not_wait_for_those_that_compute() {
     let host = Host::with_guests(&["hello"]);
-    let flags = ["--timeout", "20s", "--fuel", "1T"];
+    // Longer than a disk that has much to write may stall all of the deploys.
+    let flags = ["--timeout", "60s", "--fuel", "1T"];
     host.deploy("spin", &repo::guest("hostile-spin"), &flags);
     let spinning: Vec<Connection> = (0..6)
         .map(|_| {
