@@ -280,8 +280,8 @@ fn what_is_removed_is_gone() {
 #[test]
 fn a_deploy_does_not_wait_for_those_that_compute() {
     let host = Host::with_guests(&["hello"]);
-    // Longer than a disk that has much to write may stall all of the deploys.
-    let flags = ["--timeout", "60s", "--fuel", "1T"];
+    // By far longer than a disk that has much to write may stall a deploy.
+    let flags = ["--timeout", "10m", "--fuel", "1T"];
     host.deploy("spin", &repo::guest("hostile-spin"), &flags);
     let spinning: Vec<Connection> = (0..6)
         .map(|_| {
@@ -293,7 +293,7 @@ fn a_deploy_does_not_wait_for_those_that_compute() {
     eventually("all spin", || (host.counters("spin").running == 6).then_some(()));
     for turn in 0..4 {
         let deployed = host.deploy("quick", &repo::guest(["hello", "echo"][turn % 2]), &[]);
-        assert!(deployed.took < Duration::from_secs(10), "{deployed:?}");
+        assert!(deployed.took < Duration::from_mins(1), "{deployed:?}");
         assert_eq!(is_echo(&host.get("quick", "/")), turn % 2 == 1);
     }
     assert_eq!(host.counters("spin").running, 6, "they were over before");
