@@ -180,10 +180,7 @@ fn samples<'a>(figure: &'a Figure<'_>) -> impl Iterator<Item = &'a f64> {
 /// What has grown by less than it varies has no place on a logarithmic axis, and would cost all others theirs:
 /// the figure without such points, if there are any, most are none, and the others want such an axis.
 fn without_the_negative<'a>(figure: &Figure<'a>) -> Option<Figure<'a>> {
-    let positive = |point: &figures::Point<'_>| {
-        let estimate = [point.estimate.low, point.estimate.median];
-        point.samples.iter().chain(&estimate).all(|value| *value > 0.0)
-    };
+    let positive = |point: &figures::Point<'_>| point.samples.iter().all(|value| *value > 0.0);
     let mut shown = figure.clone();
     shown.lines.iter_mut().for_each(|line| line.points.retain(positive));
     shown.lines.retain(|line| !line.points.is_empty());

@@ -1,4 +1,4 @@
-//! What this process has freed, given back to the machine.
+//! What this process has freed, given back to the machine; and in pages of which size it takes memory.
 //!
 //! The allocator keeps freed memory for a while, and gives back what has been free for long when it is next
 //! asked for something. A process that has just done much and then does nothing would keep it for ever.

@@ -7,7 +7,8 @@
 //!
 //! Nothing is held back where there is one answer in a turn, as far as the turn before tells. Otherwise one waits
 //! for at most [`HOLD_NS`] and the request that begins before these are over, and not for one that may take long:
-//! code that is to be loaded, or a guest that is not known to be quick. The order within a connection stays. Bounded by [`HELD_BYTES_MAX`] and [`HELD_MAX`].
+//! code that is to be loaded, or a guest that is not known to be quick. The order within a connection stays.
+//! Bounded by [`HELD_BYTES_MAX`] and [`HELD_MAX`].
 
 use crate::share::{Account, Idle};
 use crate::turns::come_back;
