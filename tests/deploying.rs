@@ -11,7 +11,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 static HOST: LazyLock<Host> = LazyLock::new(|| Host::with_guests(&["hello", "echo", "sse"]));
 
