@@ -89,6 +89,7 @@ fn compiled(dir: &TempDir) -> Result<(Loader, CodeId)> {
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     store.seal(&id, insula_model::api::GuestKind::Http02, &code)?;
+    store.settle(&id)?;
     let engines = Arc::new(Engines::new(LIVE)?);
     Ok((Loader::new(engines, store.code_dir(), store.code_key()), id))
 }

@@ -116,10 +116,15 @@ fn a_worker_has_room_for_as_many_as_it_is_told() {
     let stalled = |count| (host.counters("some").running == count).then_some(());
     eventually("all but one slot taken", || stalled(63));
     host.get("hello-p3", "/").expect_ok();
-    waiting.push(host.connect());
-    waiting[63].send("GET /stall HTTP/1.1\r\nhost: some.localhost\r\n\r\n");
+    // A request that runs has its slot a moment later, and until then others may have it.
+    let refused = eventually("a refusal", || {
+        waiting.push(host.connect());
+        waiting.last_mut()?.send("GET /stall HTTP/1.1\r\nhost: some.localhost\r\n\r\n");
+        let answer = host.get("hello-p3", "/");
+        answer.fault().is_some().then_some(answer)
+    });
+    refused.expect_fault("worker-full");
     eventually("all slots taken", || stalled(64));
-    host.get("hello-p3", "/").expect_fault("worker-full");
     drop(waiting);
     eventually("slots given back", || host.get("hello-p3", "/").fault().is_none().then_some(()));
 }

@@ -6,8 +6,10 @@
 //! DATA/code/ENGINE/HEX.code, HEX.seal  machine code for this engine, and its seal
 //! DATA/code/ENGINE/HEX.time.code, …    the same, without counting fuel
 //! ```
-//! Every file appears by rename after fsync, so a crash leaves temporary files (swept at start) and
-//! nothing half-written under a real name. All calls block on the disk.
+//! Every file appears by rename, so a crash leaves temporary files (swept at start). Keys and artifacts
+//! are synced before that. Code is synced after it is in use ([`ArtifactStore::settle`]): it can be made
+//! again, its seal shows what a loss of power has torn, and a deploy does not wait for a slow disk three
+//! times more. All calls block on the disk.
 
 use crate::engine;
 use crate::seal::{MARKED_BYTES_MIN, SEAL_BYTES_MAX, Seal};
@@ -19,8 +21,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the clock of file times may take to move on: twice the longest tick of a kernel (100 Hz).
@@ -79,6 +81,8 @@ struct Inner {
     engine: String,
     key: [u8; 32],
     temporaries: AtomicU64,
+    /// Held while the two names of code are given or taken, so that they belong together.
+    naming: Mutex<()>,
 }
 
 impl ArtifactStore {
@@ -91,7 +95,8 @@ impl ArtifactStore {
             fs::create_dir_all(dir).map_err(failed(dir))?;
         }
         let key = host_key(&data.join("host.key"))?;
-        Ok(Self(Arc::new(Inner { artifacts, code, engine, key, temporaries: AtomicU64::new(0) })))
+        let (temporaries, naming) = Default::default();
+        Ok(Self(Arc::new(Inner { artifacts, code, engine, key, temporaries, naming })))
     }
 
     /// Where sealed code for this engine lies.
@@ -170,24 +175,55 @@ impl ArtifactStore {
         self.temporary(&self.0.code)
     }
 
-    /// Seals a compiler's output and puts it in place; its size in bytes.
+    /// Seals a compiler's output and puts it in place; its size in bytes. It can be used from then on, and
+    /// is to be followed by [`ArtifactStore::settle`].
     pub fn seal(&self, id: &CodeId, kind: GuestKind, tmp: &Path) -> Result<u64, StoreError> {
         let dir = &self.0.code;
         let (code_path, seal_path) = (code_path(dir, id), seal_path(dir, id));
-        File::open(tmp).and_then(|file| file.sync_all()).map_err(failed(tmp))?;
+        let code = fs::read(tmp).map_err(failed(tmp))?;
+        let seal = Seal::new(&self.0.key, id, &self.0.engine, kind, &code);
+        let seal_tmp = self.temporary(dir);
+        write(&seal_tmp, seal.to_line().as_bytes(), 0o600)?;
+        let _naming = self.naming();
         // Between the two renames the seal does not fit the code: as good as no code at all.
         fs::rename(tmp, &code_path).map_err(failed(&code_path))?;
-        let seal = self.sealed(id, kind, &code_path).map_err(failed(&code_path))?;
-        let seal_tmp = self.temporary(dir);
-        write_synced(&seal_tmp, seal.to_line().as_bytes(), 0o600)?;
         fs::rename(&seal_tmp, &seal_path).map_err(failed(&seal_path))?;
-        sync_dir(dir)?;
         Ok(seal.length)
     }
 
-    /// The seal of code that is in its place, with a mark unless it is tiny.
-    fn sealed(&self, id: &CodeId, kind: GuestKind, path: &Path) -> io::Result<Seal> {
-        let file = File::open(path)?;
+    /// Has code that was sealed outlast a loss of power, and marks it unless it is tiny, so that it is not
+    /// hashed at each load. Does nothing if it is gone, or not what was sealed. The mark must come after
+    /// the sync: it says of a file that its bytes were right once, which a loss of power could undo
+    /// without a trace in the file's times.
+    pub fn settle(&self, id: &CodeId) -> Result<(), StoreError> {
+        let dir = &self.0.code;
+        let (code_path, seal_path) = (code_path(dir, id), seal_path(dir, id));
+        let file = match File::open(&code_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed(&code_path))?,
+        };
+        file.sync_all().map_err(failed(&code_path))?;
+        let Some(seal) = self.marked(id, &file).map_err(failed(&code_path))? else {
+            return Ok(());
+        };
+        let seal_tmp = self.temporary(dir);
+        write_synced(&seal_tmp, seal.to_line().as_bytes(), 0o600)?;
+        {
+            let _naming = self.naming();
+            let named = fs::metadata(&code_path).map(|named| (named.dev(), named.ino()));
+            let settled = file.metadata().map(|file| (file.dev(), file.ino()));
+            if !matches!((named, settled), (Ok(named), Ok(settled)) if named == settled) {
+                // Removed meanwhile, or made again; whoever did that settles the new one.
+                let _ = fs::remove_file(&seal_tmp);
+                return Ok(());
+            }
+            fs::rename(&seal_tmp, &seal_path).map_err(failed(&seal_path))?;
+        }
+        sync_dir(dir)
+    }
+
+    /// The seal of code that is in its place, with a mark unless it is tiny; none if it does not hold.
+    fn marked(&self, id: &CodeId, mut file: &File) -> io::Result<Option<Seal>> {
         let before = file.metadata()?;
         if before.len() >= MARKED_BYTES_MIN {
             // The rename was a change. Once the clock of file times has moved on, any further change
@@ -195,19 +231,27 @@ impl ArtifactStore {
             wait_for_file_clock(&before);
         }
         let mut code = Vec::new();
-        (&file).read_to_end(&mut code)?;
-        let mut seal = Seal::new(&self.0.key, id, &self.0.engine, kind, &code);
+        file.read_to_end(&mut code)?;
+        let Some(mut seal) = try_read_seal(&self.0.code, id)? else { return Ok(None) };
+        if !seal.holds(&self.0.key, id, &self.0.engine, &code) {
+            return Ok(None);
+        }
         let after = file.metadata()?;
         let is_unchanged =
             (before.ctime(), before.ctime_nsec()) == (after.ctime(), after.ctime_nsec());
         if seal.length >= MARKED_BYTES_MIN && is_unchanged {
             seal.mark(&self.0.key, &after);
         }
-        Ok(seal)
+        Ok(Some(seal))
+    }
+
+    fn naming(&self) -> MutexGuard<'_, ()> {
+        self.0.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets the code of an artifact, whatever its metering.
     pub fn remove_code(&self, artifact: &Digest) {
+        let _naming = self.naming();
         for metering in Metering::ALL {
             let id = CodeId { artifact: *artifact, metering };
             let _ = fs::remove_file(code_path(&self.0.code, &id));
@@ -376,13 +420,17 @@ fn host_key(path: &Path) -> Result<[u8; 32], StoreError> {
 }
 
 fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StoreError> {
+    write(path, bytes, mode)?.sync_all().map_err(failed(path))
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<File, StoreError> {
     OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(mode)
         .open(path)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|mut file| file.write_all(bytes).map(|()| file))
         .map_err(failed(path))
 }
 

@@ -129,6 +129,13 @@ pub async fn compile(
     let bytes = blocking(move || sealing.seal(&code, kind, &output.0))
         .await?
         .map_err(|error| CompileError::Store(Arc::new(error)))?;
+    let settling = store.clone();
+    // Nobody waits for the disk: unsynced code is as good until the power fails, and is then made again.
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = settling.settle(&code) {
+            tracing::warn!(%code, %error, "compiled code is in use, but could not be synced; look after the disk");
+        }
+    });
     tracing::info!(%code, kind = kind.as_str(), took_ms, bytes, "compiled");
     Ok(Compiled { kind, took_ms: Some(took_ms), bytes })
 }
