@@ -200,7 +200,7 @@ fn a_live_view_sorts_filters_shows_one_and_ends() {
 fn a_host_that_goes_away_is_said_to_be_gone() {
     let mut host = Host::with_guests(&["hello"]);
     host.get("hello", "/").expect_ok();
-    let mut top = Terminal::open(&host, "--interval 200ms", (100, 10));
+    let mut top = Terminal::open(&host, "--interval 200ms", (160, 10));
     top.shows("it runs", |screen| screen.contains("hello").then_some(()));
     host.stop(rustix::process::Signal::TERM);
     top.shows("gone", |screen| screen.contains("control.sock").then_some(()));

@@ -80,6 +80,11 @@ impl Seal {
             })
     }
 
+    /// Whether there is a mark, or none is needed.
+    pub(crate) fn has_its_mark(&self) -> bool {
+        self.mark.is_some() || self.length < MARKED_BYTES_MIN
+    }
+
     fn mark_tag(&self, key: &[u8; 32], changed: &Changed) -> blake3::Hash {
         // A key of its own, so that no mark is ever a seal.
         let key = blake3::derive_key("insula 2026 marks of compiled code", key);

@@ -170,6 +170,11 @@ impl ArtifactStore {
             .is_ok_and(|code| seal.holds(&self.0.key, id, &self.0.engine, &code))
     }
 
+    /// Whether there is nothing for [`ArtifactStore::settle`] to do: code that is there has its mark.
+    pub fn is_settled(&self, id: &CodeId) -> bool {
+        read_seal(&self.0.code, id).is_none_or(|seal| seal.has_its_mark())
+    }
+
     /// A fresh path for a compiler's output.
     pub fn code_tmp(&self) -> PathBuf {
         self.temporary(&self.0.code)
@@ -182,12 +187,12 @@ impl ArtifactStore {
         let (code_path, seal_path) = (code_path(dir, id), seal_path(dir, id));
         let code = fs::read(tmp).map_err(failed(tmp))?;
         let seal = Seal::new(&self.0.key, id, &self.0.engine, kind, &code);
-        let seal_tmp = self.temporary(dir);
-        write(&seal_tmp, seal.to_line().as_bytes(), 0o600)?;
+        let seal_tmp = Temporary(self.temporary(dir));
+        write(&seal_tmp.0, seal.to_line().as_bytes(), 0o600)?;
         let _naming = self.naming();
         // Between the two renames the seal does not fit the code: as good as no code at all.
         fs::rename(tmp, &code_path).map_err(failed(&code_path))?;
-        fs::rename(&seal_tmp, &seal_path).map_err(failed(&seal_path))?;
+        fs::rename(&seal_tmp.0, &seal_path).map_err(failed(&seal_path))?;
         Ok(seal.length)
     }
 
@@ -206,18 +211,17 @@ impl ArtifactStore {
         let Some(seal) = self.marked(id, &file).map_err(failed(&code_path))? else {
             return Ok(());
         };
-        let seal_tmp = self.temporary(dir);
-        write_synced(&seal_tmp, seal.to_line().as_bytes(), 0o600)?;
+        let seal_tmp = Temporary(self.temporary(dir));
+        write_synced(&seal_tmp.0, seal.to_line().as_bytes(), 0o600)?;
         {
             let _naming = self.naming();
             let named = fs::metadata(&code_path).map(|named| (named.dev(), named.ino()));
             let settled = file.metadata().map(|file| (file.dev(), file.ino()));
             if !matches!((named, settled), (Ok(named), Ok(settled)) if named == settled) {
                 // Removed meanwhile, or made again; whoever did that settles the new one.
-                let _ = fs::remove_file(&seal_tmp);
                 return Ok(());
             }
-            fs::rename(&seal_tmp, &seal_path).map_err(failed(&seal_path))?;
+            fs::rename(&seal_tmp.0, &seal_path).map_err(failed(&seal_path))?;
         }
         sync_dir(dir)
     }
@@ -298,6 +302,16 @@ pub fn is_whole(path: &Path, digest: &Digest) -> io::Result<bool> {
             0 => return Ok(Digest(hasher.finalize().into()) == *digest),
             count => hasher.update(&chunk[..count]),
         }
+    }
+}
+
+/// A file that is removed if it does not get its name.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Gone already when it was renamed.
+        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -437,3 +451,6 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<File, StoreError> {
 fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed(dir))
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,13 +129,7 @@ pub async fn compile(
     let bytes = blocking(move || sealing.seal(&code, kind, &output.0))
         .await?
         .map_err(|error| CompileError::Store(Arc::new(error)))?;
-    let settling = store.clone();
-    // Nobody waits for the disk: unsynced code is as good until the power fails, and is then made again.
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = settling.settle(&code) {
-            tracing::warn!(%code, %error, "compiled code is in use, but could not be synced; look after the disk");
-        }
-    });
+    settle(store, code);
     tracing::info!(%code, kind = kind.as_str(), took_ms, bytes, "compiled");
     Ok(Compiled { kind, took_ms: Some(took_ms), bytes })
 }
@@ -146,17 +140,36 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(call).await.map_err(|_| CompileError::Lost)
 }
 
+/// Has code reach the disk. Nobody waits for that: unsynced code is as good until the power fails, and is then
+/// made again.
+fn settle(store: &ArtifactStore, code: CodeId) {
+    let store = store.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = store.settle(&code) {
+            tracing::warn!(%code, %error, "compiled code is in use, but could not be synced; look after the disk");
+        }
+    });
+}
+
 /// The code that is on disk, if it is sound. Reads all of it.
 pub(crate) async fn ready(
     store: &ArtifactStore,
     code: CodeId,
 ) -> Result<Option<Compiled>, CompileError> {
-    let store = store.clone();
-    blocking(move || {
-        let (kind, bytes) = (store.code_kind(&code)?, store.code_bytes(&code)?);
-        store.code_is_sound(&code).then_some(Compiled { kind, took_ms: None, bytes })
+    let looking = store.clone();
+    let (found, is_settled) = blocking(move || {
+        let found = || {
+            let (kind, bytes) = (looking.code_kind(&code)?, looking.code_bytes(&code)?);
+            looking.code_is_sound(&code).then_some(Compiled { kind, took_ms: None, bytes })
+        };
+        (found(), looking.is_settled(&code))
     })
-    .await
+    .await?;
+    // The host ended, or the disk was full, before it was.
+    if found.is_some() && !is_settled {
+        settle(store, code);
+    }
+    Ok(found)
 }
 
 async fn run_child(
