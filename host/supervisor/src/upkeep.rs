@@ -5,7 +5,7 @@
 
 use crate::data;
 use crate::deploy::Deployer;
-use crate::state::StateError;
+use crate::state::{StateError, database_path, is_large};
 use insula_ipc::heap::give_back;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ const SWEEP_S: u64 = 3_600;
 const LOOK_S: u64 = 60;
 /// The first look comes this long after the start, in milliseconds, when what matters more is done.
 const FIRST_LOOK_MS: u64 = 1_000;
+/// The same where the database is large: reading all of it is felt by requests (benches/README.md), of which there are
+/// most right after a start.
+const FIRST_LOOK_LARGE_MS: u64 = 10_000;
 /// Without a deploy for so long, free memory goes back. Longer than idle threads live.
 const REST: Duration = Duration::from_secs(1);
 /// Of the time, copies take at most one part in so many.
@@ -60,7 +63,11 @@ pub(crate) async fn rest(deployer: Arc<Deployer>) {
 
 /// Looks after the data directory until the host ends.
 pub(crate) async fn look_after(deployer: Arc<Deployer>, data: PathBuf) {
-    tokio::time::sleep(Duration::from_millis(FIRST_LOOK_MS)).await;
+    let database = database_path(&data);
+    let large =
+        spawn_blocking(move || is_large(&database)).await.is_ok_and(|large| large.unwrap_or(false));
+    let first = if large { FIRST_LOOK_LARGE_MS } else { FIRST_LOOK_MS };
+    tokio::time::sleep(Duration::from_millis(first)).await;
     let mut copied = Copied { changes: None, not_before: Instant::now() };
     let mut last = String::new();
     loop {

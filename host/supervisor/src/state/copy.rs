@@ -85,9 +85,14 @@ pub(super) fn is_there(data: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
+/// Whether the database is too large to be checked at each start.
+pub(crate) fn is_large(path: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(path)?.len() > CHECKED_AT_START_BYTES_MAX)
+}
+
 /// Fails if a database of ordinary size is damaged.
 pub(super) fn is_sound(connection: &Connection, path: &Path) -> Result<(), StateError> {
-    if fs::metadata(path)?.len() > CHECKED_AT_START_BYTES_MAX {
+    if is_large(path)? {
         return Ok(());
     }
     match found(connection)? {

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) use copy::restore;
-pub(crate) use copy::{check_database, copy_path, database_path};
+pub(crate) use copy::{check_database, copy_path, database_path, is_large};
 pub(crate) use moving::{Import, Secret};
 pub(crate) use namespaces::Kept;
 pub(crate) use rollouts::{Begun, Ended};
