@@ -83,12 +83,12 @@ fn compiled(dir: &TempDir) -> Result<(Loader, CodeId)> {
     let hex = artifact.to_string();
     let output = Command::new(binary()?)
         .arg("__compile")
-        .args([store.artifact_path(&artifact), code.clone()])
+        .args([store.artifact_path(&artifact), code.path().into()])
         .args(["4294967296", "60", "fuel", hex.trim_start_matches("sha256:")])
         .arg(std::process::id().to_string())
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    store.seal(&id, insula_model::api::GuestKind::Http02, &code)?;
+    store.seal(&id, insula_model::api::GuestKind::Http02, code.path())?;
     store.settle(&id)?;
     let engines = Arc::new(Engines::new(LIVE)?);
     Ok((Loader::new(engines, store.code_dir(), store.code_key()), id))

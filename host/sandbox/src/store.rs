@@ -138,17 +138,17 @@ impl ArtifactStore {
         fs::metadata(self.artifact_path(digest)).ok().map(|meta| meta.len()).filter(|len| *len > 0)
     }
 
-    fn temporary(&self, dir: &Path) -> PathBuf {
+    fn temporary(&self, dir: &Path) -> Temporary {
         let n = self.0.temporaries.fetch_add(1, Ordering::Relaxed);
-        dir.join(format!("{}-{n}.tmp", std::process::id()))
+        Temporary(dir.join(format!("{}-{n}.tmp", std::process::id())))
     }
 
     /// Starts an upload; dropping it leaves nothing behind.
     pub fn upload(&self) -> Result<Upload, StoreError> {
-        let path = self.temporary(&self.0.artifacts);
+        let tmp = self.temporary(&self.0.artifacts);
         let file =
-            OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed(&path))?;
-        Ok(Upload { store: self.clone(), path, file, hasher: Sha256::new(), kept: false })
+            OpenOptions::new().write(true).create_new(true).open(&tmp.0).map_err(failed(&tmp.0))?;
+        Ok(Upload { store: self.clone(), tmp, file, hasher: Sha256::new() })
     }
 
     /// Bytes of code, if code and a seal that fits its size are on disk.
@@ -175,8 +175,8 @@ impl ArtifactStore {
         read_seal(&self.0.code, id).is_none_or(|seal| seal.has_its_mark())
     }
 
-    /// A fresh path for a compiler's output.
-    pub fn code_tmp(&self) -> PathBuf {
+    /// A fresh place for a compiler's output.
+    pub fn code_tmp(&self) -> Temporary {
         self.temporary(&self.0.code)
     }
 
@@ -187,7 +187,7 @@ impl ArtifactStore {
         let (code_path, seal_path) = (code_path(dir, id), seal_path(dir, id));
         let code = fs::read(tmp).map_err(failed(tmp))?;
         let seal = Seal::new(&self.0.key, id, &self.0.engine, kind, &code);
-        let seal_tmp = Temporary(self.temporary(dir));
+        let seal_tmp = self.temporary(dir);
         write(&seal_tmp.0, seal.to_line().as_bytes(), 0o600)?;
         let _naming = self.naming();
         // Between the two renames the seal does not fit the code: as good as no code at all.
@@ -211,7 +211,7 @@ impl ArtifactStore {
         let Some(seal) = self.marked(id, &file).map_err(failed(&code_path))? else {
             return Ok(());
         };
-        let seal_tmp = Temporary(self.temporary(dir));
+        let seal_tmp = self.temporary(dir);
         write_synced(&seal_tmp.0, seal.to_line().as_bytes(), 0o600)?;
         {
             let _naming = self.naming();
@@ -305,8 +305,16 @@ pub fn is_whole(path: &Path, digest: &Digest) -> io::Result<bool> {
     }
 }
 
-/// A file that is removed if it does not get its name.
-struct Temporary(PathBuf);
+/// The place of a file that is removed if it does not get its name.
+#[derive(Debug)]
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// Where it lies until then, if it has been made.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Temporary {
     fn drop(&mut self) {
@@ -318,22 +326,21 @@ impl Drop for Temporary {
 /// An upload in progress.
 pub struct Upload {
     store: ArtifactStore,
-    path: PathBuf,
+    tmp: Temporary,
     file: File,
     hasher: Sha256,
-    kept: bool,
 }
 
 impl Upload {
     /// Appends bytes.
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
         self.hasher.update(chunk);
-        self.file.write_all(chunk).map_err(failed(&self.path))
+        self.file.write_all(chunk).map_err(failed(&self.tmp.0))
     }
 
     /// Checks the digest and keeps the artifact; whether it is new.
-    pub fn finish(mut self, expected: &Digest) -> Result<bool, StoreError> {
-        let actual = Digest(std::mem::take(&mut self.hasher).finalize().into());
+    pub fn finish(self, expected: &Digest) -> Result<bool, StoreError> {
+        let actual = Digest(self.hasher.finalize().into());
         if actual != *expected {
             return Err(StoreError::DigestMismatch { expected: *expected, actual });
         }
@@ -343,20 +350,11 @@ impl Upload {
         {
             return Ok(false);
         }
-        self.file.sync_all().map_err(failed(&self.path))?;
+        self.file.sync_all().map_err(failed(&self.tmp.0))?;
         let place = self.store.artifact_path(expected);
-        fs::rename(&self.path, &place).map_err(failed(&place))?;
-        self.kept = true;
+        fs::rename(&self.tmp.0, &place).map_err(failed(&place))?;
         sync_dir(&self.store.0.artifacts)?;
         Ok(true)
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use insula_sandbox::compile::Report;
 use insula_sandbox::store::{ArtifactStore, StoreError};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,16 +88,6 @@ pub enum CompileError {
     Lost,
 }
 
-/// A compiler's output until it is sealed; dropped, it is removed.
-struct Output(PathBuf);
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        // Gone already when it was sealed.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 /// Compiles one artifact for one metering in a child under `limits` and seals the code; does nothing if sound code is
 /// there. Cancel-safe: dropped, it kills the child.
 pub async fn compile(
@@ -113,20 +103,20 @@ pub async fn compile(
         return Err(CompileError::NoArtifact(code.artifact));
     }
     let started = Instant::now();
-    let output = Output(store.code_tmp());
-    let kind = match run_child(&store.artifact_path(&code.artifact), &output.0, limits, &code).await
-    {
-        Err(error @ CompileError::Damaged(artifact)) => {
-            tracing::error!(%artifact, "damaged on disk, and removed; look after the disk");
-            let removing = store.clone();
-            blocking(move || removing.remove_damaged(&artifact)).await?;
-            return Err(error);
-        }
-        other => other?,
-    };
+    let output = store.code_tmp();
+    let kind =
+        match run_child(&store.artifact_path(&code.artifact), output.path(), limits, &code).await {
+            Err(error @ CompileError::Damaged(artifact)) => {
+                tracing::error!(%artifact, "damaged on disk, and removed; look after the disk");
+                let removing = store.clone();
+                blocking(move || removing.remove_damaged(&artifact)).await?;
+                return Err(error);
+            }
+            other => other?,
+        };
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let sealing = store.clone();
-    let bytes = blocking(move || sealing.seal(&code, kind, &output.0))
+    let bytes = blocking(move || sealing.seal(&code, kind, output.path()))
         .await?
         .map_err(|error| CompileError::Store(Arc::new(error)))?;
     settle(store, code);

@@ -64,8 +64,7 @@ pub(crate) async fn rest(deployer: Arc<Deployer>) {
 /// Looks after the data directory until the host ends.
 pub(crate) async fn look_after(deployer: Arc<Deployer>, data: PathBuf) {
     let database = database_path(&data);
-    let large =
-        spawn_blocking(move || is_large(&database)).await.is_ok_and(|large| large.unwrap_or(false));
+    let large = spawn_blocking(move || is_large(&database)).await.unwrap_or(false);
     let first = if large { FIRST_LOOK_LARGE_MS } else { FIRST_LOOK_MS };
     tokio::time::sleep(Duration::from_millis(first)).await;
     let mut copied = Copied { changes: None, not_before: Instant::now() };

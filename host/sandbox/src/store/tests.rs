@@ -6,11 +6,11 @@ use tempfile::TempDir;
 const KIND: GuestKind = GuestKind::Http02;
 
 /// A store, and code that a compiler has left in it under a name of its own.
-fn compiled(code: &[u8]) -> (TempDir, ArtifactStore, CodeId, PathBuf) {
+fn compiled(code: &[u8]) -> (TempDir, ArtifactStore, CodeId, Temporary) {
     let dir = TempDir::new().unwrap();
     let store = ArtifactStore::open(dir.path()).unwrap();
     let tmp = store.code_tmp();
-    fs::write(&tmp, code).unwrap();
+    fs::write(tmp.path(), code).unwrap();
     let id = CodeId { artifact: Digest([7; 32]), metering: Metering::Fuel };
     (dir, store, id, tmp)
 }
@@ -22,7 +22,7 @@ fn names(store: &ArtifactStore) -> usize {
 #[test]
 fn sealed_code_is_sound_at_once_and_marked_when_it_is_settled() {
     let (_dir, store, id, tmp) = compiled(&vec![1; 100_000]);
-    assert_eq!(store.seal(&id, KIND, &tmp).unwrap(), 100_000);
+    assert_eq!(store.seal(&id, KIND, tmp.path()).unwrap(), 100_000);
     assert!(store.code_is_sound(&id) && !store.is_settled(&id));
     store.settle(&id).unwrap();
     assert!(store.code_is_sound(&id) && store.is_settled(&id));
@@ -32,7 +32,7 @@ fn sealed_code_is_sound_at_once_and_marked_when_it_is_settled() {
 #[test]
 fn tiny_code_needs_no_mark() {
     let (_dir, store, id, tmp) = compiled(&[1; 100]);
-    store.seal(&id, KIND, &tmp).unwrap();
+    store.seal(&id, KIND, tmp.path()).unwrap();
     assert!(store.is_settled(&id));
     store.settle(&id).unwrap();
     assert!(store.code_is_sound(&id));
@@ -41,7 +41,7 @@ fn tiny_code_needs_no_mark() {
 #[test]
 fn what_is_not_as_it_was_sealed_is_not_marked() {
     let (_dir, store, id, tmp) = compiled(&vec![1; 100_000]);
-    store.seal(&id, KIND, &tmp).unwrap();
+    store.seal(&id, KIND, tmp.path()).unwrap();
     let path = code_path(store.code_dir(), &id);
     fs::write(&path, vec![2; 100_000]).unwrap();
     store.settle(&id).unwrap();
@@ -56,7 +56,7 @@ fn what_is_not_as_it_was_sealed_is_not_marked() {
 #[test]
 fn code_that_was_removed_comes_back_in_no_part() {
     let (_dir, store, id, tmp) = compiled(&vec![1; 100_000]);
-    store.seal(&id, KIND, &tmp).unwrap();
+    store.seal(&id, KIND, tmp.path()).unwrap();
     store.remove_code(&id.artifact);
     store.settle(&id).unwrap();
     assert_eq!(names(&store), 0);

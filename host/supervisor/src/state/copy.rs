@@ -86,13 +86,13 @@ pub(super) fn is_there(data: &Path) -> Result<(), StateError> {
 }
 
 /// Whether the database is too large to be checked at each start.
-pub(crate) fn is_large(path: &Path) -> io::Result<bool> {
-    Ok(fs::metadata(path)?.len() > CHECKED_AT_START_BYTES_MAX)
+pub(crate) fn is_large(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.len() > CHECKED_AT_START_BYTES_MAX)
 }
 
 /// Fails if a database of ordinary size is damaged.
 pub(super) fn is_sound(connection: &Connection, path: &Path) -> Result<(), StateError> {
-    if is_large(path)? {
+    if is_large(path) {
         return Ok(());
     }
     match found(connection)? {
